@@ -1,0 +1,229 @@
+"""The command line: thin commands over `slmctl.stages`."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from slmctl import __version__
+from slmctl.console import err, out, say
+from slmctl.errors import ConfigError, SlmError
+from slmctl.signals import raising
+
+if TYPE_CHECKING:
+    from slmctl.stages.workspace import Workspace
+
+app = typer.Typer(
+    name="slmctl",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Selective Language Modeling, from raw text to compared checkpoints.\n\n"
+    "Start with `slmctl demo`, then `slmctl run pipelines/your.yaml`.",
+)
+debug = False
+
+Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="The pipeline's YAML file.")]
+Override = Annotated[
+    list[str] | None,
+    typer.Option("-o", "--override", metavar="KEY.PATH=VALUE", help="Lay a value over the configuration; repeatable."),
+]
+Resume = Annotated[bool, typer.Option("--resume/--no-resume", help="Go on from the last checkpoint, or start over.")]
+
+
+def _version(show: bool) -> None:
+    if show:
+        out.print(f"slmctl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+    show_traceback: Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")] = False,
+) -> None:
+    global debug
+    debug = show_traceback
+
+
+def _open(config: Path, override: list[str] | None) -> Workspace:
+    from slmctl.config_file import load_config
+    from slmctl.stages.validate import template_mistakes
+    from slmctl.stages.workspace import Workspace
+
+    loaded = load_config(config, override)
+    mistakes = template_mistakes(loaded)
+    if mistakes:
+        raise ConfigError("\n  ".join([f"{config}:", *mistakes]))
+    return Workspace(loaded).open()
+
+
+@app.command()
+def prepare(config: Config, override: Override = None) -> None:
+    """Text to token shards: the curated set, the corpus and each held-out set.
+
+    Example: `slmctl prepare pipelines/math-smollm2.yaml -o data.seq_len=1024`
+    """
+    workspace = _open(config, override)
+    from slmctl.stages.prepare import prepare as stage
+
+    stage(workspace)
+
+
+@app.command("train-base")
+def train_base(config: Config, override: Override = None, resume: Resume = True) -> None:
+    """Make the base model of a pipeline with `model.scratch`.
+
+    Example: `slmctl train-base pipelines/math-scratch.yaml`
+    """
+    workspace = _open(config, override)
+    from slmctl.stages.train import train_base as stage
+
+    stage(workspace, resume)
+
+
+@app.command("train-ref")
+def train_ref(config: Config, override: Override = None, resume: Resume = True) -> None:
+    """Continue the base model on the curated set: the reference model.
+
+    Example: `slmctl train-ref pipelines/math-smollm2.yaml -o reference.epochs=1`
+    """
+    workspace = _open(config, override)
+    from slmctl.stages.train import train_reference as stage
+
+    stage(workspace, resume)
+
+
+@app.command()
+def score(
+    config: Config,
+    override: Override = None,
+    reference: Annotated[list[str] | None, typer.Option("--reference", help="Only this score set; repeatable.")] = None,
+) -> None:
+    """The reference model's loss of every corpus token, into score shards.
+
+    Example: `slmctl score pipelines/math-smollm2.yaml`
+    """
+    workspace = _open(config, override)
+    from slmctl.stages.score import score as stage
+
+    stage(workspace, reference)
+
+
+@app.command()
+def pretrain(
+    config: Config,
+    override: Override = None,
+    arm: Annotated[list[str] | None, typer.Option("--arm", help="Only this arm; repeatable.")] = None,
+    resume: Resume = True,
+) -> None:
+    """Train the arms: the same base and data, each with its own selection.
+
+    Example: `slmctl pretrain pipelines/math-smollm2.yaml --arm slm`
+    """
+    workspace = _open(config, override)
+    from slmctl.stages.train import pretrain as stage
+
+    stage(workspace, arm, resume)
+
+
+@app.command("eval")
+def evaluate(config: Config, override: Override = None) -> None:
+    """Held-out loss, perplexity, bits per byte and tasks, for base, reference and arms.
+
+    Example: `slmctl eval pipelines/math-smollm2.yaml`
+    """
+    workspace = _open(config, override)
+    from slmctl.stages.evaluate import evaluate as stage
+    from slmctl.stages.report import print_comparison
+
+    stage(workspace)
+    print_comparison(workspace)
+
+
+@app.command()
+def report(config: Config, override: Override = None) -> None:
+    """One self-contained HTML page with the comparison and the arms' curves.
+
+    Example: `slmctl report pipelines/math-smollm2.yaml`
+    """
+    workspace = _open(config, override)
+    from slmctl.stages.report import report as stage
+
+    out.print(f"report: {stage(workspace).resolve()}", soft_wrap=True)
+
+
+@app.command()
+def run(config: Config, override: Override = None) -> None:
+    """Every stage in order, skipping what is complete and still matches its inputs.
+
+    Example: `slmctl run pipelines/math-smollm2.yaml -o output_dir=runs/try1`
+    """
+    workspace = _open(config, override)
+    from slmctl.stages.run import run as stage
+
+    out.print(f"report: {stage(workspace).resolve()}", soft_wrap=True)
+
+
+@app.command()
+def validate(
+    config: Config,
+    override: Override = None,
+    inputs: Annotated[bool, typer.Option("--inputs", help="An input file that is absent here is a mistake too.")] = False,
+) -> None:
+    """Every mistake of a configuration at once; touches no GPU and loads no model.
+
+    Example: `slmctl validate pipelines/rho-math-1b.yaml`
+    """
+    from slmctl.config_file import load_config
+    from slmctl.stages.validate import missing_inputs, template_mistakes
+
+    loaded = load_config(config, override)
+    mistakes = template_mistakes(loaded)
+    missing = missing_inputs(loaded)
+    if inputs:
+        mistakes += missing
+    elif missing:
+        for line in missing:
+            say(f"note: {line}")
+    if mistakes:
+        raise ConfigError("\n  ".join([f"{config}: {len(mistakes)} mistakes", *mistakes]))
+    out.print(f"{config}: valid")
+
+
+@app.command()
+def demo(
+    output_dir: Annotated[Path, typer.Option(help="Where the demo's files go.")] = Path("runs/demo"),
+    override: Override = None,
+) -> None:
+    """The whole pipeline on generated data with known noise, on a CPU in minutes; needs no network.
+
+    Example: `slmctl demo`
+    """
+    from slmctl.stages.demo import demo as stage
+
+    stage(output_dir, override or [])
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs a command. Exits 0 on success, 2 on bad usage or configuration, 1 on failure, 130/143 when interrupted."""
+    try:
+        with raising():
+            app(argv)
+    except SlmError as e:
+        _fail(str(e), e, e.exit_code)
+    except Exception as e:  # whatever else: still one clear line
+        _fail(f"unexpected {type(e).__name__}: {e}\nRun again with --debug for a traceback.", e, 1)
+
+
+def _fail(message: str, e: BaseException, code: int) -> Any:
+    if debug:
+        traceback.print_exception(e)
+    err.print(f"error: {message}", style="red", markup=False)
+    sys.exit(code)

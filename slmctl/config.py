@@ -1,0 +1,332 @@
+"""The configuration: one YAML file a pipeline, checked as a whole before anything runs.
+
+Each field's docstring is its documentation; `slmctl.config_reference` turns them into the README's table.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+BUDGET_KEYS = ("tokens", "steps", "epochs")
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+def _file_name(name: str) -> str:
+    """A name that becomes a folder must not lead out of it."""
+    if not name or name in {".", ".."} or not all(c.isalnum() or c in "-_." for c in name):
+        raise ValueError("use letters, digits, '-', '_' and '.' only: it becomes a folder's name")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_file_name)]
+AsList = BeforeValidator(lambda v: v if isinstance(v, list) or v is None else [v])
+PositiveInt = Annotated[int, Field(gt=0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+
+
+# --- model ------------------------------------------------------------------------------------------------------------
+
+
+class ScratchConfig(Section):
+    vocab_size: Annotated[int, Field(ge=260)] = 4096
+    """Size of the byte-level BPE vocabulary, trained on curated and corpus text."""
+    tokenizer_sample_mb: PositiveInt = 64
+    """Megabytes of text that the tokenizer is trained on, taken evenly from the curated and the corpus files."""
+    hidden_size: PositiveInt = 256
+    """Width of the Llama-style model."""
+    num_hidden_layers: PositiveInt = 4
+    """Number of blocks."""
+    num_attention_heads: PositiveInt = 4
+    """Attention heads; must divide hidden_size."""
+    intermediate_size: PositiveInt = 704
+    """Width of the feed-forward layer."""
+    tie_word_embeddings: bool = True
+    """Share the input embedding with the output head."""
+    train: TrainingConfig | None = None
+    """How the base is pretrained on the corpus (all tokens) before anything else; null leaves random weights."""
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> ScratchConfig:
+        if self.hidden_size % self.num_attention_heads or (self.hidden_size // self.num_attention_heads) % 2:
+            raise ValueError("hidden_size must be an even multiple of num_attention_heads")
+        return self
+
+
+class ModelConfig(Section):
+    path: str | None = None
+    """The base model: a local directory or a Hub id. The reference and every arm start from it."""
+    revision: str | None = None
+    """Hub revision of `path`; null is the default branch."""
+    gguf_file: str | None = None
+    """Name of a GGUF file in `path`, loaded dequantised (needs the extra `gguf`)."""
+    tokenizer: str | None = None
+    """Directory or Hub id of the tokenizer; null takes the model's own."""
+    attn_implementation: Literal["sdpa", "eager", "flash_attention_2", "flex_attention"] = "sdpa"
+    """Attention kernel, as transformers names it."""
+    scratch: ScratchConfig | None = None
+    """Instead of `path`: train a tokenizer and a small base model from scratch."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> ModelConfig:
+        if (self.path is None) == (self.scratch is None):
+            raise ValueError("give exactly one of `path` and `scratch`")
+        if self.scratch is not None and (self.gguf_file or self.tokenizer or self.revision):
+            raise ValueError("`gguf_file`, `tokenizer` and `revision` belong to `path`, not to `scratch`")
+        return self
+
+
+# --- data -------------------------------------------------------------------------------------------------------------
+
+
+class SourceConfig(Section):
+    path: Annotated[list[str], AsList] | None = None
+    """File, glob or list of them: .jsonl, .jsonl.gz, .jsonl.zst, .parquet, .txt (also .txt.gz, .txt.zst)."""
+    hub: str | None = None
+    """Instead of `path`: a dataset that `datasets.load_dataset` opens, streamed (a Hub id or a local directory)."""
+    hub_config: str | None = None
+    """Configuration name of the Hub dataset."""
+    split: str = "train"
+    """Split of the Hub dataset."""
+    revision: str | None = None
+    """Revision of the Hub dataset: a commit makes the run repeatable."""
+    text: str = "{text}"
+    """Template of a document over the record's fields; `{a.b}` reaches into nested ones, `{{` is a brace."""
+    txt_split: Literal["file", "paragraph", "line"] = "file"
+    """What a document is in a .txt file; paragraphs end at an empty line."""
+    max_documents: PositiveInt | None = None
+    """Stop after so many documents of this source; null reads all."""
+    on_bad: Literal["stop", "skip"] = "stop"
+    """A broken line, invalid UTF-8 or an absent field: stop with its place, or skip and count it."""
+    parse_special_tokens: bool = False
+    """Read `<|endoftext|>` and the like in the text as special tokens; false keeps them plain text."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> SourceConfig:
+        if (self.path is None) == (self.hub is None):
+            raise ValueError("give exactly one of `path` and `hub`")
+        return self
+
+
+Sources = Annotated[list[SourceConfig], AsList, Field(min_length=1)]
+
+
+class DataConfig(Section):
+    seq_len: Annotated[int, Field(ge=2)] = 2048
+    """Tokens in a row."""
+    intra_document_mask: bool = False
+    """True: attention and positions restart at each document of a row."""
+    shard_bytes: Annotated[int, Field(ge=1024)] = 64 * 2**20
+    """Bytes of text that one token shard is made from (uncompressed)."""
+    curated: Sources
+    """The text that the reference model learns from."""
+    corpus: Sources
+    """The large noisy text that the arms are trained on."""
+    heldout: dict[Name, Sources] = Field(min_length=1)
+    """Texts to evaluate on, by name; never trained on."""
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+class TrainingConfig(Section):
+    tokens: PositiveInt | None = None
+    """Budget in tokens seen (rounded up to whole steps)."""
+    steps: PositiveInt | None = None
+    """Budget in optimizer steps. Give exactly one of tokens, steps and epochs."""
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    """Budget in passes over the data (rounded up to whole steps)."""
+    batch_tokens: PositiveInt = 524_288
+    """Tokens of an optimizer step, over all micro-batches and ranks; a multiple of seq_len x group_rows."""
+    micro_batch_rows: PositiveInt = 8
+    """Rows in one forward pass; rounded down to whole selection groups (at least one)."""
+    lr: Annotated[float, Field(gt=0)] = 8.0e-5
+    """Peak learning rate."""
+    min_lr_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Learning rate at the end, as a share of the peak (cosine, linear and wsd)."""
+    schedule: Literal["cosine", "linear", "wsd", "constant"] = "cosine"
+    """Shape after warm-up; wsd is warm-up, stable, decay."""
+    warmup: Annotated[float, Field(ge=0)] = 0.03
+    """Linear warm-up: below 1 a share of the steps, from 1 on a number of steps."""
+    wsd_decay: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """Share of the steps in which wsd decays."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    """AdamW's decoupled weight decay, on matrices only."""
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
+        default=(0.9, 0.95), strict=False
+    )
+    """AdamW's betas."""
+    eps: Annotated[float, Field(gt=0)] = 1.0e-8
+    """AdamW's epsilon."""
+    grad_clip: Annotated[float, Field(ge=0)] = 1.0
+    """Largest global gradient norm; 0 turns clipping off."""
+    precision: Literal["float32", "bf16_autocast", "bfloat16"] = "bf16_autocast"
+    """float32; float32 weights with bfloat16 arithmetic; or everything in bfloat16."""
+    eval_every: NonNegativeInt = 0
+    """Steps between held-out evaluations; 0 evaluates at the start and at the end only."""
+    eval_tokens: PositiveInt | None = None
+    """Tokens of each held-out set used while training; null uses all."""
+    save_every: NonNegativeInt = 0
+    """Steps between checkpoints; 0 saves at the end only (and when interrupted)."""
+    keep_last: PositiveInt = 2
+    """Checkpoints kept."""
+    log_every: PositiveInt = 10
+    """Steps between printed lines; metrics.jsonl has every step."""
+    alignment_check: Literal["stop", "warn"] = "stop"
+    """When live and reference losses correlate best at a shift other than 0: stop, or warn and go on."""
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> TrainingConfig:
+        given = [k for k in BUDGET_KEYS if getattr(self, k) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of tokens, steps and epochs (found {', '.join(given) or 'none'})")
+        return self
+
+
+class ReferenceConfig(TrainingConfig):
+    """Defaults are the paper's for a 1B model (section 3.1): 3 epochs, cosine, peak 5e-5."""
+
+    lr: Annotated[float, Field(gt=0)] = 5.0e-5
+    """Peak learning rate."""
+    batch_tokens: PositiveInt = 65_536
+    """Tokens of an optimizer step."""
+    mix: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of corpus rows among the rows of an epoch, so that the reference stays a good model of the corpus."""
+    keep_best_on: str | None = None
+    """Name of a held-out set: keep the weights with the lowest loss on it; null keeps the last."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _three_epochs(cls, data: Any) -> Any:
+        if isinstance(data, dict) and all(data.get(k) is None for k in BUDGET_KEYS):
+            return {**data, "epochs": 3.0}
+        return data
+
+
+class SelectionConfig(Section):
+    criterion: Literal["excess_loss", "all", "random"] = "excess_loss"
+    """excess_loss (Eq. 3), all (plain language modelling) or random; the last two are the controls."""
+    ratio: Annotated[float, Field(gt=0, le=1)] = 0.6
+    """Share of a group's valid tokens that is trained on: exactly ceil(ratio x valid)."""
+    group_rows: PositiveInt = 8
+    """Rows whose tokens compete with each other; 1 selects within each sequence."""
+    reference: str | None = None
+    """Which score set to join; null is the first of score.references."""
+
+    @property
+    def needs_reference(self) -> bool:
+        return self.criterion == "excess_loss"
+
+
+class ArmConfig(TrainingConfig):
+    selection: SelectionConfig = SelectionConfig()
+    """How tokens are chosen."""
+
+
+class PretrainConfig(ArmConfig):
+    arms: dict[Name, ArmConfig] = Field(min_length=1)
+    """Named runs: each is these settings with its own keys laid over them."""
+
+
+class ScoreConfig(Section):
+    references: dict[Name, str] = Field(default={"curated": "reference"}, min_length=1)
+    """Score sets to make: name to model (`reference` is the trained one, else a directory or Hub id)."""
+    entropy: bool = True
+    """Store each prediction's entropy beside its loss (same pass)."""
+    dtype: Literal["float16", "float32"] = "float16"
+    """Stored type; float16 moves 0.03% of a top-60% selection."""
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    """Weights and arithmetic of the scoring pass."""
+    batch_rows: PositiveInt = 8
+    """Rows in one forward pass."""
+
+
+# --- evaluation -------------------------------------------------------------------------------------------------------
+
+
+class TaskConfig(Section):
+    name: Name
+    """Name in results.json."""
+    path: str
+    """JSON Lines with the task's items."""
+    prompt: str = "Question: {question}\nAnswer:"
+    """Template of the prompt over an item's fields."""
+    answer: str = "{answer}"
+    """Template of the worked answer; the number after `####`, else the last number, is the target."""
+    shots: NonNegativeInt = 8
+    """Worked examples before the question, drawn by seed from the curated set (same fields)."""
+    limit: PositiveInt | None = None
+    """Use the first so many items; null uses all."""
+    max_new_tokens: PositiveInt = 256
+    """Longest generation."""
+    batch_size: PositiveInt = 8
+    """Prompts generated together."""
+
+
+class EvalConfig(Section):
+    target: str = "target"
+    """The held-out set that arms are judged by."""
+    heldout: list[str] | None = None
+    """Held-out sets to evaluate; null takes all."""
+    tasks: list[TaskConfig] = []
+    """Generation tasks, greedy, exact match on the final number."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of the evaluation."""
+    batch_rows: PositiveInt = 8
+    """Rows in one forward pass."""
+
+
+class TrackingConfig(Section):
+    tensorboard: bool = True
+    """Write TensorBoard events beside metrics.jsonl."""
+    wandb_project: str | None = None
+    """Log to this Weights & Biases project (needs the extra `wandb`)."""
+
+
+class PipelineConfig(Section):
+    name: Name
+    """The pipeline's name; an output_dir belongs to one name."""
+    output_dir: str
+    """Where every stage reads and writes."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Seed of packing, order, random selection and initialisation."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where models run."""
+    model: ModelConfig
+    """The base model."""
+    data: DataConfig
+    """Texts and how they are packed."""
+    reference: ReferenceConfig = ReferenceConfig(epochs=3.0)
+    """Training of the reference model."""
+    score: ScoreConfig = ScoreConfig()
+    """The reference model's losses over the corpus."""
+    pretrain: PretrainConfig
+    """Training of the arms."""
+    eval: EvalConfig = EvalConfig()
+    """What is evaluated at the end."""
+    tracking: TrackingConfig = TrackingConfig()
+    """Where curves go besides metrics.jsonl."""
+
+
+def rows_per_step(run: TrainingConfig, seq_len: int) -> int:
+    """Rows of one optimizer step."""
+    return run.batch_tokens // seq_len
+
+
+def total_steps(run: TrainingConfig, seq_len: int, rows_per_epoch: int) -> int:
+    """Optimizer steps of a budget; `rows_per_epoch` is read only where the budget is in epochs."""
+    if run.steps is not None:
+        return run.steps
+    rows = rows_per_step(run, seq_len)
+    if run.tokens is not None:
+        return math.ceil(run.tokens / (rows * seq_len))
+    assert run.epochs is not None
+    return max(1, math.ceil(round(run.epochs * rows_per_epoch, 6) / rows))
+
+
+ScratchConfig.model_rebuild()

@@ -1,0 +1,303 @@
+"""Reading the YAML: every mistake at once, each with its key path and line, and `-o key.path=value` laid over it."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from slmctl.config import (
+    BUDGET_KEYS,
+    DataConfig,
+    EvalConfig,
+    PipelineConfig,
+    ReferenceConfig,
+    ScoreConfig,
+    TrainingConfig,
+)
+from slmctl.errors import ConfigError
+
+Path_ = tuple[str | int, ...]
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which `5e-5` is a number, and a key given twice is a mistake."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise ConfigError(f"line {key.start_mark.line + 1}: key {key.value!r} is given twice; keep one.")
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9][0-9_]*)(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def parse_yaml(text: str, name: str) -> tuple[Any, dict[Path_, int]]:
+    """The document, and the line of each key path in it."""
+    try:
+        node = yaml.compose(text, Loader=_Loader)
+        loader = _Loader(text)
+        data = loader.get_single_data()
+    except yaml.YAMLError as e:
+        raise ConfigError(f"{name} is not valid YAML: {e}") from None
+    except ConfigError as e:
+        raise ConfigError(f"{name}: {e}") from None
+    return data, dict(_lines(node, ())) if node is not None else {}
+
+
+def _lines(node: yaml.Node, path: Path_) -> Iterator[tuple[Path_, int]]:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            yield (*path, key.value), key.start_mark.line + 1
+            yield from _lines(value, (*path, key.value))
+    elif isinstance(node, yaml.SequenceNode):
+        for i, value in enumerate(node.value):
+            yield (*path, i), value.start_mark.line + 1
+            yield from _lines(value, (*path, i))
+
+
+def apply_override(data: dict[str, Any], override: str) -> None:
+    """Lays one `key.path=value` over `data`; the value is read as YAML."""
+    key, sep, text = override.partition("=")
+    if not sep or not key.strip():
+        raise ConfigError(f"-o {override!r}: want key.path=value, for example -o pretrain.tokens=1000000")
+    try:
+        value = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as e:
+        raise ConfigError(f"-o {override!r}: the value is not valid YAML: {e}") from None
+    *parents, last = key.strip().split(".")
+    here: Any = data
+    for i, part in enumerate(parents):
+        if isinstance(here, list) and part.isdigit() and int(part) < len(here):
+            here = here[int(part)]
+            continue
+        if not isinstance(here, dict):
+            raise ConfigError(f"-o {override!r}: {'.'.join(parents[:i]) or 'the top'} is not a mapping")
+        if here.get(part) is None:
+            here[part] = {}
+        here = here[part]
+    if isinstance(here, list) and last.isdigit() and int(last) < len(here):
+        here[int(last)] = value
+    elif isinstance(here, dict):
+        if last in BUDGET_KEYS:  # a budget given on the command line replaces the file's, whatever its unit
+            for k in BUDGET_KEYS:
+                here.pop(k, None)
+        here[last] = value
+    else:
+        raise ConfigError(f"-o {override!r}: {'.'.join(parents)} is not a mapping")
+
+
+def lay_over(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`base` with `over`'s keys laid over it, mappings merged; a budget in `over` replaces one in another unit."""
+    merged = dict(base)
+    if any(over.get(k) is not None for k in BUDGET_KEYS):
+        for k in BUDGET_KEYS:
+            merged.pop(k, None)
+    for key, value in over.items():
+        if isinstance(value, dict) and isinstance(merged.get(key), dict):
+            merged[key] = lay_over(merged[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _expand_arms(data: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Replaces each arm by pretrain's settings with the arm's laid over them. Returns the arms as written."""
+    pretrain = data.get("pretrain")
+    if not isinstance(pretrain, dict) or not isinstance(pretrain.get("arms"), dict):
+        return {}
+    written = {k: ({} if v is None else v) for k, v in pretrain["arms"].items()}
+    shared = {k: v for k, v in pretrain.items() if k != "arms"}
+    pretrain["arms"] = {k: lay_over(shared, v) if isinstance(v, dict) else v for k, v in written.items()}
+    return {k: v for k, v in written.items() if isinstance(v, dict)}
+
+
+def _element(annotation: Any, part: str | int) -> Any:
+    """Strips Annotated, Optional, list[...] and dict[str, ...] down to the model class within, where there is one."""
+    while annotation is not None and not (isinstance(annotation, type) and get_origin(annotation) is None):
+        origin, args = get_origin(annotation), get_args(annotation)
+        if origin in (list, dict) and args:
+            annotation = args[-1]
+        elif origin is Union or str(origin) == "<class 'types.UnionType'>":
+            annotation = next((a for a in args if a is not type(None)), None)
+        elif args:
+            annotation = args[0]
+        else:
+            return None
+    return annotation
+
+
+def _model_fields_in(path: Path_) -> list[str]:
+    """Known keys of the mapping at `path`, list indices and free names (arms, held-out sets) included in the path."""
+    model: Any = PipelineConfig
+    container = False
+    for part in path:
+        if container:
+            container = False
+            continue
+        annotation = model.model_fields[str(part)].annotation if str(part) in getattr(model, "model_fields", {}) else None
+        text = str(annotation)
+        container = text.startswith(("dict", "typing.Dict")) or (
+            isinstance(part, str) and "list[" in text and "str]" not in text
+        )
+        model = _element(annotation, part)
+        if model is None:
+            return []
+    return sorted(getattr(model, "model_fields", {}))
+
+
+def _explain(error: Any, path: Path_) -> str:
+    kind, value = error["type"], error["input"]
+    if kind == "extra_forbidden":
+        known = _model_fields_in(path[:-1])
+        near = difflib.get_close_matches(str(path[-1]), known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
+        return f"unknown key; {hint}"
+    if kind == "missing":
+        return "is required but absent"
+    if kind == "literal_error":
+        near = difflib.get_close_matches(str(value), re.findall(r"'([^']*)'", error["ctx"]["expected"]), n=1)
+        return f"{value!r} is not one of {error['ctx']['expected']}" + (f"; did you mean {near[0]!r}?" if near else "")
+    message = error["msg"].removeprefix("Value error, ")
+    if isinstance(value, dict | list):
+        return message
+    return f"{message} (found {value!r})"
+
+
+def _clean(loc: Path_, data: Any) -> Path_:
+    """The location as the user wrote it: without the index of a list that was written as a single value."""
+    path: list[str | int] = []
+    here = data
+    for part in loc:
+        if isinstance(part, int) and not isinstance(here, list):
+            continue
+        path.append(part)
+        try:
+            here = here[part]
+        except (KeyError, IndexError, TypeError):
+            here = None
+    return tuple(path)
+
+
+def _line_of(path: Path_, lines: dict[Path_, int]) -> str:
+    for end in range(len(path), 0, -1):
+        if path[:end] in lines:
+            return f"line {lines[path[:end]]}: "
+    return ""
+
+
+def _has(data: Any, path: Path_) -> bool:
+    for part in path:
+        try:
+            data = data[part]
+        except (KeyError, IndexError, TypeError):
+            return False
+    return True
+
+
+def check(data: Any, name: str, lines: dict[Path_, int] | None = None) -> PipelineConfig:
+    """Validates a parsed document. Raises `ConfigError` with every mistake in it."""
+    if not isinstance(data, dict):
+        raise ConfigError(f"{name}: want a mapping of settings, found {type(data).__name__}. See pipelines/ for examples.")
+    written = copy.deepcopy(data)
+    data = copy.deepcopy(data)
+    arms = _expand_arms(data)
+    mistakes = [(path, f"{'.'.join(map(str, path))}: {message}") for path, message in _cross_mistakes(data)]
+    try:
+        config = PipelineConfig.model_validate(data)
+        if not mistakes:
+            return config
+    except ValidationError as e:
+        for error in e.errors():
+            loc: Path_ = tuple(p for p in error["loc"] if not (isinstance(p, str) and "[" in p))
+            path = _clean(loc, written)
+            if path[:2] == ("pretrain", "arms") and len(path) > 3 and str(path[2]) in arms:
+                inherited = _has(written["pretrain"], path[3:]) and not _has(arms[str(path[2])], path[3:])
+                if inherited and not (error["type"] == "missing"):
+                    continue  # pretrain's own mistake, which is listed once already
+            at = ".".join(map(str, path))
+            mistakes.append((path, f"{at}: {_explain(error, path)}" if at else _explain(error, path)))
+    texts = list(dict.fromkeys(_line_of(path, lines or {}) + text for path, text in mistakes))
+    listing = "\n".join(f"  {t}" for t in texts)
+    raise ConfigError(f"{name}: {len(texts)} mistake{'s' * (len(texts) > 1)}\n{listing}")
+
+
+def _get(data: Any, *path: str, default: Any = None) -> Any:
+    for part in path:
+        data = data.get(part) if isinstance(data, dict) else None
+    return default if data is None else data
+
+
+def _cross_mistakes(data: dict[str, Any]) -> Iterator[tuple[Path_, str]]:
+    """Mistakes between sections, found even where a section has mistakes of its own."""
+    sets = sorted(_get(data, "data", "heldout", default={}))
+    target = _get(data, "eval", "target", default=EvalConfig.model_fields["target"].default)
+    chosen = _get(data, "eval", "heldout", default=[])
+    named: list[tuple[Path_, Any]] = [(("eval", "target"), target)]
+    named.append((("reference", "keep_best_on"), _get(data, "reference", "keep_best_on")))
+    named += [(("eval", "heldout"), n) for n in (chosen if isinstance(chosen, list) else [])]
+    for path, name in named:
+        if name is not None and sets and name not in sets:
+            yield path, f"{name!r} is not a set of data.heldout (there are: {', '.join(map(str, sets))})"
+    if chosen and isinstance(chosen, list) and target not in chosen:
+        yield ("eval", "heldout"), f"must contain eval.target ({target!r})"
+    seq_len = _get(data, "data", "seq_len", default=DataConfig.model_fields["seq_len"].default)
+    runs: list[tuple[Path_, int, int]] = [
+        (("reference",), 1, ReferenceConfig.model_fields["batch_tokens"].default),
+        (("model", "scratch", "train"), 1, TrainingConfig.model_fields["batch_tokens"].default),
+    ]
+    known = _get(data, "score", "references", default=ScoreConfig.model_fields["references"].default)
+    for arm in _get(data, "pretrain", "arms", default={}):
+        where: Path_ = ("pretrain", "arms", arm)
+        rows = _get(data, *map(str, where), "selection", "group_rows", default=8)
+        runs.append((where, rows, TrainingConfig.model_fields["batch_tokens"].default))
+        reference = _get(data, *map(str, where), "selection", "reference")
+        if reference is not None and isinstance(known, dict) and reference not in known:
+            yield (*where, "selection", "reference"), f"{reference!r} is not in score.references ({', '.join(known)})"
+    for where, rows, default in runs:
+        if where[0] == "model" and _get(data, *map(str, where)) is None:
+            continue
+        tokens = _get(data, *map(str, where), "batch_tokens", default=default)
+        if not all(isinstance(v, int) and v > 0 for v in (tokens, seq_len, rows)):
+            continue
+        unit = seq_len * rows
+        if tokens % unit:
+            near = max(unit, round(tokens / unit) * unit)
+            yield (
+                (*where, "batch_tokens"),
+                f"{tokens} is not a multiple of seq_len x group_rows = {unit}; the nearest is {near}",
+            )
+
+
+def load_config(path: Path | str, overrides: list[str] | None = None) -> PipelineConfig:
+    """Reads and validates a pipeline's YAML. Raises `ConfigError` with every mistake in it."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist. Examples are in pipelines/.") from None
+    except (OSError, UnicodeDecodeError) as e:
+        raise ConfigError(f"cannot read {path}: {e}") from None
+    data, lines = parse_yaml(text, str(path))
+    if overrides and not isinstance(data, dict):
+        raise ConfigError(f"{path}: want a mapping of settings.")
+    for override in overrides or []:
+        apply_override(data, override)
+    return check(data, str(path), lines)
+
+
+def dump_config(config: PipelineConfig) -> str:
+    """The resolved configuration as YAML; `load_config` reads it back to an equal one."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

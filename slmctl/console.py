@@ -1,0 +1,55 @@
+"""What a person sees while a command runs: progress bars on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = Console(highlight=False)
+
+
+def say(message: str) -> None:
+    """Prints one plain line to stderr; markup in `message` is shown as text."""
+    err.print(message, markup=False)
+
+
+def warn(message: str) -> None:
+    err.print(f"warning: {message}", style="yellow", markup=False)
+
+
+class Ticker:
+    """Counts towards `total`, and shows it: a bar on a terminal, a line every `seconds` elsewhere."""
+
+    def __init__(self, label: str, total: int, unit: str, bar: Progress | None, seconds: float = 15.0) -> None:
+        self.label, self.total, self.unit, self.bar, self.seconds = label, total, unit, bar, seconds
+        self.done = 0
+        self.started = self.last = time.monotonic()
+        self.task = bar.add_task(label, total=total, note="") if bar else None
+
+    def advance(self, n: int, note: str = "") -> None:
+        self.done += n
+        if self.bar is not None and self.task is not None:
+            self.bar.update(self.task, completed=self.done, note=note)
+            return
+        now = time.monotonic()
+        if now - self.last >= self.seconds:
+            self.last = now
+            rate = self.done / max(now - self.started, 1e-9)
+            say(f"{self.label}: {self.done:,}/{self.total:,} {self.unit} ({rate:,.0f}/s) {note}".rstrip())
+
+
+@contextmanager
+def progress(label: str, total: int, unit: str) -> Iterator[Ticker]:
+    """Yields a `Ticker` for `total` `unit`s of work."""
+    if not sys.stderr.isatty():
+        yield Ticker(label, total, unit, None)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
+    with Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=err) as bar:
+        yield Ticker(label, total, unit, bar)

@@ -1,0 +1,80 @@
+"""Packing: documents end to end, each followed by EOS, cut into rows of `seq_len` tokens.
+
+Every token of every document is in exactly one row, once, in order. The last row of a slice is filled up with padding
+(the EOS id, document -1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+PADDING = -1
+"""The `document` of a padding position."""
+
+
+class Packer:
+    """Turns documents into blocks of whole rows.
+
+    `split` counts documents that do not lie within one row.
+    """
+
+    def __init__(self, seq_len: int, eos_id: int, block_rows: int) -> None:
+        self.seq_len, self.eos_id, self.block = seq_len, eos_id, seq_len * block_rows
+        self.ids: list[np.ndarray] = []
+        self.documents: list[np.ndarray] = []
+        self.held = 0
+        self.tokens = 0
+        self.split = 0
+
+    def add(self, ids: np.ndarray, document: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Adds one document's ids [n]; yields (input_id, document), each [block_rows * seq_len], for each full block."""
+        n = len(ids) + 1
+        offset = self.tokens % self.seq_len
+        self.split += offset + n > self.seq_len
+        self.tokens += n
+        self.ids.append(np.append(ids, self.eos_id))
+        self.documents.append(np.full(n, document, dtype=np.int64))
+        self.held += n
+        if self.held >= self.block:
+            yield from self._full_blocks()
+
+    def finish(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields the last, shorter block, its last row padded; nothing where no token is left."""
+        if not self.held:
+            return
+        ids, documents = np.concatenate(self.ids), np.concatenate(self.documents)
+        short = -len(ids) % self.seq_len
+        yield (
+            np.append(ids, np.full(short, self.eos_id, dtype=ids.dtype)),
+            np.append(documents, np.full(short, PADDING, dtype=np.int64)),
+        )
+        self.ids, self.documents, self.held = [], [], 0
+
+    def _full_blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        ids, documents = np.concatenate(self.ids), np.concatenate(self.documents)
+        whole = len(ids) // self.block * self.block
+        for at in range(0, whole, self.block):
+            yield ids[at : at + self.block], documents[at : at + self.block]
+        self.ids, self.documents, self.held = [ids[whole:]], [documents[whole:]], len(ids) - whole
+
+
+def target_mask(document_BT: np.ndarray, intra_document_mask: bool) -> np.ndarray:
+    """Positions that are predicted from something before them: not padding, not a row's first token, and, where
+    attention restarts at each document, not a document's first token in its row. [B, T] bool."""
+    mask_BT = document_BT != PADDING
+    mask_BT[:, 0] = False
+    if intra_document_mask:
+        mask_BT[:, 1:] &= document_BT[:, 1:] == document_BT[:, :-1]
+    return mask_BT
+
+
+def restarting_positions(document_BT: np.ndarray) -> np.ndarray:
+    """Position ids that restart at each document's first token in a row. [B, T] int64."""
+    b, t = document_BT.shape
+    index_T = np.arange(t, dtype=np.int64)
+    starts_BT = np.zeros((b, t), dtype=np.int64)
+    new_BT = document_BT[:, 1:] != document_BT[:, :-1]
+    starts_BT[:, 1:] = np.where(new_BT, index_T[1:], 0)
+    return index_T - np.maximum.accumulate(starts_BT, axis=1)

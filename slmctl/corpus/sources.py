@@ -1,0 +1,389 @@
+"""Where documents come from: files cut into slices that are fixed up front, and Hub datasets.
+
+A slice is what one token shard is made from. Line files are cut at byte offsets of their uncompressed text (a record
+belongs to the slice in which it starts), Parquet at row groups, Hub datasets at their own shards. The plan is a function
+of the input alone, so any worker can make any slice.
+"""
+
+from __future__ import annotations
+
+import glob
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import zstandard
+
+from slmctl.config import SourceConfig
+from slmctl.corpus.template import FieldError, Template
+from slmctl.errors import InputError
+from slmctl.files import HashCache
+
+COMPRESSED = (".gz", ".zst")
+_READ = 1 << 20
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One contiguous part of a source: bytes of text, Parquet row groups, or a Hub dataset's shard, from start to stop."""
+
+    source: int
+    file: str
+    start: int
+    stop: int
+    limit: int | None = None
+    """At most so many documents."""
+
+
+@dataclass
+class Tally:
+    """What reading a slice met."""
+
+    documents: int = 0
+    text_bytes: int = 0
+    empty: int = 0
+    skipped: int = 0
+
+
+def kind_of(file: str) -> str:
+    """jsonl, txt or parquet, from the name. Raises `InputError` for any other."""
+    name = file.removesuffix(".gz").removesuffix(".zst")
+    for suffix, kind in {".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl", ".txt": "txt"}.items():
+        if name.endswith(suffix):
+            return kind
+    if file.endswith((".parquet", ".pq")):
+        return "parquet"
+    raise InputError(f"{file}: unknown kind of file. Known: .jsonl and .txt (also .gz, .zst), .parquet.")
+
+
+def files_of(source: SourceConfig) -> list[str]:
+    """The files of a source, globs expanded and sorted. Raises `InputError` where there are none."""
+    found: list[str] = []
+    for pattern in source.path or []:
+        matches = [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern, recursive=True))
+        matches = [m for m in matches if Path(m).is_file()]
+        if not matches:
+            what = "matches no file" if glob.has_magic(pattern) else "does not exist"
+            raise InputError(f"{pattern} {what}. Correct the path in the configuration, or give it with -o.")
+        found += matches
+    for file in found:
+        kind_of(file)
+    return list(dict.fromkeys(found))
+
+
+def open_text(file: str) -> BinaryIO:
+    """The uncompressed bytes of a line file."""
+    if file.endswith(".gz"):
+        return io.BufferedReader(gzip.open(file, "rb"), _READ)  # type: ignore[arg-type]
+    if file.endswith(".zst"):
+        reader = zstandard.ZstdDecompressor(max_window_size=2**31).stream_reader(
+            open(file, "rb"), read_across_frames=True, closefd=True
+        )
+        return io.BufferedReader(reader, _READ)  # type: ignore[arg-type]
+    return open(file, "rb", buffering=_READ)
+
+
+def _skip(stream: BinaryIO, file: str, n: int) -> None:
+    if not file.endswith(COMPRESSED):
+        stream.seek(n)
+        return
+    while n > 0:
+        got = len(stream.read(min(n, _READ)))
+        if not got:
+            return
+        n -= got
+
+
+def _text_size(file: str) -> int:
+    if not file.endswith(COMPRESSED):
+        return Path(file).stat().st_size
+    size = 0
+    with reading(file), open_text(file) as stream:
+        while block := stream.read(_READ):
+            size += len(block)
+    return size
+
+
+class reading:  # noqa: N801 - used as `with reading(file)`
+    """Turns what a broken or unreadable file raises into an `InputError` that names it."""
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, trace: object) -> None:
+        broken = (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError, pa.ArrowInvalid)
+        if isinstance(e, broken):
+            raise InputError(f"{self.file} is broken or cut off ({e}). Fetch it again or leave it out.") from e
+        if isinstance(e, OSError):
+            raise InputError(f"cannot read {self.file}: {e}") from e
+
+
+def plan(sources: list[SourceConfig], shard_bytes: int) -> list[Slice]:
+    """All slices of a set, in order: a function of the input and `shard_bytes` alone."""
+    slices: list[Slice] = []
+    for i, source in enumerate(sources):
+        Template(source.text)
+        left = source.max_documents
+        for piece in _hub_slices(i, source) if source.hub else _file_slices(i, source, shard_bytes):
+            if left is None:
+                slices.append(piece)
+                continue
+            if left == 0:
+                break
+            piece = Slice(piece.source, piece.file, piece.start, piece.stop, left)
+            if source.hub is None:
+                left -= min(left, _count_records(source, piece))
+            slices.append(piece)
+    return slices
+
+
+def _count_records(source: SourceConfig, piece: Slice) -> int:
+    n = 0
+    for _ in _records(source, piece):
+        n += 1
+        if n == piece.limit:
+            break
+    return n
+
+
+def _file_slices(i: int, source: SourceConfig, shard_bytes: int) -> Iterator[Slice]:
+    for file in files_of(source):
+        kind = kind_of(file)
+        if kind == "parquet":
+            with reading(file), pq.ParquetFile(file) as parquet:
+                sizes = [parquet.metadata.row_group(g).total_byte_size for g in range(parquet.num_row_groups)]
+            start = used = 0
+            for g, size in enumerate(sizes):
+                if used and used + size > shard_bytes:
+                    yield Slice(i, file, start, g)
+                    start, used = g, 0
+                used += size
+            if start < len(sizes):
+                yield Slice(i, file, start, len(sizes))
+            continue
+        size = _text_size(file)
+        if kind == "txt" and source.txt_split == "file":
+            yield Slice(i, file, 0, size)
+            continue
+        for start in range(0, size, shard_bytes):
+            yield Slice(i, file, start, min(start + shard_bytes, size))
+
+
+def _load_hub(source: SourceConfig) -> Any:
+    import datasets
+
+    try:
+        return datasets.load_dataset(
+            source.hub, source.hub_config, split=source.split, revision=source.revision, streaming=True
+        )
+    except Exception as e:  # the library raises many kinds
+        raise InputError(
+            f"cannot open dataset {source.hub!r} (config {source.hub_config}, split {source.split!r}): {e}"
+        ) from e
+
+
+def _hub_slices(i: int, source: SourceConfig) -> Iterator[Slice]:
+    assert source.hub is not None
+    if source.max_documents is not None:
+        yield Slice(i, source.hub, 0, 0)
+        return
+    for shard in range(_load_hub(source).num_shards):
+        yield Slice(i, source.hub, shard, shard + 1)
+
+
+def input_fingerprint(sources: list[SourceConfig], hashes: HashCache) -> list[dict[str, Any]]:
+    """What the documents of a set are, by content: names, templates and hashes, in order; no path and no time."""
+    found: list[dict[str, Any]] = []
+    for source in sources:
+        how = source.model_dump(include={"text", "txt_split", "max_documents", "on_bad", "parse_special_tokens"})
+        if source.hub is not None:
+            found.append({"hub": _hub_identity(source, hashes), **how})
+        else:
+            names = [{"file": Path(f).name, "sha256": hashes.sha256(Path(f))} for f in files_of(source)]
+            found.append({"files": names, **how})
+    return found
+
+
+def _hub_identity(source: SourceConfig, hashes: HashCache) -> dict[str, Any]:
+    assert source.hub is not None
+    identity: dict[str, Any] = {"config": source.hub_config, "split": source.split}
+    if Path(source.hub).is_dir():
+        files = sorted(f for f in Path(source.hub).rglob("*") if f.is_file())
+        return {**identity, "files": [hashes.sha256(f) for f in files]}
+    try:
+        import huggingface_hub
+
+        commit = huggingface_hub.HfApi().dataset_info(source.hub, revision=source.revision).sha
+    except Exception as e:  # offline, or no such dataset
+        raise InputError(f"cannot reach dataset {source.hub!r} on the Hub: {e}") from e
+    return {**identity, "hub": source.hub, "commit": commit}
+
+
+def documents(source: SourceConfig, piece: Slice, tally: Tally) -> Iterator[tuple[int, str]]:
+    """Yields (ordinal within the slice, text) of each document that is not empty, counting into `tally`.
+
+    Raises `InputError` with file and place for a broken record, unless the source says to skip those.
+    """
+    template = Template(source.text)
+    for ordinal, (place, record, problem) in enumerate(_records(source, piece)):
+        if piece.limit is not None and ordinal >= piece.limit:
+            return
+        text = ""
+        if problem is None:
+            try:
+                text = template(record)
+                text.encode("utf-8")
+            except FieldError as e:
+                problem = str(e)
+            except UnicodeEncodeError:
+                problem = "text holds a lone surrogate, which is not valid Unicode"
+        if problem is not None:
+            if source.on_bad == "stop":
+                raise InputError(
+                    f"{_spell(place)}: {problem}. Mend the record, or set on_bad: skip for this source to count and leave out such."
+                )
+            tally.skipped += 1
+            continue
+        if not text.strip():
+            tally.empty += 1
+            continue
+        tally.documents += 1
+        tally.text_bytes += len(text.encode("utf-8"))
+        yield ordinal, text
+
+
+def whole_records(source: SourceConfig, piece: Slice) -> Iterator[dict[str, Any]]:
+    """The records of a slice that can be read, before any template."""
+    for n, (_, record, problem) in enumerate(_records(source, piece)):
+        if piece.limit is not None and n >= piece.limit:
+            return
+        if problem is None:
+            yield record
+
+
+Place = tuple[str, str, int]
+"""File, unit (`byte` is turned into a line number when it has to be shown) and position."""
+
+
+def _spell(place: Place) -> str:
+    file, unit, position = place
+    if unit != "byte":
+        return f"{file}, {unit} {position}"
+    line, seen = 1, 0
+    with open_text(file) as stream:
+        while seen < position and (block := stream.read(min(_READ, position - seen))):
+            line += block.count(b"\n")
+            seen += len(block)
+    return f"{file}, line {line}"
+
+
+def _records(source: SourceConfig, piece: Slice) -> Iterator[tuple[Place, Any, str | None]]:
+    """Yields (place, record, problem) of each record of a slice; blank lines of JSON Lines are none."""
+    if source.hub is not None:
+        yield from _hub_records(source, piece)
+        return
+    kind = kind_of(piece.file)
+    with reading(piece.file):
+        if kind == "parquet":
+            yield from _parquet_records(source, piece)
+        elif kind == "jsonl":
+            for at, line in _lines(piece):
+                if line.strip():
+                    yield (piece.file, "byte", at), *_parse(line)
+        else:
+            for at, text in _texts(source, piece):
+                try:
+                    yield (piece.file, "byte", at), {"text": text.decode("utf-8")}, None
+                except UnicodeDecodeError as e:
+                    yield (piece.file, "byte", at + e.start), None, f"invalid UTF-8 ({e.reason})"
+
+
+def _parse(line: bytes) -> tuple[Any, str | None]:
+    try:
+        record = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as e:
+        return None, f"invalid UTF-8 at column {e.start + 1} ({e.reason})"
+    except (json.JSONDecodeError, RecursionError) as e:
+        return None, f"not valid JSON ({e.msg}, column {e.colno})" if isinstance(e, json.JSONDecodeError) else "nested too deep"
+    if not isinstance(record, dict):
+        return None, f"want a JSON object, found {type(record).__name__}"
+    return record, None
+
+
+def _lines(piece: Slice) -> Iterator[tuple[int, bytes]]:
+    """(offset, line) of the lines that start within the slice."""
+    with open_text(piece.file) as stream:
+        at = piece.start
+        if at:
+            _skip(stream, piece.file, at - 1)
+            at += len(stream.readline()) - 1
+        while at < piece.stop and (line := stream.readline()):
+            yield at, line
+            at += len(line)
+
+
+def _texts(source: SourceConfig, piece: Slice) -> Iterator[tuple[int, bytes]]:
+    """(offset, text) of the documents of a .txt file that the slice owns."""
+    if source.txt_split == "line":
+        for at, line in _lines(piece):
+            yield at, line.rstrip(b"\r\n")
+        return
+    if source.txt_split == "file":
+        with open_text(piece.file) as stream:
+            yield 0, stream.read()
+        return
+    # A paragraph belongs to the slice that holds the empty line before it (or the file's first byte).
+    began: int | None = 0 if piece.start == 0 else None
+    parts: list[bytes] = []
+    beyond = Slice(piece.source, piece.file, piece.start, 2**63)
+    for at, line in _lines(beyond):
+        if line.strip():
+            if began is not None:
+                if not parts:
+                    began = at
+                parts.append(line)
+            elif at >= piece.stop:
+                continue
+            continue
+        if parts and began is not None:
+            yield began, b"".join(parts).rstrip(b"\r\n")
+            parts = []
+        if at >= piece.stop:
+            return
+        began = at
+    if parts and began is not None:
+        yield began, b"".join(parts).rstrip(b"\r\n")
+
+
+def _parquet_records(source: SourceConfig, piece: Slice) -> Iterator[tuple[Place, Any, str | None]]:
+    wanted = {field[0] for _, field in Template(source.text).parts if field}
+    with pq.ParquetFile(piece.file) as parquet:
+        columns = [c for c in parquet.schema_arrow.names if c in wanted] or None
+        row = sum(parquet.metadata.row_group(g).num_rows for g in range(piece.start))
+        for batch in parquet.iter_batches(batch_size=1024, row_groups=range(piece.start, piece.stop), columns=columns):
+            for record in batch.to_pylist():
+                yield (piece.file, "row", row), record, None
+                row += 1
+
+
+def _hub_records(source: SourceConfig, piece: Slice) -> Iterator[tuple[Place, Any, str | None]]:
+    dataset = _load_hub(source)
+    if piece.stop:
+        dataset = dataset.shard(num_shards=dataset.num_shards, index=piece.start)
+    try:
+        for n, record in enumerate(dataset):
+            yield (f"{piece.file} shard {piece.start}", "record", n), record, None
+    except InputError:
+        raise
+    except Exception as e:  # the library raises many kinds
+        raise InputError(f"dataset {piece.file!r} broke off: {e}") from e

@@ -1,0 +1,113 @@
+"""The tokenizer: loaded, checked, fingerprinted, and trained from scratch where a pipeline asks for it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from slmctl.errors import InputError, MismatchError
+from slmctl.files import sha256_json
+
+
+class Tokenizer:
+    """A fast Hugging Face tokenizer, as a document encoder.
+
+    Raises `InputError` where it is not a fast one or has no end-of-sequence token.
+    """
+
+    def __init__(self, hf: Any, origin: str) -> None:
+        self.hf = hf
+        if not getattr(hf, "is_fast", False):
+            raise InputError(f"{origin}: the tokenizer has no fast (Rust) form. Convert it to tokenizer.json first.")
+        if hf.eos_token_id is None:
+            raise InputError(
+                f"{origin}: the tokenizer has no end-of-sequence token, which separates documents. "
+                "Set eos_token in its tokenizer_config.json, or give another with model.tokenizer."
+            )
+        self.eos_id: int = hf.eos_token_id
+        self.backend = hf.backend_tokenizer
+        self.size: int = len(hf)
+
+    def encode(self, texts: list[str], parse_special_tokens: bool = False) -> list[np.ndarray]:
+        """Token ids (int64) of each text, nothing added. A special token's name in a text is plain text by default."""
+        self.backend.no_truncation()
+        self.backend.no_padding()
+        self.backend.encode_special_tokens = not parse_special_tokens
+        try:
+            encoded = self.backend.encode_batch_fast(texts, add_special_tokens=False)
+        finally:
+            self.backend.encode_special_tokens = False
+        return [np.array(e.ids, dtype=np.int64) for e in encoded]
+
+    def fingerprint(self) -> str:
+        """Hash of all that decides which ids a text becomes, and of the end-of-sequence id."""
+        parts = json.loads(self.backend.to_str())
+        kept = {k: parts.get(k) for k in ("added_tokens", "normalizer", "pre_tokenizer", "model")}
+        return sha256_json({**kept, "eos_id": self.eos_id})
+
+
+def load_tokenizer(path: str, gguf_file: str | None = None, revision: str | None = None) -> Tokenizer:
+    """Loads from a local directory or the Hub. Raises `InputError` with the reason."""
+    from transformers import AutoTokenizer
+
+    extra: dict[str, Any] = {"gguf_file": gguf_file} if gguf_file else {}
+    if revision:
+        extra["revision"] = revision
+    try:
+        hf = AutoTokenizer.from_pretrained(path, **extra)
+    except Exception as e:  # the library raises many kinds
+        raise InputError(f"cannot load a tokenizer from {path!r}: {_first_line(e)}") from e
+    return Tokenizer(hf, path)
+
+
+def _first_line(e: BaseException) -> str:
+    return str(e).strip().split("\n")[0] or type(e).__name__
+
+
+def check_ids(ids: np.ndarray, vocab_size: int, tokenizer: Tokenizer) -> None:
+    """Raises `MismatchError` where an id has no row in the model's embedding of `vocab_size` rows."""
+    if ids.size and int(ids.max()) >= vocab_size:
+        bad = int(ids.max())
+        raise MismatchError(
+            f"token id {bad} ({tokenizer.hf.convert_ids_to_tokens(bad)!r}) is beyond the model's vocabulary of "
+            f"{vocab_size}. Tokenizer and model do not belong together; give the right one with model.tokenizer."
+        )
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int, directory: Path) -> None:
+    """Trains a byte-level BPE tokenizer with `<|endoftext|>` as end of sequence, and saves it as an HF tokenizer."""
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Backend(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(texts, trainer)
+    hf = PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token="<|endoftext|>", bos_token="<|endoftext|>", pad_token="<|endoftext|>"
+    )
+    hf.save_pretrained(directory)
+
+
+def up_to_bytes(texts: Iterator[str], budget: int) -> Iterator[str]:
+    """Texts until `budget` UTF-8 bytes are reached; the last one is cut."""
+    for text in texts:
+        size = len(text.encode("utf-8"))
+        if size >= budget:
+            yield text.encode("utf-8")[:budget].decode("utf-8", "ignore")
+            return
+        budget -= size
+        yield text

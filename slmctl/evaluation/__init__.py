@@ -1,0 +1,1 @@
+"""Held-out loss, tokens to reach the control, and generation tasks."""

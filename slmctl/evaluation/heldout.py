@@ -1,0 +1,73 @@
+"""Loss, perplexity and bits per byte on a held-out set, and the tokens an arm needed to reach a loss."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from slmctl.model.row_losses import row_losses
+from slmctl.model.split import SplitModel
+from slmctl.store.reader import RowReader
+
+
+@dataclass(frozen=True)
+class HeldoutLoss:
+    """Sum of losses (nats) over predicted tokens. A row's first token is not predicted, so not counted."""
+
+    nats: float
+    predicted: int
+
+    @property
+    def loss(self) -> float:
+        """Nats a predicted token."""
+        return self.nats / self.predicted if self.predicted else math.nan
+
+    @property
+    def perplexity(self) -> float:
+        return math.exp(self.loss)
+
+    def bits_per_byte(self, tokens: int, text_bytes: int) -> float:
+        """Mean bits a token, times the set's tokens a byte (EOS counted as a token, without bytes of its own)."""
+        return self.loss / math.log(2) * tokens / text_bytes
+
+
+def autocast(device: str, on: bool) -> Any:
+    return torch.autocast(device, torch.bfloat16) if on else contextlib.nullcontext()
+
+
+def heldout_loss(
+    model: SplitModel, reader: RowReader, device: str, batch_rows: int, max_tokens: int | None = None, bf16: bool = False
+) -> HeldoutLoss:
+    """Loss over the first rows of a set, up to `max_tokens`. Restores the model's mode; draws no random number."""
+    rows = reader.tokens.rows
+    if max_tokens is not None:
+        rows = min(rows, max(1, max_tokens // reader.tokens.seq_len))
+    was_training = model.model.training
+    model.model.eval()
+    nats, predicted = 0.0, 0
+    try:
+        with autocast(device, bf16):
+            for at in range(0, rows, batch_rows):
+                found = reader.fetch(np.arange(at, min(at + batch_rows, rows)))
+                losses, _, target = row_losses(model, found.ids_BT, found.document_BT, device)
+                nats += float(losses[target].sum(dtype=np.float64))
+                predicted += int(target.sum())
+    finally:
+        model.model.train(was_training)
+    return HeldoutLoss(nats, predicted)
+
+
+def tokens_to_reach(tokens: list[int], losses: list[float], goal: float) -> float | None:
+    """Tokens at which `losses`, interpolated linearly between evaluations, first come down to `goal`; None if never."""
+    for i, loss in enumerate(losses):
+        if loss <= goal:
+            if i == 0:
+                return float(tokens[0])
+            share = (losses[i - 1] - goal) / (losses[i - 1] - loss)
+            return tokens[i - 1] + share * (tokens[i] - tokens[i - 1])
+    return None

@@ -1,0 +1,131 @@
+"""Files that are whole or absent, and content hashes that are computed once."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from slmctl.errors import CorruptError, InputError, SlmError
+
+_TEMPORARY = ".tmp-"
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turns a full disk or a refused write into one clear message."""
+    try:
+        yield
+    except OSError as e:
+        if e.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise SlmError(
+                f"no space left while writing {path}. Nothing half-written was kept; free some space and run again."
+            ) from e
+        if e.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
+            raise SlmError(f"cannot write {path}: {e.strerror}. Choose another output_dir or change its rights.") from e
+        raise
+
+
+def fsync_dir(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def publishing(final: Path, check: Callable[[Path], None] | None = None) -> Iterator[Path]:
+    """Makes `final` (a file or a directory) appear whole or not at all.
+
+    Yields the temporary path beside it to write to. At the end every file is fsynced, `check(temporary)` may reopen and
+    verify it, one rename publishes it and the directory is fsynced. On an error the temporary is removed.
+    """
+    with disk_errors(final):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        temporary = final.with_name(f"{_TEMPORARY}{final.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
+        try:
+            yield temporary
+            for file in [temporary] if temporary.is_file() else [f for f in temporary.rglob("*") if f.is_file()]:
+                with open(file, "rb") as f:
+                    os.fsync(f.fileno())
+            if check is not None:
+                check(temporary)
+            if final.is_dir():
+                aside = final.with_name(f"{_TEMPORARY}old-{final.name}.{uuid.uuid4().hex[:8]}")
+                os.rename(final, aside)
+                os.rename(temporary, final)
+                shutil.rmtree(aside, ignore_errors=True)
+            else:
+                os.replace(temporary, final)
+            fsync_dir(final.parent)
+        finally:
+            if temporary.is_dir():
+                shutil.rmtree(temporary, ignore_errors=True)
+            else:
+                with suppress(OSError):
+                    temporary.unlink()
+
+
+def sweep(directory: Path) -> None:
+    """Removes what a killed process left half-written in `directory`."""
+    for leftover in directory.glob(f"{_TEMPORARY}*") if directory.is_dir() else ():
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Publishes `data` as indented JSON."""
+    text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    with publishing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist.") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as e:
+        raise CorruptError(f"{path} is not valid JSON ({e}). Delete it and run the stage that writes it again.") from e
+
+
+def sha256_json(data: Any) -> str:
+    """Hash of `data` in canonical JSON: equal content, equal hash."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+class HashCache:
+    """Content hashes of files, kept between runs for as long as a file's size and modification time stay the same."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.known: dict[str, list[Any]] = {}
+        with suppress(SlmError):
+            self.known = read_json(path)
+
+    def sha256(self, file: Path) -> str:
+        stat = file.stat()
+        key = str(file.resolve())
+        found = self.known.get(key)
+        if found and found[:2] == [stat.st_size, stat.st_mtime_ns]:
+            return str(found[2])
+        digest = sha256_file(file)
+        self.known[key] = [stat.st_size, stat.st_mtime_ns, digest]
+        write_json(self.path, self.known)
+        return digest
+
+    def of(self, files: Iterable[Path]) -> dict[str, str]:
+        """File name to content hash."""
+        return {f.name: self.sha256(f) for f in sorted(files)}

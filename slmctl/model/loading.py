@@ -1,0 +1,131 @@
+"""Loading and saving Hugging Face causal language models."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from slmctl.errors import InputError
+from slmctl.files import HashCache
+
+WEIGHT_PATTERNS = ("*.safetensors", "*.bin", "*.gguf")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a model is: a local directory or a Hub id, with a GGUF file's name where it has one."""
+
+    path: str
+    gguf_file: str | None = None
+    revision: str | None = None
+    attn_implementation: str = "sdpa"
+
+    def options(self) -> dict[str, Any]:
+        """Arguments of `from_pretrained` that say which files to load."""
+        named = {"gguf_file": self.gguf_file, "revision": self.revision}
+        return {k: v for k, v in named.items() if v}
+
+
+def load_model(source: ModelSource, dtype: str = "float32", device: str = "cpu") -> Any:
+    """Loads a causal LM in eval mode. Raises `InputError` with the reason."""
+    from transformers import AutoModelForCausalLM
+
+    if not source.gguf_file and Path(source.path).is_dir() and not (Path(source.path) / "config.json").is_file():
+        raise InputError(f"{source.path} has no config.json: it is not a Hugging Face model directory.")
+    try:
+        with quiet_transformers():
+            model = AutoModelForCausalLM.from_pretrained(
+                source.path, dtype=DTYPES[dtype], attn_implementation=source.attn_implementation, **source.options()
+            )
+    except Exception as e:  # the library raises many kinds
+        reason = str(e).strip().split("\n")[0]
+        hint = " Install the extra: pip install 'slmctl[gguf]'." if source.gguf_file and "gguf" in reason.lower() else ""
+        raise InputError(f"cannot load a model from {source.path!r}: {reason}{hint}") from e
+    if source.gguf_file:
+        _forget_quantisation(model)
+    return model.to(device).eval()
+
+
+def _forget_quantisation(model: Any) -> None:
+    """A GGUF model is loaded dequantised, but still marked as quantised, for which `save_pretrained` refuses it."""
+    for owner, name in [(model.config, "quantization_config"), (model, "hf_quantizer"), (model, "quantization_method")]:
+        with contextlib.suppress(AttributeError):
+            delattr(owner, name)
+    model.is_quantized = False
+
+
+def load_model_config(source: ModelSource) -> Any:
+    """The text model's configuration, without its weights. Raises `InputError` with the reason."""
+    from transformers import AutoConfig
+
+    try:
+        with quiet_transformers():
+            return AutoConfig.from_pretrained(source.path, **source.options()).get_text_config()
+    except Exception as e:  # the library raises many kinds
+        reason = str(e).strip().split("\n")[0]
+        raise InputError(f"cannot load a model configuration from {source.path!r}: {reason}") from e
+
+
+def save_model(model: Any, tokenizer: Any, directory: Path) -> None:
+    """Writes a directory that `AutoModelForCausalLM` and `AutoTokenizer` load."""
+    with quiet_transformers():
+        model.save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
+
+
+def model_fingerprint(source: ModelSource, hashes: HashCache) -> dict[str, Any]:
+    """Content hashes of a model's weight and configuration files."""
+    root = Path(source.path)
+    if not root.is_dir():
+        root = _download(source)
+    if source.gguf_file:
+        files = [root / source.gguf_file]
+        if not files[0].is_file():
+            raise InputError(f"{files[0]} does not exist. Correct model.gguf_file.")
+    else:
+        weights = next((found for p in WEIGHT_PATTERNS if (found := sorted(root.glob(p)))), [])
+        if not weights:
+            raise InputError(f"{root} holds no model weights ({', '.join(WEIGHT_PATTERNS)}).")
+        files = [root / "config.json", *weights]
+    return hashes.of(f for f in files if f.is_file())
+
+
+def _download(source: ModelSource) -> Path:
+    import huggingface_hub
+
+    patterns = [source.gguf_file] if source.gguf_file else ["*.json", "*.safetensors", "*.model"]
+    try:
+        return Path(huggingface_hub.snapshot_download(source.path, revision=source.revision, allow_patterns=patterns))
+    except Exception as e:  # the library raises many kinds
+        reason = str(e).strip().split("\n")[0]
+        raise InputError(f"{source.path!r} is neither a directory nor a reachable Hub model: {reason}") from e
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keeps loading bars and advice of transformers off the terminal."""
+    from transformers.utils import logging as hf_logging
+
+    level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity(logging.ERROR)
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(level)
+        if bars:
+            hf_logging.enable_progress_bar()
+
+
+def pick_device(name: str) -> str:
+    """`auto` is CUDA where there is any. Raises `InputError` where CUDA is asked for and absent."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("device is cuda, but torch sees no CUDA device. Use -o device=cpu or a CUDA build of torch.")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name

@@ -1,0 +1,92 @@
+"""Per-token losses without the whole logits: in chunks, without grad for all tokens, with grad for chosen ones.
+
+The gradient of the selected-token loss is computed chunk by chunk in the forward pass, so that a chunk's logits are made
+once and are never kept. It is exact: equal to masking the full cross-entropy, up to rounding.
+
+Shapes: N positions, D hidden, V vocabulary. Losses are in nats.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from slmctl.model.split import SplitModel
+
+CHUNK_BYTES = 64 * 2**20
+"""Size of one chunk of float32 logits."""
+
+
+def chunk_rows(vocab_size: int) -> int:
+    """Positions whose float32 logits fill about `CHUNK_BYTES`."""
+    return max(16, CHUNK_BYTES // (4 * vocab_size))
+
+
+@torch.no_grad()
+def token_losses(model: SplitModel, hidden_ND: Tensor, labels_N: Tensor, entropy: bool = False) -> tuple[Tensor, Tensor | None]:
+    """-log p(label) of each position [N], and the entropy -sum p log p of its prediction [N] where asked for."""
+    losses, entropies = [], []
+    size = chunk_rows(model.vocab_size)
+    weight, bias = model.head.weight, model.head.bias
+    for at in range(0, len(hidden_ND), size):
+        logits = model.logits(hidden_ND[at : at + size], weight, bias)
+        log_z = logits.logsumexp(dim=-1)
+        losses.append(log_z - logits.gather(1, labels_N[at : at + size, None])[:, 0])
+        if entropy:
+            log_p = logits - log_z[:, None]
+            entropies.append(-(log_p.exp() * log_p.masked_fill(log_p == -torch.inf, 0)).sum(dim=-1))
+    empty = hidden_ND.new_zeros(0, dtype=torch.float32)
+    return torch.cat([empty, *losses]), torch.cat([empty, *entropies]) if entropy else None
+
+
+def selected_loss(model: SplitModel, hidden_KD: Tensor, labels_K: Tensor, divisor: Tensor | float) -> tuple[Tensor, Tensor]:
+    """Sum of -log p(label) over K selected positions, divided by `divisor` (Eq. 4's N·k%): a scalar with gradient; and
+    the K losses [K] without."""
+    return _SelectedLoss.apply(hidden_KD, model.head.weight, model.head.bias, labels_K, divisor, model)  # type: ignore[no-any-return]
+
+
+class _SelectedLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_KD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, labels_K: Tensor, divisor: Any, model: SplitModel
+    ) -> tuple[Tensor, Tensor]:
+        device = hidden_KD.device.type
+        enabled = torch.is_autocast_enabled(device)
+        kind = torch.get_autocast_dtype(device) if enabled else hidden_KD.dtype
+        size = chunk_rows(model.vocab_size)
+        total = hidden_KD.new_zeros((), dtype=torch.float64 if hidden_KD.dtype == torch.float64 else torch.float32)
+        losses, grad_hidden = [], torch.zeros_like(hidden_KD)
+        grad_weight = torch.zeros_like(weight_VD, dtype=total.dtype)  # summed over chunks, so never in 16 bits
+        grad_bias = torch.zeros_like(bias_V, dtype=total.dtype) if bias_V is not None else None
+        with torch.enable_grad(), torch.autocast(device, enabled=False):
+            weight = weight_VD.detach().to(kind).requires_grad_()
+            bias = bias_V.detach().to(kind).requires_grad_() if bias_V is not None else None
+            for at in range(0, len(hidden_KD), size):
+                hidden = hidden_KD[at : at + size].detach().to(kind).requires_grad_()
+                logits = model.logits(hidden, weight, bias)
+                loss = F.cross_entropy(logits, labels_K[at : at + size], reduction="none")
+                inputs = [hidden, weight] if bias is None else [hidden, weight, bias]
+                grads = torch.autograd.grad(loss.sum() / divisor, inputs)
+                grad_hidden[at : at + size] = grads[0]
+                grad_weight += grads[1]
+                if grad_bias is not None:
+                    grad_bias += grads[2]
+                losses.append(loss.detach())
+                total += loss.detach().sum()
+        ctx.save_for_backward(
+            grad_hidden,
+            grad_weight.to(weight_VD.dtype),
+            grad_bias.to(bias_V.dtype) if grad_bias is not None and bias_V is not None else None,
+        )
+        losses_K = torch.cat(losses) if losses else total.new_zeros(0)
+        ctx.mark_non_differentiable(losses_K)
+        return total / divisor, losses_K
+
+    @staticmethod
+    def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+        grad_hidden, grad_weight, grad_bias = ctx.saved_tensors
+        scaled = [g * grad_loss.to(g.dtype) if g is not None else None for g in (grad_hidden, grad_weight, grad_bias)]
+        return (*scaled, None, None, None)

@@ -1,0 +1,1 @@
+"""The comparison as a terminal table and as one self-contained HTML page."""

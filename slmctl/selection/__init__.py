@@ -1,0 +1,1 @@
+"""Which tokens are trained on: pure functions of tensors."""

@@ -1,0 +1,55 @@
+"""SIGINT and SIGTERM, turned into one exception, or into a request that the training loop honours at a step's end."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from slmctl.errors import Interrupted
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopRequest:
+    """Set by the first signal while deferred; a second signal raises at once."""
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+
+    def __bool__(self) -> bool:
+        return self.signum is not None
+
+
+_deferred: StopRequest | None = None
+
+
+def _handle(signum: int, frame: FrameType | None) -> None:
+    name = signal.Signals(signum).name
+    if _deferred is not None and _deferred.signum is None:
+        _deferred.signum = signum
+        return
+    raise Interrupted(signum, f"{name}: stopped. Finished work is kept; run the same command again to go on.")
+
+
+@contextmanager
+def raising() -> Iterator[None]:
+    """Within it a signal raises `Interrupted`. Temporary files are then removed by the `finally` of whoever wrote them."""
+    old = {s: signal.signal(s, _handle) for s in _SIGNALS}
+    try:
+        yield
+    finally:
+        for s, handler in old.items():
+            signal.signal(s, handler)
+
+
+@contextmanager
+def deferring() -> Iterator[StopRequest]:
+    """Within it the first signal is only noted, for code that must reach a safe point first."""
+    global _deferred
+    previous, _deferred = _deferred, StopRequest()
+    try:
+        yield _deferred
+    finally:
+        _deferred = previous

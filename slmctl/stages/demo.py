@@ -1,0 +1,69 @@
+"""demo: the embedded default pipeline on generated data, and the share of known noise that each arm trained on."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+import pyarrow.parquet as pq
+from rich.table import Table
+
+from slmctl.config_file import apply_override, check, parse_yaml
+from slmctl.console import out, say
+from slmctl.errors import InputError
+from slmctl.files import write_json
+from slmctl.stages.demo_data import is_noise, write_demo_data
+from slmctl.stages.report import report
+from slmctl.stages.run import run
+from slmctl.stages.workspace import Workspace
+
+
+def demo_pipeline() -> str:
+    """The text of pipelines/demo.yaml: inside an installed package, or beside it in a checkout."""
+    for folder in (resources.files("slmctl") / "pipelines", Path(__file__).parents[2] / "pipelines"):
+        file = folder / "demo.yaml"
+        if file.is_file():
+            return file.read_text(encoding="utf-8")
+    raise InputError("demo.yaml is absent from this installation. Install slmctl again.")
+
+
+def demo(output_dir: Path, overrides: list[str]) -> Path:
+    """Generates the data, runs every stage, prints the comparison and the noise shares. Returns the report's path."""
+    text = demo_pipeline()
+    data, lines = parse_yaml(text, "demo.yaml")
+    texts = output_dir / "data"
+    apply_override(data, f"output_dir={output_dir}")
+    for key, file in {"curated": "curated", "corpus": "corpus", "heldout.target": "target", "heldout.general": "general"}.items():
+        apply_override(data, f"data.{key}.path={texts / file}.jsonl")
+    for override in overrides:
+        apply_override(data, override)
+    workspace = Workspace(check(data, "demo.yaml", lines)).open()
+    if not (texts / "general.jsonl").is_file():
+        write_demo_data(texts)
+        say(f"demo: wrote generated texts to {texts}")
+    run(workspace)
+    notes = noise_shares(workspace)
+    page = report(workspace, notes)
+    out.print(f"report: {page.resolve()}", soft_wrap=True)
+    return page
+
+
+def noise_shares(workspace: Workspace) -> list[str]:
+    """Prints, for each arm, how much of the known noise it trained on; keeps it in noise.json; returns it in words."""
+    tokenizer = workspace.tokenizer().hf
+    noisy = {i for i, t in enumerate(tokenizer.convert_ids_to_tokens(range(len(tokenizer)))) if is_noise(t) and not t.startswith("<|")}
+    table = Table(title="known noise tokens in training")
+    for column in ("arm", "noise tokens seen", "noise tokens trained on", "share of the noise", "noise in what it trained on"):
+        table.add_column(column, justify="left" if column == "arm" else "right")
+    found, notes = {}, []
+    for arm in workspace.config.pretrain.arms:
+        counts = pq.read_table(workspace.arm(arm) / "token_counts.parquet").to_pydict()
+        seen = sum(n for i, n in zip(counts["token_id"], counts["seen"], strict=True) if i in noisy)
+        chosen = sum(n for i, n in zip(counts["token_id"], counts["selected"], strict=True) if i in noisy)
+        total = sum(counts["selected"])
+        found[arm] = {"noise_seen": seen, "noise_selected": chosen, "selected": total}
+        table.add_row(arm, f"{seen:,}", f"{chosen:,}", f"{chosen / max(seen, 1):.1%}", f"{chosen / max(total, 1):.1%}")
+        notes.append(f"{arm} trained on {chosen / max(seen, 1):.1%} of the known noise tokens that it saw")
+    write_json(workspace.root / "noise.json", found)
+    out.print(table)
+    return notes

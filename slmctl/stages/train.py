@@ -1,0 +1,204 @@
+"""train-base, train-ref and pretrain: the same loop, on other rows and with another selection."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from slmctl.config import ArmConfig, ScratchConfig, SelectionConfig, TrainingConfig
+from slmctl.console import say
+from slmctl.errors import ConfigError, InputError
+from slmctl.evaluation.heldout import heldout_loss
+from slmctl.files import publishing, sweep
+from slmctl.model.loading import load_model, save_model
+from slmctl.model.split import SplitModel
+from slmctl.stages.workspace import Workspace
+from slmctl.store import manifest
+from slmctl.store.reader import RowReader
+from slmctl.training.batches import OneSet, RowSource, TwoSets
+from slmctl.training.loop import Evaluator, Run, train
+
+ALL_TOKENS = SelectionConfig(criterion="all", group_rows=1)
+_NOT_THE_RESULT = {"save_every", "keep_last", "log_every", "alignment_check", "arms"}
+"""Settings that do not change the weights."""
+
+
+def _settings(settings: TrainingConfig) -> dict[str, Any]:
+    return settings.model_dump(mode="json", exclude=_NOT_THE_RESULT)
+
+
+def _common_inputs(workspace: Workspace) -> dict[str, Any]:
+    data = workspace.config.data
+    return {
+        "seed": workspace.config.seed,
+        "seq_len": data.seq_len,
+        "intra_document_mask": data.intra_document_mask,
+        "attn_implementation": workspace.config.model.attn_implementation,
+        "device": workspace.device,
+        "heldout": workspace.heldout_hashes(),
+    }
+
+
+def train_base(workspace: Workspace, resume: bool = True) -> None:
+    """Makes the base of a pipeline from scratch: random weights, then plain language modelling on the corpus."""
+    scratch = workspace.config.model.scratch
+    if scratch is None:
+        raise ConfigError("model.path names the base model; train-base is for pipelines with model.scratch.")
+    corpus = workspace.open_tokens(workspace.tokens("corpus"))
+    architecture = scratch.model_dump(mode="json", exclude={"train"})
+    inputs = {**_common_inputs(workspace), "model": architecture, "corpus": corpus.manifest.content_hash}
+    inputs["settings"] = _settings(scratch.train) if scratch.train else None
+    if workspace.begin(workspace.base, inputs):
+        say("train-base: complete, skipped")
+        return
+    model = new_model(scratch, workspace)
+    if scratch.train is None:
+        with publishing(workspace.base / "model") as temporary:
+            save_model(model, workspace.tokenizer().hf, temporary)
+    else:
+        split = SplitModel(model.to(workspace.device), workspace.config.data.intra_document_mask)
+        source = OneSet(RowReader(corpus), workspace.config.seed + 1)  # another order than the arms', which share theirs
+        train(_run(workspace, "base", workspace.base, split, scratch.train, ALL_TOKENS, source), resume)
+    workspace.finish(workspace.base)
+
+
+def new_model(scratch: ScratchConfig, workspace: Workspace) -> Any:
+    """A Llama-style model with random weights, initialised from the pipeline's seed."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    eos_id = workspace.tokenizer().eos_id
+    config = LlamaConfig(
+        vocab_size=scratch.vocab_size,
+        hidden_size=scratch.hidden_size,
+        intermediate_size=scratch.intermediate_size,
+        num_hidden_layers=scratch.num_hidden_layers,
+        num_attention_heads=scratch.num_attention_heads,
+        num_key_value_heads=scratch.num_attention_heads,
+        max_position_embeddings=max(2048, workspace.config.data.seq_len),
+        tie_word_embeddings=scratch.tie_word_embeddings,
+        bos_token_id=eos_id,
+        eos_token_id=eos_id,
+        pad_token_id=None,
+        attn_implementation=workspace.config.model.attn_implementation,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(workspace.config.seed)
+        return LlamaForCausalLM(config)
+
+
+def train_reference(workspace: Workspace, resume: bool = True) -> None:
+    """Continues the base model on the curated rows, and writes the reference model."""
+    config = workspace.config
+    settings = config.reference
+    base = workspace.base_source()
+    curated = workspace.open_tokens(workspace.tokens("curated"))
+    inputs = {
+        **_common_inputs(workspace),
+        "settings": _settings(settings),
+        "base": workspace.fingerprint(base),
+        "curated": curated.manifest.content_hash,
+    }
+    corpus = workspace.open_tokens(workspace.tokens("corpus")) if settings.mix > 0 else None
+    if corpus is not None:
+        inputs["corpus"] = corpus.manifest.content_hash
+    if workspace.begin(workspace.reference, inputs):
+        say("train-ref: complete, skipped")
+        return
+    source: RowSource = OneSet(RowReader(curated), config.seed)
+    if corpus is not None:
+        source = TwoSets(RowReader(curated), RowReader(corpus), settings.mix, config.seed)
+    split = _load(workspace, base, settings)
+    training = workspace.reference / "training"
+    run = _run(workspace, "reference", training, split, settings, ALL_TOKENS, source)
+    run.keep_best_on = settings.keep_best_on
+    train(run, resume)
+    for file in (training / "model").iterdir():  # reference/ is itself the model directory
+        os.replace(file, workspace.reference / file.name)
+    shutil.rmtree(training / "model")
+    workspace.finish(workspace.reference)
+
+
+def pretrain(workspace: Workspace, arms: list[str] | None = None, resume: bool = True) -> None:
+    """Trains each arm (or those named) from the base model."""
+    known = workspace.config.pretrain.arms
+    for name in arms or []:
+        if name not in known:
+            raise ConfigError(f"--arm {name}: there is no such arm. The configuration has: {', '.join(known)}.")
+    for name in arms or known:
+        train_arm(workspace, name, known[name], resume)
+
+
+def train_arm(workspace: Workspace, name: str, settings: ArmConfig, resume: bool) -> None:
+    config = workspace.config
+    base = workspace.base_source()
+    corpus = workspace.open_tokens(workspace.tokens("corpus"))
+    reference = settings.selection.reference or next(iter(config.score.references))
+    scored = manifest.exists(workspace.scores(reference))
+    if not scored and settings.selection.needs_reference:
+        raise InputError(f"{workspace.scores(reference)} is absent or not complete. Run `slmctl score` first.")
+    scores = workspace.open_scores(reference, corpus) if scored else None
+    inputs = {
+        **_common_inputs(workspace),
+        "settings": _settings(settings),
+        "base": workspace.fingerprint(base),
+        "corpus": corpus.manifest.content_hash,
+        "scores": scores.manifest.content_hash if scores else None,
+    }
+    directory = workspace.arm(name)
+    if workspace.begin(directory, inputs):
+        say(f"pretrain {name}: complete, skipped")
+        return
+    split = _load(workspace, base, settings)
+    source = OneSet(RowReader(corpus, scores), config.seed)
+    train(_run(workspace, name, directory, split, settings, settings.selection, source), resume)
+    workspace.finish(directory)
+
+
+def _load(workspace: Workspace, source: Any, settings: TrainingConfig) -> SplitModel:
+    dtype = "bfloat16" if settings.precision == "bfloat16" else "float32"
+    split = SplitModel(load_model(source, dtype, workspace.device), workspace.config.data.intra_document_mask)
+    split.check(workspace.tokenizer().eos_id)
+    return split
+
+
+def _run(
+    workspace: Workspace,
+    name: str,
+    directory: Path,
+    model: SplitModel,
+    settings: TrainingConfig,
+    selection: SelectionConfig,
+    source: RowSource,
+) -> Run:
+    config = workspace.config
+    sweep(directory)
+    return Run(
+        name=name,
+        directory=directory,
+        model=model,
+        tokenizer=workspace.tokenizer().hf,
+        settings=settings,
+        selection=selection,
+        source=source,
+        seq_len=config.data.seq_len,
+        seed=config.seed,
+        device=workspace.device,
+        evaluate=heldout_evaluator(workspace, settings),
+        tracking=config.tracking,
+    )
+
+
+def heldout_evaluator(workspace: Workspace, settings: TrainingConfig) -> Evaluator:
+    """Held-out losses by set name, under the precision of training."""
+    readers = {n: RowReader(workspace.open_tokens(workspace.heldout(n))) for n in workspace.heldout_names()}
+    bf16 = settings.precision == "bf16_autocast"
+
+    def evaluate(model: SplitModel) -> dict[str, float]:
+        rows, device = workspace.config.eval.batch_rows, workspace.device
+        return {n: heldout_loss(model, r, device, rows, settings.eval_tokens, bf16).loss for n, r in readers.items()}
+
+    return evaluate

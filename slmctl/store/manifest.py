@@ -1,0 +1,115 @@
+"""The manifest binds a set of shards to what it was made from. It is written last, so a set without one is not whole."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+from slmctl.errors import CorruptError, InputError, MismatchError
+from slmctl.files import read_json, sha256_json, write_json
+
+SCHEMA_VERSION = 1
+FILE = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file: its place in the set, its size and its content."""
+
+    file: str
+    first_row: int
+    rows: int
+    groups: int
+    tokens: int
+    """Positions that are not padding."""
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A set of token shards (`kind` tokens) or score shards (`kind` scores)."""
+
+    kind: Literal["tokens", "scores"]
+    seq_len: int
+    group_rows: int
+    """Rows in each Parquet row group but a shard's last."""
+    shards: list[Shard]
+    made_from: dict[str, Any]
+    """Content hashes and settings that the values depend on: a reader compares them."""
+    format: dict[str, Any]
+    """Columns, types, special ids, sentinel and shift convention."""
+    counts: dict[str, int]
+    schema_version: int = SCHEMA_VERSION
+    versions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        return sum(s.rows for s in self.shards)
+
+    @property
+    def content_hash(self) -> str:
+        """Hash of all but the library versions: what a dependent set names."""
+        return sha256_json({k: v for k, v in asdict(self).items() if k != "versions"})
+
+    def save(self, directory: Path) -> None:
+        write_json(directory / FILE, {**asdict(self), "content_hash": self.content_hash})
+
+
+def library_versions() -> dict[str, str]:
+    names = ("slmctl", "torch", "transformers", "tokenizers", "pyarrow", "numpy")
+    return {"python": platform.python_version(), **{n: version(n) for n in names}}
+
+
+def exists(directory: Path) -> bool:
+    return (directory / FILE).is_file()
+
+
+def load_manifest(directory: Path, kind: str) -> Manifest:
+    """Raises `InputError` where there is none, `CorruptError` where it was altered, `MismatchError` for another kind."""
+    path = directory / FILE
+    if not path.is_file():
+        stage = "prepare" if kind == "tokens" else "score"
+        raise InputError(f"{path} does not exist: the set is absent or not complete. Run `slmctl {stage}` first.")
+    data = read_json(path)
+    found = data.get("schema_version") if isinstance(data, dict) else None
+    if found != SCHEMA_VERSION:
+        raise MismatchError(f"{path}: schema_version is {found}, this slmctl reads {SCHEMA_VERSION}. Make the set anew.")
+    if data.get("kind") != kind:
+        raise MismatchError(f"{path}: kind is {data.get('kind')!r}, wanted {kind!r}.")
+    claimed = data.pop("content_hash", None)
+    try:
+        manifest = Manifest(**{**data, "shards": [Shard(**s) for s in data["shards"]]})
+    except (TypeError, KeyError) as e:
+        raise CorruptError(f"{path} lacks or has unknown fields ({e}). Make the set anew.") from None
+    if claimed != manifest.content_hash:
+        raise CorruptError(f"{path} was altered after it was written (its content hash differs). Make the set anew.")
+    return manifest
+
+
+def refuse_mismatch(where: str, found: dict[str, Any], wanted: dict[str, Any], advice: str) -> None:
+    """Raises `MismatchError` naming each differing field, what it is and what it should be."""
+    differ = differences(found, wanted)
+    if differ:
+        listing = "\n".join(f"  {d}" for d in differ)
+        raise MismatchError(f"{where} does not match:\n{listing}\n{advice}")
+
+
+def differences(found: Any, wanted: Any, path: str = "") -> list[str]:
+    """`field: found X, wanted Y` for each leaf in which two JSON-like values differ."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        keys = [*wanted, *[k for k in found if k not in wanted]]
+        return [d for k in keys for d in differences(found.get(k), wanted.get(k), f"{path}.{k}" if path else str(k))]
+    if isinstance(found, list) and isinstance(wanted, list) and len(found) == len(wanted):
+        return [d for i in range(len(found)) for d in differences(found[i], wanted[i], f"{path}[{i}]")]
+    if found == wanted:
+        return []
+    return [f"{path}: found {_short(found)}, wanted {_short(wanted)}"]
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,0 +1,93 @@
+"""The order of rows is arithmetic: a pure function of (seed, epoch, position), with no state to save.
+
+An epoch permutes the row groups of the whole set, takes them `window` at a time, and permutes the rows within each such
+window. So every row is visited exactly once an epoch, and a reader holds one window in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+
+import numpy as np
+
+
+def permutation(n: int, *key: int | str) -> np.ndarray:
+    """A permutation of n that depends on `key` alone. Raw Philox words are sorted: their stream is fixed by NumPy's
+    compatibility promise, which does not cover `Generator.permutation`."""
+    digest = hashlib.sha256(repr(key).encode()).digest()
+    words = np.random.Philox(key=int.from_bytes(digest[:16], "little")).random_raw(n)
+    return np.argsort(words, kind="stable")
+
+
+class RowOrder:
+    """Visits the rows of one set, whose row groups hold `group_rows` rows each, in manifest order."""
+
+    def __init__(self, group_rows: np.ndarray, seed: int, window: int = 16) -> None:
+        self.group_rows = np.asarray(group_rows, dtype=np.int64)
+        self.first_row = np.concatenate([[0], np.cumsum(self.group_rows)])
+        self.rows = int(self.first_row[-1])
+        self.seed, self.window = seed, window
+        self._epoch = lru_cache(maxsize=2)(self._plan_epoch)
+        self._rows_of = lru_cache(maxsize=4)(self._window_rows)
+
+    def _plan_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Row groups in the order of the epoch, and the position at which each window starts."""
+        groups = permutation(len(self.group_rows), self.seed, "groups", epoch)
+        sizes = np.add.reduceat(self.group_rows[groups], np.arange(0, len(groups), self.window))
+        return groups, np.concatenate([[0], np.cumsum(sizes)])
+
+    def _window_rows(self, epoch: int, window: int) -> np.ndarray:
+        groups, _ = self._epoch(epoch)
+        chosen = groups[window * self.window : (window + 1) * self.window]
+        rows = np.concatenate([np.arange(self.first_row[g], self.first_row[g + 1]) for g in chosen])
+        return rows[permutation(len(rows), self.seed, "rows", epoch, window)]
+
+    def at(self, start: int, stop: int) -> np.ndarray:
+        """Row numbers at positions [start, stop) of the endless sequence of epochs. [stop - start] int64."""
+        found = []
+        while start < stop:
+            epoch, position = divmod(start, self.rows)
+            _, bounds = self._epoch(epoch)
+            window = int(np.searchsorted(bounds, position, side="right")) - 1
+            end = min(int(bounds[window + 1]), position + stop - start)
+            found.append(self._rows_of(epoch, window)[position - bounds[window] : end - bounds[window]])
+            start += end - position
+        return np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
+
+
+class MixedOrder:
+    """Interleaves all rows of a first set with a share `mix` of rows from a second, anew in each epoch.
+
+    An epoch holds every row of the first set once and m rows of the second, m / (m + first) = mix; the following epoch
+    takes the next m rows of the second set's own order.
+    """
+
+    def __init__(self, first: RowOrder, second: RowOrder, mix: float, seed: int) -> None:
+        self.first, self.second, self.seed = first, second, seed
+        self.extra = round(first.rows * mix / (1 - mix))
+        self.rows = first.rows + self.extra
+        self._slots = lru_cache(maxsize=2)(self._plan_epoch)
+
+    def _plan_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """For each position: is it a row of the second set; and how many of those come before it. [rows], [rows + 1]"""
+        second = permutation(self.rows, self.seed, "mix", epoch) >= self.first.rows
+        return second, np.concatenate([[0], np.cumsum(second)])
+
+    def at(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """(set number 0 or 1, row number), each [stop - start], at positions [start, stop)."""
+        sets, rows = [], []
+        while start < stop:
+            epoch, position = divmod(start, self.rows)
+            end = min(self.rows, position + stop - start)
+            slots, before = self._slots(epoch)
+            chosen = slots[position:end]
+            found = np.empty(end - position, dtype=np.int64)
+            a, b = int(before[position]), int(before[end])
+            found[chosen] = self.second.at(epoch * self.extra + a, epoch * self.extra + b)
+            base = epoch * self.first.rows
+            found[~chosen] = self.first.at(base + position - a, base + end - b)
+            sets.append(chosen.astype(np.int64))
+            rows.append(found)
+            start += end - position
+        return np.concatenate(sets), np.concatenate(rows)

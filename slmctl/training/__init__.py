@@ -1,0 +1,1 @@
+"""The loop that trains references, bases and arms alike: one loop, another selection."""

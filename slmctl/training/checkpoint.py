@@ -1,0 +1,100 @@
+"""Checkpoints: a directory that is whole or absent, verified when it is loaded."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from slmctl.console import warn
+from slmctl.errors import CorruptError, SlmError
+from slmctl.files import publishing, read_json, sha256_file, sweep
+
+STATE = "state.json"
+
+
+@dataclass
+class Progress:
+    """All that a run is, besides weights, optimizer and token counts. The data order needs the step alone."""
+
+    step: int = 0
+    tokens_seen: int = 0
+    tokens_selected: int = 0
+    best: dict[str, Any] | None = None
+    """Step and loss of the best evaluation so far, where a run keeps the best."""
+    files: dict[str, str] = field(default_factory=dict)
+
+
+def _state(model: nn.Module, optimizer: torch.optim.Optimizer, counts: Tensor) -> dict[str, Any]:
+    from torch.distributed.checkpoint.state_dict import get_state_dict
+
+    model_state, optimizer_state = get_state_dict(model, optimizer)
+    return {"model": model_state, "optimizer": optimizer_state, "counts": counts}
+
+
+def directory_of(root: Path, step: int) -> Path:
+    return root / f"step-{step:08d}"
+
+
+def all_checkpoints(root: Path) -> list[Path]:
+    """Whole checkpoints, oldest first."""
+    return sorted(d for d in root.glob("step-*") if (d / STATE).is_file())
+
+
+def save(
+    root: Path, keep_last: int, progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer, counts: Tensor
+) -> Path:
+    """Publishes a checkpoint and removes those beyond `keep_last`."""
+    import torch.distributed.checkpoint as dcp
+
+    from slmctl.files import write_json
+
+    final = directory_of(root, progress.step)
+    with publishing(final) as temporary:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            dcp.save(_state(model, optimizer, counts), checkpoint_id=str(temporary), no_dist=True)
+        progress.files = {f.name: sha256_file(f) for f in sorted(temporary.iterdir())}
+        write_json(temporary / STATE, asdict(progress))
+    for old in all_checkpoints(root)[:-keep_last]:
+        shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def load_latest(root: Path, model: nn.Module, optimizer: torch.optim.Optimizer, counts: Tensor) -> Progress | None:
+    """Loads the newest checkpoint that verifies, in place; None where there is none.
+
+    A broken one is named in a warning, and the one before it is taken.
+    """
+    sweep(root)
+    found = all_checkpoints(root)
+    for directory in reversed(found):
+        try:
+            return _load(directory, model, optimizer, counts)
+        except SlmError as e:
+            warn(f"{e} Falling back to the checkpoint before it.")
+    if found:
+        raise CorruptError(f"no checkpoint in {root} can be read. Delete that folder to start over.")
+    return None
+
+
+def _load(directory: Path, model: nn.Module, optimizer: torch.optim.Optimizer, counts: Tensor) -> Progress:
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict import set_state_dict
+
+    progress = Progress(**read_json(directory / STATE))
+    for name, wanted in progress.files.items():
+        file = directory / name
+        if not file.is_file() or sha256_file(file) != wanted:
+            raise CorruptError(f"checkpoint {directory} is broken: {name} is absent or altered.")
+    state = _state(model, optimizer, counts)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dcp.load(state, checkpoint_id=str(directory), no_dist=True)
+    set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+    return progress
