@@ -117,6 +117,8 @@ Sources = Annotated[list[SourceConfig], AsList, Field(min_length=1)]
 
 
 class DataConfig(Section):
+    root: str | None = None
+    """Folder that relative paths of texts and tasks start from; null is the folder where slmctl runs."""
     seq_len: Annotated[int, Field(ge=2)] = 2048
     """Tokens in a row."""
     intra_document_mask: bool = False

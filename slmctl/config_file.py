@@ -219,7 +219,7 @@ def check(data: Any, name: str, lines: dict[Path_, int] | None = None) -> Pipeli
     try:
         config = PipelineConfig.model_validate(data)
         if not mistakes:
-            return config
+            return _rooted(config)
     except ValidationError as e:
         for error in e.errors():
             loc: Path_ = tuple(p for p in error["loc"] if not (isinstance(p, str) and "[" in p))
@@ -233,6 +233,19 @@ def check(data: Any, name: str, lines: dict[Path_, int] | None = None) -> Pipeli
     texts = list(dict.fromkeys(_line_of(path, lines or {}) + text for path, text in mistakes))
     listing = "\n".join(f"  {t}" for t in texts)
     raise ConfigError(f"{name}: {len(texts)} mistake{'s' * (len(texts) > 1)}\n{listing}")
+
+
+def _rooted(config: PipelineConfig) -> PipelineConfig:
+    """Puts data.root before every relative path of a text or task."""
+    if config.data.root is not None:
+        root = Path(config.data.root)
+        for sources in (config.data.curated, config.data.corpus, *config.data.heldout.values()):
+            for source in sources:
+                source.path = [str(root / p) for p in source.path] if source.path else source.path
+        for task in config.eval.tasks:
+            task.path = str(root / task.path)
+        config.data.root = None
+    return config
 
 
 def _get(data: Any, *path: str, default: Any = None) -> Any:

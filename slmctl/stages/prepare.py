@@ -14,7 +14,7 @@ from slmctl.console import progress, say
 from slmctl.corpus.packing import Packer
 from slmctl.corpus.sources import Slice, Tally, documents, input_fingerprint, plan
 from slmctl.corpus.tokenizer import Tokenizer, check_ids, train_tokenizer, up_to_bytes
-from slmctl.errors import InputError
+from slmctl.errors import ConfigError, InputError
 from slmctl.files import publishing, sha256_file, sha256_json, sweep
 from slmctl.model.loading import load_model_config
 from slmctl.stages.workspace import Workspace
@@ -34,7 +34,11 @@ def prepare(workspace: Workspace) -> None:
         make_tokenizer(workspace, config.model.scratch)
         vocab_size = config.model.scratch.vocab_size
     else:
-        vocab_size = load_model_config(workspace.base_source()).vocab_size
+        model = load_model_config(workspace.base_source())
+        vocab_size = model.vocab_size
+        room = getattr(model, "max_position_embeddings", None)
+        if room is not None and config.data.seq_len > room:
+            raise ConfigError(f"data.seq_len: {config.data.seq_len} is beyond the {room} positions of the base model; use at most {room}.")
     sets = {"curated": config.data.curated, "corpus": config.data.corpus}
     for name, sources in sets.items():
         prepare_set(workspace, name, workspace.tokens(name), sources, vocab_size)
