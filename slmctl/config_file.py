@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from slmctl.config import (
     BUDGET_KEYS,
@@ -75,7 +75,7 @@ def apply_override(data: dict[str, Any], override: str) -> None:
     if not sep or not key.strip():
         raise ConfigError(f"-o {override!r}: want key.path=value, for example -o pretrain.tokens=1000000")
     try:
-        value = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+        value = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as e:
         raise ConfigError(f"-o {override!r}: the value is not valid YAML: {e}") from None
     *parents, last = key.strip().split(".")
@@ -150,9 +150,7 @@ def _model_fields_in(path: Path_) -> list[str]:
             continue
         annotation = model.model_fields[str(part)].annotation if str(part) in getattr(model, "model_fields", {}) else None
         text = str(annotation)
-        container = text.startswith(("dict", "typing.Dict")) or (
-            isinstance(part, str) and "list[" in text and "str]" not in text
-        )
+        container = text.startswith(("dict", "typing.Dict")) or (isinstance(part, str) and "list[" in text and "str]" not in text)
         model = _element(annotation, part)
         if model is None:
             return []

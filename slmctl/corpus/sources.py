@@ -183,13 +183,9 @@ def _load_hub(source: SourceConfig) -> Any:
     import datasets
 
     try:
-        return datasets.load_dataset(
-            source.hub, source.hub_config, split=source.split, revision=source.revision, streaming=True
-        )
+        return datasets.load_dataset(source.hub, source.hub_config, split=source.split, revision=source.revision, streaming=True)
     except Exception as e:  # the library raises many kinds
-        raise InputError(
-            f"cannot open dataset {source.hub!r} (config {source.hub_config}, split {source.split!r}): {e}"
-        ) from e
+        raise InputError(f"cannot open dataset {source.hub!r} (config {source.hub_config}, split {source.split!r}): {e}") from e
 
 
 def _hub_slices(i: int, source: SourceConfig) -> Iterator[Slice]:

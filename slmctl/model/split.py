@@ -72,7 +72,9 @@ class SplitModel(nn.Module):
             row[11] = eos_id
             own = self.model(input_ids=row[None], use_cache=False).logits[0].double()
             plain = self.model.base_model(input_ids=row[None], use_cache=False)[0][0]
-            self._same(self.logits(plain, self.head.weight, self.head.bias), own, "its logits are not head(trunk) as slmctl knows it")
+            self._same(
+                self.logits(plain, self.head.weight, self.head.bias), own, "its logits are not head(trunk) as slmctl knows it"
+            )
             if self.intra_document_mask:
                 position = torch.cat([torch.arange(12), torch.arange(12)]).to(device)
                 packed = self.hidden(row[None], position[None])[0]

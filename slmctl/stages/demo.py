@@ -51,7 +51,9 @@ def demo(output_dir: Path, overrides: list[str]) -> Path:
 def noise_shares(workspace: Workspace) -> list[str]:
     """Prints, for each arm, how much of the known noise it trained on; keeps it in noise.json; returns it in words."""
     tokenizer = workspace.tokenizer().hf
-    noisy = {i for i, t in enumerate(tokenizer.convert_ids_to_tokens(range(len(tokenizer)))) if is_noise(t) and not t.startswith("<|")}
+    noisy = {
+        i for i, t in enumerate(tokenizer.convert_ids_to_tokens(range(len(tokenizer)))) if is_noise(t) and not t.startswith("<|")
+    }
     table = Table(title="known noise tokens in training")
     for column in ("arm", "noise tokens seen", "noise tokens trained on", "share of the noise", "noise in what it trained on"):
         table.add_column(column, justify="left" if column == "arm" else "right")

@@ -9,12 +9,12 @@ import json
 import random
 from pathlib import Path
 
-NAMES = "mia ben ana tom lea sam eva max ida leo zoe kai amy joe liz dan".split()
-THINGS = "apples pears coins books pens cards shells stamps marbles eggs cups keys stones ropes lamps maps".split()
-PLACES = "the river,the old mill,a quiet harbour,the north gate,the market,a stone bridge,the valley,the lighthouse".split(",")
-WEATHER = "rain,fog,snow,bright sun,a cold wind,thunder,light frost,warm air".split(",")
-CREATURES = "heron fox otter crow badger seal hare owl goat lynx swan mole".split()
-VERBS = "crossed followed watched left reached circled guarded avoided".split()
+NAMES = ["mia", "ben", "ana", "tom", "lea", "sam", "eva", "max", "ida", "leo", "zoe", "kai", "amy", "joe", "liz", "dan"]
+THINGS = ["apples", "pears", "coins", "books", "pens", "cards", "shells", "stamps", "marbles", "eggs", "cups", "keys", "stones", "ropes", "lamps", "maps"]
+PLACES = ["the river", "the old mill", "a quiet harbour", "the north gate", "the market", "a stone bridge", "the valley", "the lighthouse"]
+WEATHER = ["rain", "fog", "snow", "bright sun", "a cold wind", "thunder", "light frost", "warm air"]
+CREATURES = ["heron", "fox", "otter", "crow", "badger", "seal", "hare", "owl", "goat", "lynx", "swan", "mole"]
+VERBS = ["crossed", "followed", "watched", "left", "reached", "circled", "guarded", "avoided"]
 CAPITALS = "BCDFGHJKLMNPQRSTVWXZ"
 
 

@@ -62,7 +62,13 @@ def evaluate(workspace: Workspace) -> None:
         say("eval: complete, skipped")
         return
     tasks = {t.name: (t, read_items(t), few_shots(workspace, t)) for t in config.eval.tasks}
-    results = {"pipeline": config.name, "seed": config.seed, "target": config.eval.target, "models": {}, "versions": library_versions()}
+    results = {
+        "pipeline": config.name,
+        "seed": config.seed,
+        "target": config.eval.target,
+        "models": {},
+        "versions": library_versions(),
+    }
     for name, source in sources.items():
         results["models"][name] = evaluate_model(workspace, name, source, tasks)
     results["arms"] = {arm: arm_facts(workspace, arm) for arm in arms}
@@ -119,7 +125,9 @@ def few_shots(workspace: Workspace, task: TaskConfig) -> str:
         if len(examples) >= 10_000:
             break
     if not examples:
-        raise InputError(f"task {task.name}: the curated set offers no worked example: {problem}. Set shots: 0 or match the fields.")
+        raise InputError(
+            f"task {task.name}: the curated set offers no worked example: {problem}. Set shots: 0 or match the fields."
+        )
     return few_shot_prefix(examples, task.shots, workspace.config.seed)
 
 

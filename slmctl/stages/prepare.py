@@ -15,7 +15,7 @@ from slmctl.corpus.packing import Packer
 from slmctl.corpus.sources import Slice, Tally, documents, input_fingerprint, plan
 from slmctl.corpus.tokenizer import Tokenizer, check_ids, train_tokenizer, up_to_bytes
 from slmctl.errors import ConfigError, InputError
-from slmctl.files import publishing, sha256_file, sha256_json, sweep
+from slmctl.files import sha256_file, sha256_json, sweep
 from slmctl.model.loading import load_model_config
 from slmctl.stages.workspace import Workspace
 from slmctl.store.manifest import FILE, Manifest, Shard, library_versions
@@ -38,7 +38,9 @@ def prepare(workspace: Workspace) -> None:
         vocab_size = model.vocab_size
         room = getattr(model, "max_position_embeddings", None)
         if room is not None and config.data.seq_len > room:
-            raise ConfigError(f"data.seq_len: {config.data.seq_len} is beyond the {room} positions of the base model; use at most {room}.")
+            raise ConfigError(
+                f"data.seq_len: {config.data.seq_len} is beyond the {room} positions of the base model; use at most {room}."
+            )
     sets = {"curated": config.data.curated, "corpus": config.data.corpus}
     for name, sources in sets.items():
         prepare_set(workspace, name, workspace.tokens(name), sources, vocab_size)
@@ -120,7 +122,11 @@ def prepare_set(workspace: Workspace, name: str, directory: Path, sources: list[
 
 def describe(name: str, counts: dict[str, int], shards: int) -> str:
     text = f"prepare {name}: {counts['documents']:,} documents, {counts['tokens']:,} tokens in {shards} shards"
-    notes = {"empty_documents": "empty", "skipped_documents": "skipped", "split_documents": "longer than what was left of a row, split"}
+    notes = {
+        "empty_documents": "empty",
+        "skipped_documents": "skipped",
+        "split_documents": "longer than what was left of a row, split",
+    }
     extra = [f"{counts[k]:,} {label}" for k, label in notes.items() if counts[k]]
     return text + (f" ({'; '.join(extra)})" if extra else "")
 
@@ -167,7 +173,12 @@ def make_shard(
             **{"skipped_documents": tally.skipped, "split_documents": packer.split, "tokens": packer.tokens},
             "padding": rows * data.seq_len - packer.tokens,
         }
-        writer.facts = {"binding": binding, "slice": asdict(piece) | {"file": Path(piece.file).name}, "rows": rows, "counts": counts}
+        writer.facts = {
+            "binding": binding,
+            "slice": asdict(piece) | {"file": Path(piece.file).name},
+            "rows": rows,
+            "counts": counts,
+        }
     return {**writer.facts, "groups": groups}
 
 

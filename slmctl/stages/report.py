@@ -19,9 +19,15 @@ from slmctl.stages.workspace import Workspace
 from slmctl.training.telemetry import read_log
 
 METRICS = {
-    "loss_selected": ("Loss of the tokens trained on", "Mean live loss of each step's selected tokens; arms select different tokens."),
+    "loss_selected": (
+        "Loss of the tokens trained on",
+        "Mean live loss of each step's selected tokens; arms select different tokens.",
+    ),
     "loss_unselected": ("Loss of the tokens left out", "With selection this is meant to stay high: noise is not learnt."),
-    "correlation": ("Live and reference loss: correlation", "Aligned losses correlate strongly; a value near 0 means a broken join."),
+    "correlation": (
+        "Live and reference loss: correlation",
+        "Aligned losses correlate strongly; a value near 0 means a broken join.",
+    ),
     "grad_norm": ("Gradient norm", "Before clipping."),
 }
 
@@ -47,7 +53,9 @@ def report(workspace: Workspace, notes: list[str] | None = None) -> Path:
             )
         title = f"Held-out loss: {heldout}"
         svg = curves(series, "tokens seen", "nats a token", title)
-        figures.append({"name": f"heldout-{heldout}", "title": title, "svg": svg, "caption": "Held-out evaluations during training."})
+        figures.append(
+            {"name": f"heldout-{heldout}", "title": title, "svg": svg, "caption": "Held-out evaluations during training."}
+        )
     logs = {arm: read_log(workspace.arm(arm) / "metrics.jsonl") for arm in results["arms"]}
     for key, (title, caption) in METRICS.items():
         series = {arm: training_curve(log, key) for arm, log in logs.items()}

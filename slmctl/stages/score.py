@@ -115,7 +115,9 @@ def score_shard(
             out: dict[str, list[np.ndarray]] = {n: [] for n in columns_of(settings)}
             for at in range(0, len(read["input_id"]), settings.batch_rows):
                 rows = slice(at, at + settings.batch_rows)
-                losses, entropy, target = row_losses(model, read["input_id"][rows], read["document"][rows], device, settings.entropy)
+                losses, entropy, target = row_losses(
+                    model, read["input_id"][rows], read["document"][rows], device, settings.entropy
+                )
                 refuse_nonfinite(losses, target, f"{path.name}, rows {info.first_row} and on")
                 for column, values in (("ref_loss", losses), ("ref_entropy", entropy)):
                     if values is not None:

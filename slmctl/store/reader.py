@@ -103,7 +103,11 @@ class ScoreSet(ShardSet):
         refuse_mismatch(
             f"{directory}: the shards",
             {"rows": [s.rows for s in self.manifest.shards], "group_rows": self.manifest.group_rows, "seq_len": self.seq_len},
-            {"rows": [s.rows for s in tokens.manifest.shards], "group_rows": tokens.manifest.group_rows, "seq_len": tokens.seq_len},
+            {
+                "rows": [s.rows for s in tokens.manifest.shards],
+                "group_rows": tokens.manifest.group_rows,
+                "seq_len": tokens.seq_len,
+            },
             "Run `slmctl score` again.",
         )
 

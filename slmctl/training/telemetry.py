@@ -119,7 +119,9 @@ def loss_metrics(batch: StepBatch, results: list[MicroResult]) -> tuple[dict[str
     shifted = correlations(live_BT, ref_BT, target_BT)
     metrics["ref_mean"] = _mean(ref)
     if live.size:
-        metrics["excess_quantiles"] = {f"q{q * 100:02.0f}": float(v) for q, v in zip(QUANTILES, np.quantile(live - ref, QUANTILES), strict=True)}
+        metrics["excess_quantiles"] = {
+            f"q{q * 100:02.0f}": float(v) for q, v in zip(QUANTILES, np.quantile(live - ref, QUANTILES), strict=True)
+        }
     metrics["correlation"] = shifted[0]
     return metrics, shifted
 
