@@ -125,7 +125,7 @@ def _expand_arms(data: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {k: v for k, v in written.items() if isinstance(v, dict)}
 
 
-def _element(annotation: Any, part: str | int) -> Any:
+def _element(annotation: Any) -> Any:
     """Strips Annotated, Optional, list[...] and dict[str, ...] down to the model class within, where there is one."""
     while annotation is not None and not (isinstance(annotation, type) and get_origin(annotation) is None):
         origin, args = get_origin(annotation), get_args(annotation)
@@ -151,7 +151,7 @@ def _model_fields_in(path: Path_) -> list[str]:
         annotation = model.model_fields[str(part)].annotation if str(part) in getattr(model, "model_fields", {}) else None
         text = str(annotation)
         container = text.startswith(("dict", "typing.Dict")) or (isinstance(part, str) and "list[" in text and "str]" not in text)
-        model = _element(annotation, part)
+        model = _element(annotation)
         if model is None:
             return []
     return sorted(getattr(model, "model_fields", {}))
@@ -169,7 +169,7 @@ def _explain(error: Any, path: Path_) -> str:
     if kind == "literal_error":
         near = difflib.get_close_matches(str(value), re.findall(r"'([^']*)'", error["ctx"]["expected"]), n=1)
         return f"{value!r} is not one of {error['ctx']['expected']}" + (f"; did you mean {near[0]!r}?" if near else "")
-    message = error["msg"].removeprefix("Value error, ")
+    message: str = error["msg"].removeprefix("Value error, ")
     if isinstance(value, dict | list):
         return message
     return f"{message} (found {value!r})"
@@ -224,7 +224,7 @@ def check(data: Any, name: str, lines: dict[Path_, int] | None = None) -> Pipeli
             path = _clean(loc, written)
             if path[:2] == ("pretrain", "arms") and len(path) > 3 and str(path[2]) in arms:
                 inherited = _has(written["pretrain"], path[3:]) and not _has(arms[str(path[2])], path[3:])
-                if inherited and not (error["type"] == "missing"):
+                if inherited and error["type"] != "missing":
                     continue  # pretrain's own mistake, which is listed once already
             at = ".".join(map(str, path))
             mistakes.append((path, f"{at}: {_explain(error, path)}" if at else _explain(error, path)))

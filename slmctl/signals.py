@@ -25,7 +25,7 @@ class StopRequest:
 _deferred: StopRequest | None = None
 
 
-def _handle(signum: int, frame: FrameType | None) -> None:
+def _handle(signum: int, _frame: FrameType | None) -> None:
     name = signal.Signals(signum).name
     if _deferred is not None and _deferred.signum is None:
         _deferred.signum = signum

@@ -63,7 +63,7 @@ class Packer:
 def target_mask(document_BT: np.ndarray, intra_document_mask: bool) -> np.ndarray:
     """Positions that are predicted from something before them: not padding, not a row's first token, and, where
     attention restarts at each document, not a document's first token in its row. [B, T] bool."""
-    mask_BT = document_BT != PADDING
+    mask_BT: np.ndarray = document_BT != PADDING
     mask_BT[:, 0] = False
     if intra_document_mask:
         mask_BT[:, 1:] &= document_BT[:, 1:] == document_BT[:, :-1]
@@ -77,4 +77,5 @@ def restarting_positions(document_BT: np.ndarray) -> np.ndarray:
     starts_BT = np.zeros((b, t), dtype=np.int64)
     new_BT = document_BT[:, 1:] != document_BT[:, :-1]
     starts_BT[:, 1:] = np.where(new_BT, index_T[1:], 0)
-    return index_T - np.maximum.accumulate(starts_BT, axis=1)
+    position_BT: np.ndarray = index_T - np.maximum.accumulate(starts_BT, axis=1)
+    return position_BT

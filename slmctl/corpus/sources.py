@@ -81,12 +81,12 @@ def files_of(source: SourceConfig) -> list[str]:
 def open_text(file: str) -> BinaryIO:
     """The uncompressed bytes of a line file."""
     if file.endswith(".gz"):
-        return io.BufferedReader(gzip.open(file, "rb"), _READ)  # type: ignore[arg-type]
+        return io.BufferedReader(gzip.open(file, "rb"), _READ)
     if file.endswith(".zst"):
         reader = zstandard.ZstdDecompressor(max_window_size=2**31).stream_reader(
             open(file, "rb"), read_across_frames=True, closefd=True
         )
-        return io.BufferedReader(reader, _READ)  # type: ignore[arg-type]
+        return io.BufferedReader(reader, _READ)
     return open(file, "rb", buffering=_READ)
 
 
@@ -246,7 +246,8 @@ def documents(source: SourceConfig, piece: Slice, tally: Tally) -> Iterator[tupl
         if problem is not None:
             if source.on_bad == "stop":
                 raise InputError(
-                    f"{_spell(place)}: {problem}. Mend the record, or set on_bad: skip for this source to count and leave out such."
+                    f"{_spell(place)}: {problem}. "
+                    "Mend the record, or set on_bad: skip for this source to count such records and leave them out."
                 )
             tally.skipped += 1
             continue

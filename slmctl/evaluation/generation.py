@@ -94,7 +94,8 @@ def run_task(model: Any, tokenizer: Any, task: TaskConfig, items: list[Item], pr
     if room < 1:
         raise InputError(f"task {task.name}: max_new_tokens {task.max_new_tokens} fills the model's whole context.")
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    outputs, truncated = [], 0
+    outputs: list[dict[str, Any]] = []
+    truncated = 0
     for at in range(0, len(items), task.batch_size):
         batch = items[at : at + task.batch_size]
         prompts = [tokenizer(prefix + i.prompt, add_special_tokens=False)["input_ids"] for i in batch]

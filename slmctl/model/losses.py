@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional
 
 from slmctl.model.split import SplitModel
 
@@ -45,7 +45,7 @@ def token_losses(model: SplitModel, hidden_ND: Tensor, labels_N: Tensor, entropy
 def selected_loss(model: SplitModel, hidden_KD: Tensor, labels_K: Tensor, divisor: Tensor | float) -> tuple[Tensor, Tensor]:
     """Sum of -log p(label) over K selected positions, divided by `divisor` (Eq. 4's N·k%): a scalar with gradient; and
     the K losses [K] without."""
-    return _SelectedLoss.apply(hidden_KD, model.head.weight, model.head.bias, labels_K, divisor, model)  # type: ignore[no-any-return]
+    return _SelectedLoss.apply(hidden_KD, model.head.weight, model.head.bias, labels_K, divisor, model)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _SelectedLoss(torch.autograd.Function):
@@ -67,7 +67,7 @@ class _SelectedLoss(torch.autograd.Function):
             for at in range(0, len(hidden_KD), size):
                 hidden = hidden_KD[at : at + size].detach().to(kind).requires_grad_()
                 logits = model.logits(hidden, weight, bias)
-                loss = F.cross_entropy(logits, labels_K[at : at + size], reduction="none")
+                loss = functional.cross_entropy(logits, labels_K[at : at + size], reduction="none")
                 inputs = [hidden, weight] if bias is None else [hidden, weight, bias]
                 grads = torch.autograd.grad(loss.sum() / divisor, inputs)
                 grad_hidden[at : at + size] = grads[0]
@@ -86,7 +86,7 @@ class _SelectedLoss(torch.autograd.Function):
         return total / divisor, losses_K
 
     @staticmethod
-    def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> tuple[Any, ...]:
         grad_hidden, grad_weight, grad_bias = ctx.saved_tensors
         scaled = [g * grad_loss.to(g.dtype) if g is not None else None for g in (grad_hidden, grad_weight, grad_bias)]
         return (*scaled, None, None, None)

@@ -1,4 +1,4 @@
-"""The comparison as rows of text: one source for the terminal and the page."""
+"""The comparison as rows of text, a column for each model: one source for the terminal and the page."""
 
 from __future__ import annotations
 
@@ -6,26 +6,24 @@ from typing import Any
 
 
 def comparison(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: every model with its losses on each held-out set, and what each arm spent."""
+    """Header (a label, then every model) and rows: losses on each held-out set, tasks, and what each arm spent."""
     models, arms = results["models"], results.get("arms", {})
-    sets = list(next(iter(models.values()))["heldout"])
-    tasks = list(next(iter(models.values()))["tasks"])
-    header = ["model", "selection", "tokens seen", "trained on"]
-    for name in sets:
-        header += [f"{name} loss", f"{name} bits/byte"]
-    header += [f"{t} accuracy" for t in tasks] + ["tokens to reach control"]
-    rows = []
-    for name, found in models.items():
-        arm = arms.get(name)
-        row = [name, selection(arm), count(arm and arm["tokens_seen"]), count(arm and arm["tokens_selected"])]
-        for s in sets:
-            row += [f"{found['heldout'][s]['loss']:.4f}", f"{found['heldout'][s]['bits_per_byte']:.4f}"]
-        for t in tasks:
-            task = found["tasks"].get(t)
-            row.append(f"{task['accuracy']:.3f} ± {task['standard_error']:.3f}" if task else "")
-        row.append(reach(arm))
-        rows.append(row)
-    return header, rows
+    first = next(iter(models.values()))
+    rows = [["selection", *[selection(arms.get(m)) for m in models]]]
+    rows.append(["tokens seen", *[count(arms.get(m), "tokens_seen") for m in models]])
+    rows.append(["tokens trained on", *[count(arms.get(m), "tokens_selected") for m in models]])
+    for heldout in first["heldout"]:
+        for key, label, form in (
+            ("loss", "loss", ".4f"),
+            ("perplexity", "perplexity", ".4g"),
+            ("bits_per_byte", "bits/byte", ".4f"),
+        ):
+            rows.append([f"{heldout} {label}", *[format(found["heldout"][heldout][key], form) for found in models.values()]])
+    for task in first["tasks"]:
+        rows.append([f"{task} accuracy", *[accuracy(found["tasks"][task]) for found in models.values()]])
+    rows.append(["tokens to control's loss", *[reach(arms.get(m), "tokens_to_reach") for m in models]])
+    rows.append(["times fewer tokens", *[times(arms.get(m)) for m in models]])
+    return ["", *models], rows
 
 
 def selection(arm: dict[str, Any] | None) -> str:
@@ -35,14 +33,22 @@ def selection(arm: dict[str, Any] | None) -> str:
     return chosen["criterion"] if chosen["criterion"] == "all" else f"{chosen['criterion']} {chosen['ratio']:.0%}"
 
 
-def count(n: int | None) -> str:
-    return "-" if n is None else f"{n:,}"
+def count(arm: dict[str, Any] | None, key: str) -> str:
+    return "-" if arm is None else f"{arm[key]:,}"
 
 
-def reach(arm: dict[str, Any] | None) -> str:
+def accuracy(task: dict[str, Any]) -> str:
+    return f"{task['accuracy']:.3f} ± {task['standard_error']:.3f}"
+
+
+def reach(arm: dict[str, Any] | None, key: str) -> str:
+    """Tokens until the target loss first came down to the all-tokens arm's final one."""
     if arm is None or "control" not in arm:
         return "-"
-    found = arm["control"]
-    if found["tokens_to_reach"] is None:
-        return "not reached"
-    return f"{found['tokens_to_reach']:,.0f} ({found['times_fewer_tokens']:.2f}x fewer)"
+    found = arm["control"][key]
+    return "not reached" if found is None else f"{found:,.0f}"
+
+
+def times(arm: dict[str, Any] | None) -> str:
+    found = arm.get("control", {}).get("times_fewer_tokens") if arm else None
+    return "-" if found is None else f"{found:.2f}x"

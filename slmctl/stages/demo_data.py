@@ -10,8 +10,34 @@ import random
 from pathlib import Path
 
 NAMES = ["mia", "ben", "ana", "tom", "lea", "sam", "eva", "max", "ida", "leo", "zoe", "kai", "amy", "joe", "liz", "dan"]
-THINGS = ["apples", "pears", "coins", "books", "pens", "cards", "shells", "stamps", "marbles", "eggs", "cups", "keys", "stones", "ropes", "lamps", "maps"]
-PLACES = ["the river", "the old mill", "a quiet harbour", "the north gate", "the market", "a stone bridge", "the valley", "the lighthouse"]
+THINGS = [
+    "apples",
+    "pears",
+    "coins",
+    "books",
+    "pens",
+    "cards",
+    "shells",
+    "stamps",
+    "marbles",
+    "eggs",
+    "cups",
+    "keys",
+    "stones",
+    "ropes",
+    "lamps",
+    "maps",
+]
+PLACES = [
+    "the river",
+    "the old mill",
+    "a quiet harbour",
+    "the north gate",
+    "the market",
+    "a stone bridge",
+    "the valley",
+    "the lighthouse",
+]
 WEATHER = ["rain", "fog", "snow", "bright sun", "a cold wind", "thunder", "light frost", "warm air"]
 CREATURES = ["heron", "fox", "otter", "crow", "badger", "seal", "hare", "owl", "goat", "lynx", "swan", "mole"]
 VERBS = ["crossed", "followed", "watched", "left", "reached", "circled", "guarded", "avoided"]
@@ -35,7 +61,8 @@ def problem(rng: random.Random) -> str:
 def story(rng: random.Random) -> str:
     """One sentence of the general domain."""
     a, b = rng.sample(CREATURES, 2)
-    return f"in {rng.choice(WEATHER)} the {a} {rng.choice(VERBS)} {rng.choice(PLACES)} where the {b} waited near {rng.choice(PLACES)}."
+    where, there = rng.sample(PLACES, 2)
+    return f"in {rng.choice(WEATHER)} the {a} {rng.choice(VERBS)} {where} where the {b} waited near {there}."
 
 
 def noise(rng: random.Random) -> str:

@@ -62,7 +62,7 @@ def evaluate(workspace: Workspace) -> None:
         say("eval: complete, skipped")
         return
     tasks = {t.name: (t, read_items(t), few_shots(workspace, t)) for t in config.eval.tasks}
-    results = {
+    results: dict[str, Any] = {
         "pipeline": config.name,
         "seed": config.seed,
         "target": config.eval.target,

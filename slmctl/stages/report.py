@@ -91,9 +91,9 @@ def print_comparison(workspace: Workspace) -> None:
     """The comparison as a table on stdout."""
     results = load_results(workspace)
     header, rows = comparison(results)
-    table = Table(title=f"{results['pipeline']} (seed {results['seed']}; losses in nats a token)")
+    table = Table(title=f"{results['pipeline']}: losses in nats a token, lower is better (one seed: {results['seed']})")
     for i, cell in enumerate(header):
-        table.add_column(cell, justify="left" if i < 2 else "right", overflow="fold")
+        table.add_column(cell, justify="right" if i else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
     out.print(table)

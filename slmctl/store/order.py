@@ -17,7 +17,8 @@ def permutation(n: int, *key: int | str) -> np.ndarray:
     compatibility promise, which does not cover `Generator.permutation`."""
     digest = hashlib.sha256(repr(key).encode()).digest()
     words = np.random.Philox(key=int.from_bytes(digest[:16], "little")).random_raw(n)
-    return np.argsort(words, kind="stable")
+    order: np.ndarray = np.argsort(words, kind="stable")
+    return order
 
 
 class RowOrder:
@@ -41,7 +42,8 @@ class RowOrder:
         groups, _ = self._epoch(epoch)
         chosen = groups[window * self.window : (window + 1) * self.window]
         rows = np.concatenate([np.arange(self.first_row[g], self.first_row[g + 1]) for g in chosen])
-        return rows[permutation(len(rows), self.seed, "rows", epoch, window)]
+        shuffled: np.ndarray = rows[permutation(len(rows), self.seed, "rows", epoch, window)]
+        return shuffled
 
     def at(self, start: int, stop: int) -> np.ndarray:
         """Row numbers at positions [start, stop) of the endless sequence of epochs. [stop - start] int64."""

@@ -88,7 +88,7 @@ class ShardWriter:
 def _checksum(group: dict[str, np.ndarray]) -> int:
     crc = 0
     for column in group.values():
-        crc = zlib.crc32(column.view(np.uint8), crc)
+        crc = zlib.crc32(column.tobytes(), crc)
     return crc
 
 

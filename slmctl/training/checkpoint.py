@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from slmctl.console import warn
 from slmctl.errors import CorruptError, SlmError
-from slmctl.files import publishing, read_json, sha256_file, sweep
+from slmctl.files import publishing, read_json, sha256_file, sweep, write_json
 
 STATE = "state.json"
 
@@ -50,15 +50,13 @@ def save(
     root: Path, keep_last: int, progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer, counts: Tensor
 ) -> Path:
     """Publishes a checkpoint and removes those beyond `keep_last`."""
-    import torch.distributed.checkpoint as dcp
-
-    from slmctl.files import write_json
+    from torch.distributed.checkpoint import state_dict_saver
 
     final = directory_of(root, progress.step)
     with publishing(final) as temporary:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            dcp.save(_state(model, optimizer, counts), checkpoint_id=str(temporary), no_dist=True)
+            state_dict_saver.save(_state(model, optimizer, counts), checkpoint_id=str(temporary), no_dist=True)
         progress.files = {f.name: sha256_file(f) for f in sorted(temporary.iterdir())}
         write_json(temporary / STATE, asdict(progress))
     for old in all_checkpoints(root)[:-keep_last]:
@@ -84,7 +82,7 @@ def load_latest(root: Path, model: nn.Module, optimizer: torch.optim.Optimizer, 
 
 
 def _load(directory: Path, model: nn.Module, optimizer: torch.optim.Optimizer, counts: Tensor) -> Progress:
-    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint import state_dict_loader
     from torch.distributed.checkpoint.state_dict import set_state_dict
 
     progress = Progress(**read_json(directory / STATE))
@@ -95,6 +93,6 @@ def _load(directory: Path, model: nn.Module, optimizer: torch.optim.Optimizer, c
     state = _state(model, optimizer, counts)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        dcp.load(state, checkpoint_id=str(directory), no_dist=True)
+        state_dict_loader.load(state, checkpoint_id=str(directory), no_dist=True)
     set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
     return progress

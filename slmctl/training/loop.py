@@ -162,9 +162,8 @@ class Trainer:
         if step % settings.log_every == 0 or step == self.steps:
             unselected = figures["loss_unselected"]
             rest = f" unselected {unselected:.4f}" if unselected is not None else ""
-            say(
-                f"{run.name} step {step}/{self.steps}: loss {loss:.4f}{rest} lr {lr:.2e} grad {grad_norm:.3f} {rate:,.0f} tokens/s"
-            )
+            speed = f"lr {lr:.2e} grad {grad_norm:.3f} {rate:,.0f} tokens/s"
+            say(f"{run.name} step {step}/{self.steps}: loss {loss:.4f}{rest} {speed}")
         if shifted is not None:
             self.judge(shifted)
         return record

@@ -18,7 +18,11 @@ def build_optimizer(model: nn.Module, settings: TrainingConfig) -> torch.optim.A
         {"params": [p for p in params if p.ndim < 2], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(
-        [g for g in groups if g["params"]], lr=settings.lr, betas=tuple(settings.betas), eps=settings.eps, fused=True
+        [g for g in groups if g["params"]],
+        lr=settings.lr,
+        betas=(settings.betas[0], settings.betas[1]),
+        eps=settings.eps,
+        fused=True,
     )
 
 

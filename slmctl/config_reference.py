@@ -1,0 +1,85 @@
+"""The configuration reference in the README, made from the field docstrings: `python -m slmctl.config_reference README.md`."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from slmctl import config
+
+BEGIN, END = "<!-- configuration reference: begin (make docs) -->", "<!-- configuration reference: end -->"
+
+SECTIONS: tuple[tuple[str, type[BaseModel], str], ...] = (
+    ("top level", config.PipelineConfig, ""),
+    ("model", config.ModelConfig, ""),
+    ("model.scratch", config.ScratchConfig, "A tokenizer and a Llama-style base, made on the spot."),
+    ("data", config.DataConfig, "`curated`, `corpus` and each held-out set are a text source or a list of them."),
+    ("a text source", config.SourceConfig, ""),
+    (
+        "pretrain, reference and model.scratch.train",
+        config.TrainingConfig,
+        "`reference` defaults to 3 epochs, lr 5e-5 and 65,536 batch tokens.",
+    ),
+    ("reference, besides", config.ReferenceConfig, ""),
+    ("pretrain, besides", config.PretrainConfig, ""),
+    ("selection", config.SelectionConfig, ""),
+    ("score", config.ScoreConfig, ""),
+    ("eval", config.EvalConfig, ""),
+    ("a task of eval.tasks", config.TaskConfig, ""),
+    ("tracking", config.TrackingConfig, ""),
+)
+
+
+def markdown() -> str:
+    """One table a section: key, type, default and what it means."""
+    shared = set(config.TrainingConfig.model_fields)
+    blocks = []
+    for title, model, note in SECTIONS:
+        fields = model.model_fields
+        if model in (config.ReferenceConfig, config.PretrainConfig):
+            fields = {k: f for k, f in fields.items() if k not in shared}
+        lines = [f"**{title}**", *([note] if note else []), "", "| key | type | default | |", "|---|---|---|---|"]
+        lines += [f"| `{k}` | {_type(f)} | {_default(f)} | {f.description} |" for k, f in fields.items()]
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks)
+
+
+def _type(field: Any) -> str:
+    text = str(field.annotation if not isinstance(field.annotation, type) else field.annotation.__name__)
+    text = re.sub(r"typing\.|slmctl\.config\.|<class '([^']*)'>", r"\1", text)
+    text = re.sub(r"Annotated\[(\w+(?:\[[\w, ]*\])?), (?:[^\[\]]|\[[^\[\]]*\])*\]", r"\1", text)
+    text = re.sub(r"Literal\[([^\]]*)\]", lambda m: m.group(1).replace("', '", "' or '").replace("'", ""), text)
+    text = re.sub(r" ?\| ?None", ", or null", text)
+    text = re.sub(r"^Optional\[(.*)\]$", r"\1, or null", text)
+    return text.replace("|", "or").replace("Config", "").replace("dict[str, ", "name to ").replace("]", "").replace("[", " of ")
+
+
+def _default(field: Any) -> str:
+    value = field.default
+    if value is PydanticUndefined:
+        return "required"
+    if isinstance(value, BaseModel):
+        return "see below"
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    shown = str(list(value) if isinstance(value, tuple) else value).replace("'", "").replace("\n", "\\n")
+    return f"`{shown}`"
+
+
+def update(text: str) -> str:
+    """`text` with the part between the two marks replaced."""
+    before, rest = text.split(BEGIN)
+    _, after = rest.split(END)
+    return f"{before}{BEGIN}\n\n{markdown()}\n\n{END}{after}"
+
+
+if __name__ == "__main__":
+    readme = Path(sys.argv[1])
+    readme.write_text(update(readme.read_text(encoding="utf-8")), encoding="utf-8")
