@@ -12,6 +12,7 @@ import typer
 from slmctl import __version__
 from slmctl.console import err, out, say
 from slmctl.errors import ConfigError, SlmError
+from slmctl.files import is_full
 from slmctl.signals import raising
 
 if TYPE_CHECKING:
@@ -219,6 +220,8 @@ def main(argv: list[str] | None = None) -> None:
     except SlmError as e:
         _fail(str(e), e, e.exit_code)
     except Exception as e:  # whatever else: still one clear line
+        if is_full(e):
+            _fail("no space left on a disk. What was finished is kept; free some space and run again.", e, 1)
         _fail(f"unexpected {type(e).__name__}: {e}\nRun again with --debug for a traceback.", e, 1)
 
 

@@ -32,6 +32,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
             if key.value in seen:
                 raise ConfigError(f"line {key.start_mark.line + 1}: key {key.value!r} is given twice; keep one.")
             seen.add(key.value)
@@ -145,12 +147,14 @@ def _model_fields_in(path: Path_) -> list[str]:
     model: Any = PipelineConfig
     container = False
     for part in path:
+        if isinstance(part, int):
+            continue
         if container:
             container = False
             continue
         annotation = model.model_fields[str(part)].annotation if str(part) in getattr(model, "model_fields", {}) else None
         text = str(annotation)
-        container = text.startswith(("dict", "typing.Dict")) or (isinstance(part, str) and "list[" in text and "str]" not in text)
+        container = text.startswith(("dict", "typing.Dict"))
         model = _element(annotation)
         if model is None:
             return []
@@ -252,16 +256,24 @@ def _get(data: Any, *path: str, default: Any = None) -> Any:
     return default if data is None else data
 
 
+def _mapping(data: Any, *path: str) -> dict[Any, Any]:
+    found = _get(data, *path)
+    return found if isinstance(found, dict) else {}
+
+
 def _cross_mistakes(data: dict[str, Any]) -> Iterator[tuple[Path_, str]]:
     """Mistakes between sections, found even where a section has mistakes of its own."""
-    sets = sorted(_get(data, "data", "heldout", default={}))
+    sets = sorted(_mapping(data, "data", "heldout"), key=str)
     target = _get(data, "eval", "target", default=EvalConfig.model_fields["target"].default)
     chosen = _get(data, "eval", "heldout", default=[])
     named: list[tuple[Path_, Any]] = [(("eval", "target"), target)]
     named.append((("reference", "keep_best_on"), _get(data, "reference", "keep_best_on")))
     named += [(("eval", "heldout"), n) for n in (chosen if isinstance(chosen, list) else [])]
+    best = named[1][1]
+    if chosen and isinstance(chosen, list) and best is not None and best not in chosen:
+        yield named[1][0], f"{best!r} is not in eval.heldout, so it is never evaluated"
     for path, name in named:
-        if name is not None and sets and name not in sets:
+        if isinstance(name, str) and sets and name not in sets:
             yield path, f"{name!r} is not a set of data.heldout (there are: {', '.join(map(str, sets))})"
     if chosen and isinstance(chosen, list) and target not in chosen:
         yield ("eval", "heldout"), f"must contain eval.target ({target!r})"
@@ -270,13 +282,13 @@ def _cross_mistakes(data: dict[str, Any]) -> Iterator[tuple[Path_, str]]:
         (("reference",), 1, ReferenceConfig.model_fields["batch_tokens"].default),
         (("model", "scratch", "train"), 1, TrainingConfig.model_fields["batch_tokens"].default),
     ]
-    known = _get(data, "score", "references", default=ScoreConfig.model_fields["references"].default)
-    for arm in _get(data, "pretrain", "arms", default={}):
+    known = _mapping(data, "score", "references") or ScoreConfig.model_fields["references"].default
+    for arm in (a for a in _mapping(data, "pretrain", "arms") if isinstance(a, str)):
         where: Path_ = ("pretrain", "arms", arm)
         rows = _get(data, *map(str, where), "selection", "group_rows", default=8)
         runs.append((where, rows, TrainingConfig.model_fields["batch_tokens"].default))
         reference = _get(data, *map(str, where), "selection", "reference")
-        if reference is not None and isinstance(known, dict) and reference not in known:
+        if isinstance(reference, str) and reference not in known:
             yield (*where, "selection", "reference"), f"{reference!r} is not in score.references ({', '.join(known)})"
     for where, rows, default in runs:
         if where[0] == "model" and _get(data, *map(str, where)) is None:

@@ -16,6 +16,16 @@ from typing import Any
 from slmctl.errors import CorruptError, InputError, SlmError
 
 _TEMPORARY = ".tmp-"
+_REPLACED = ".replaced-"
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says when there is no room to write."""
+
+
+def is_full(e: BaseException) -> bool:
+    """Whether `e`, of whatever library, says that there is no room to write."""
+    return getattr(e, "errno", None) in FULL or any(os.strerror(n) in str(e) for n in FULL)
 
 
 @contextmanager
@@ -23,12 +33,12 @@ def disk_errors(path: Path) -> Iterator[None]:
     """Turns a full disk or a refused write into one clear message."""
     try:
         yield
-    except OSError as e:
-        if e.errno in (errno.ENOSPC, errno.EDQUOT):
+    except BaseException as e:  # the checkpoint library wraps what it meets in a BaseException of its own
+        if is_full(e):
             raise SlmError(
                 f"no space left while writing {path}. Nothing half-written was kept; free some space and run again."
             ) from e
-        if e.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
+        if isinstance(e, OSError) and e.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
             raise SlmError(f"cannot write {path}: {e.strerror}. Choose another output_dir or change its rights.") from e
         raise
 
@@ -59,9 +69,13 @@ def publishing(final: Path, check: Callable[[Path], None] | None = None) -> Iter
             if check is not None:
                 check(temporary)
             if final.is_dir():
-                aside = final.with_name(f"{_TEMPORARY}old-{final.name}.{uuid.uuid4().hex[:8]}")
+                aside = final.with_name(f"{_REPLACED}{final.name}")
                 os.rename(final, aside)
-                os.rename(temporary, final)
+                try:
+                    os.rename(temporary, final)
+                except BaseException:
+                    os.rename(aside, final)
+                    raise
                 shutil.rmtree(aside, ignore_errors=True)
             else:
                 os.replace(temporary, final)
@@ -75,7 +89,13 @@ def publishing(final: Path, check: Callable[[Path], None] | None = None) -> Iter
 
 
 def sweep(directory: Path) -> None:
-    """Removes what a killed process left half-written in `directory`."""
+    """Removes what a killed process left half-written in `directory`, and puts back what it was about to replace."""
+    for aside in directory.glob(f"{_REPLACED}*") if directory.is_dir() else ():
+        final = aside.with_name(aside.name.removeprefix(_REPLACED))
+        if final.exists():
+            shutil.rmtree(aside)
+        else:
+            os.rename(aside, final)
     for leftover in directory.glob(f"{_TEMPORARY}*") if directory.is_dir() else ():
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
 
@@ -113,7 +133,8 @@ class HashCache:
         self.path = path
         self.known: dict[str, list[Any]] = {}
         with suppress(SlmError):
-            self.known = read_json(path)
+            found = read_json(path)
+            self.known = found if isinstance(found, dict) else {}
 
     def sha256(self, file: Path) -> str:
         stat = file.stat()

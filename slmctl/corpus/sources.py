@@ -78,15 +78,44 @@ def files_of(source: SourceConfig) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+class _ZstdReader(io.RawIOBase):
+    """The bytes of a .zst file of any number of frames. Unlike zstandard's own reader it refuses a frame cut short."""
+
+    def __init__(self, file: str) -> None:
+        self._file = open(file, "rb")
+        self._frame: Any = None
+        self._input = self._output = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._output:
+            self._input = self._input or self._file.read(_READ // 8)
+            if not self._input:
+                if self._frame is not None:
+                    raise EOFError("the last frame ends too early")
+                return 0
+            self._frame = self._frame or zstandard.ZstdDecompressor(max_window_size=2**31).decompressobj()
+            self._output = self._frame.decompress(self._input)
+            self._input = b""
+            if self._frame.eof:
+                self._input, self._frame = self._frame.unused_data, None
+        n = min(len(buffer), len(self._output))
+        buffer[:n], self._output = self._output[:n], self._output[n:]
+        return n
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
 def open_text(file: str) -> BinaryIO:
     """The uncompressed bytes of a line file."""
     if file.endswith(".gz"):
         return io.BufferedReader(gzip.open(file, "rb"), _READ)
     if file.endswith(".zst"):
-        reader = zstandard.ZstdDecompressor(max_window_size=2**31).stream_reader(
-            open(file, "rb"), read_across_frames=True, closefd=True
-        )
-        return io.BufferedReader(reader, _READ)
+        return io.BufferedReader(_ZstdReader(file), _READ)
     return open(file, "rb", buffering=_READ)
 
 
@@ -310,8 +339,12 @@ def _parse(line: bytes) -> tuple[Any, str | None]:
         record = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as e:
         return None, f"invalid UTF-8 at column {e.start + 1} ({e.reason})"
-    except (json.JSONDecodeError, RecursionError) as e:
-        return None, f"not valid JSON ({e.msg}, column {e.colno})" if isinstance(e, json.JSONDecodeError) else "nested too deep"
+    except json.JSONDecodeError as e:
+        return None, f"not valid JSON ({e.msg}, column {e.colno})"
+    except RecursionError:
+        return None, "not JSON that can be read (nested too deep)"
+    except ValueError as e:  # a number of thousands of digits
+        return None, f"not JSON that can be read ({e})"
     if not isinstance(record, dict):
         return None, f"want a JSON object, found {type(record).__name__}"
     return record, None
@@ -365,11 +398,15 @@ def _texts(source: SourceConfig, piece: Slice) -> Iterator[tuple[int, bytes]]:
 def _parquet_records(source: SourceConfig, piece: Slice) -> Iterator[tuple[Place, Any, str | None]]:
     wanted = {field[0] for _, field in Template(source.text).parts if field}
     with pq.ParquetFile(piece.file) as parquet:
-        columns = [c for c in parquet.schema_arrow.names if c in wanted] or None
+        found = [c for c in parquet.schema_arrow.names if c in wanted]
+        columns = found if len(found) == len(wanted) else None  # one is absent: read all, so that the message lists them
         row = sum(parquet.metadata.row_group(g).num_rows for g in range(piece.start))
         for batch in parquet.iter_batches(batch_size=1024, row_groups=range(piece.start, piece.stop), columns=columns):
-            for record in batch.to_pylist():
-                yield (piece.file, "row", row), record, None
+            for i in range(batch.num_rows):
+                try:
+                    yield (piece.file, "row", row), batch.slice(i, 1).to_pylist()[0], None
+                except UnicodeDecodeError as e:
+                    yield (piece.file, "row", row), None, f"invalid UTF-8 ({e.reason})"
                 row += 1
 
 

@@ -16,28 +16,30 @@ from torch.nn import functional
 
 from slmctl.model.split import SplitModel
 
-CHUNK_BYTES = 64 * 2**20
-"""Size of one chunk of float32 logits."""
+CHUNK_BYTES = {"cpu": 8 * 2**20, "cuda": 256 * 2**20}
+"""Size of one chunk of float32 logits: on a CPU what stays in its cache."""
+MIN_CHUNK_ROWS = 256
+"""Below this the head's weights are read too often for the work done with them."""
 
 
-def chunk_rows(vocab_size: int) -> int:
-    """Positions whose float32 logits fill about `CHUNK_BYTES`."""
-    return max(16, CHUNK_BYTES // (4 * vocab_size))
+def chunk_rows(vocab_size: int, device: str) -> int:
+    """Positions whose float32 logits fill about `CHUNK_BYTES` of the device type, at least `MIN_CHUNK_ROWS`."""
+    return max(MIN_CHUNK_ROWS, CHUNK_BYTES.get(device, CHUNK_BYTES["cuda"]) // (4 * vocab_size))
 
 
 @torch.no_grad()
 def token_losses(model: SplitModel, hidden_ND: Tensor, labels_N: Tensor, entropy: bool = False) -> tuple[Tensor, Tensor | None]:
     """-log p(label) of each position [N], and the entropy -sum p log p of its prediction [N] where asked for."""
     losses, entropies = [], []
-    size = chunk_rows(model.vocab_size)
+    size = chunk_rows(model.vocab_size, hidden_ND.device.type)
     weight, bias = model.head.weight, model.head.bias
     for at in range(0, len(hidden_ND), size):
         logits = model.logits(hidden_ND[at : at + size], weight, bias)
         log_z = logits.logsumexp(dim=-1)
         losses.append(log_z - logits.gather(1, labels_N[at : at + size, None])[:, 0])
         if entropy:
-            log_p = logits - log_z[:, None]
-            entropies.append(-(log_p.exp() * log_p.masked_fill(log_p == -torch.inf, 0)).sum(dim=-1))
+            log_p = logits.sub_(log_z[:, None]).clamp_(min=-1e4)  # so that 0 · log 0 is 0, not NaN
+            entropies.append(-torch.linalg.vecdot(log_p.exp(), log_p))
     empty = hidden_ND.new_zeros(0, dtype=torch.float32)
     return torch.cat([empty, *losses]), torch.cat([empty, *entropies]) if entropy else None
 
@@ -56,7 +58,7 @@ class _SelectedLoss(torch.autograd.Function):
         device = hidden_KD.device.type
         enabled = torch.is_autocast_enabled(device)
         kind = torch.get_autocast_dtype(device) if enabled else hidden_KD.dtype
-        size = chunk_rows(model.vocab_size)
+        size = chunk_rows(model.vocab_size, device)
         total = hidden_KD.new_zeros((), dtype=torch.float64 if hidden_KD.dtype == torch.float64 else torch.float32)
         losses, grad_hidden = [], torch.zeros_like(hidden_KD)
         grad_weight = torch.zeros_like(weight_VD, dtype=total.dtype)  # summed over chunks, so never in 16 bits

@@ -18,9 +18,9 @@ from slmctl.errors import ConfigError, InputError
 from slmctl.files import sha256_file, sha256_json, sweep
 from slmctl.model.loading import load_model_config
 from slmctl.stages.workspace import Workspace
-from slmctl.store.manifest import FILE, Manifest, Shard, library_versions
+from slmctl.store.manifest import FILE, Manifest, Shard, is_complete, library_versions
 from slmctl.store.order import permutation
-from slmctl.store.shards import ShardWriter, rows_per_group, shard_facts
+from slmctl.store.shards import ShardWriter, rows_per_group, whole_shard
 
 BATCH_DOCUMENTS = 512
 BATCH_BYTES = 2**20
@@ -78,6 +78,7 @@ def make_tokenizer(workspace: Workspace, scratch: ScratchConfig) -> None:
 def prepare_set(workspace: Workspace, name: str, directory: Path, sources: list[SourceConfig], vocab_size: int) -> None:
     config = workspace.config
     tokenizer = workspace.tokenizer()
+    check_ids(np.array([tokenizer.eos_id]), vocab_size, tokenizer)
     made_from = {
         "texts": input_fingerprint(sources, workspace.hashes),
         "tokenizer": tokenizer.fingerprint(),
@@ -85,7 +86,7 @@ def prepare_set(workspace: Workspace, name: str, directory: Path, sources: list[
         "seed": config.seed,
         "shard_bytes": config.data.shard_bytes,
     }
-    if workspace.begin(directory, made_from, FILE):
+    if workspace.begin(directory, made_from, FILE) and is_complete(directory, "tokens"):
         say(f"prepare {name}: complete, skipped")
         return
     pieces = plan(sources, config.data.shard_bytes)
@@ -98,8 +99,8 @@ def prepare_set(workspace: Workspace, name: str, directory: Path, sources: list[
     with progress(f"prepare {name}", len(pieces), "shards") as ticker:
         for index, piece in enumerate(pieces):
             path = directory / f"shard-{index:05d}.parquet"
-            facts = shard_facts(path)
-            if facts is None or facts.get("binding") != binding:
+            facts = whole_shard(path, {"binding": binding})
+            if facts is None:
                 facts = make_shard(path, sources[piece.source], piece, index, tokenizer, vocab_size, workspace, binding)
             for key in COUNTS:
                 counts[key] += facts["counts"][key]

@@ -16,9 +16,9 @@ from slmctl.model.loading import load_model
 from slmctl.model.row_losses import row_losses
 from slmctl.model.split import SplitModel
 from slmctl.stages.workspace import Workspace
-from slmctl.store.manifest import FILE, Manifest, Shard, library_versions
+from slmctl.store.manifest import FILE, Manifest, Shard, is_complete, library_versions
 from slmctl.store.reader import TokenSet
-from slmctl.store.shards import ShardWriter, shard_facts
+from slmctl.store.shards import ShardWriter, whole_shard
 
 SENTINEL = -1.0
 """Stored where nothing is predicted: padding and first tokens. A real loss is never negative."""
@@ -50,7 +50,7 @@ def score_set(workspace: Workspace, name: str) -> None:
         "entropy": settings.entropy,
     }
     directory = workspace.scores(name)
-    if workspace.begin(directory, made_from, FILE):
+    if workspace.begin(directory, made_from, FILE) and is_complete(directory, "scores"):
         say(f"score {name}: complete, skipped")
         return
     found = load_tokenizer(source.path).fingerprint()
@@ -67,9 +67,9 @@ def score_set(workspace: Workspace, name: str) -> None:
     with progress(f"score {name}", tokens.rows * tokens.seq_len, "tokens") as ticker:
         for index, info in enumerate(tokens.manifest.shards):
             path = directory / info.file
-            facts = shard_facts(path)
             bound = {"binding": binding, "token_shard": info.sha256}
-            if facts is None or any(facts.get(k) != v for k, v in bound.items()):
+            facts = whole_shard(path, bound)
+            if facts is None:
                 facts = score_shard(path, tokens, index, model, settings, workspace.device, bound, ticker)
             else:
                 ticker.advance(info.rows * tokens.seq_len)

@@ -68,6 +68,12 @@ def exists(directory: Path) -> bool:
     return (directory / FILE).is_file()
 
 
+def is_complete(directory: Path, kind: str) -> bool:
+    """Whether every shard that the manifest names is there, in its size."""
+    shards = load_manifest(directory, kind).shards
+    return all((directory / s.file).is_file() and (directory / s.file).stat().st_size == s.bytes for s in shards)
+
+
 def load_manifest(directory: Path, kind: str) -> Manifest:
     """Raises `InputError` where there is none, `CorruptError` where it was altered, `MismatchError` for another kind."""
     path = directory / FILE

@@ -15,7 +15,8 @@ import numpy as np
 def permutation(n: int, *key: int | str) -> np.ndarray:
     """A permutation of n that depends on `key` alone. Raw Philox words are sorted: their stream is fixed by NumPy's
     compatibility promise, which does not cover `Generator.permutation`."""
-    digest = hashlib.sha256(repr(key).encode()).digest()
+    plain = tuple(k if isinstance(k, str) else int(k) for k in key)
+    digest = hashlib.sha256(repr(plain).encode()).digest()
     words = np.random.Philox(key=int.from_bytes(digest[:16], "little")).random_raw(n)
     order: np.ndarray = np.argsort(words, kind="stable")
     return order
@@ -92,4 +93,5 @@ class MixedOrder:
             sets.append(chosen.astype(np.int64))
             rows.append(found)
             start += end - position
-        return np.concatenate(sets), np.concatenate(rows)
+        none = np.zeros(0, dtype=np.int64)
+        return np.concatenate([none, *sets]), np.concatenate([none, *rows])

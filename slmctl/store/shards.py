@@ -22,6 +22,8 @@ from slmctl.files import publishing
 GROUP_TOKENS = 2**18
 _ENCODINGS = {"document": "DELTA_BINARY_PACKED"}
 _META = "slmctl"
+_UNREADABLE = (OSError, pa.ArrowException, KeyError, ValueError, TypeError)
+"""What a damaged file makes pyarrow raise."""
 
 
 def rows_per_group(seq_len: int) -> int:
@@ -70,7 +72,8 @@ class ShardWriter:
 
     def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, trace: TracebackType | None) -> None:
         try:
-            self._writer.add_key_value_metadata({_META: json.dumps(self.facts)})
+            facts = json.dumps({"facts": self.facts, "crc32": self._checks}, sort_keys=True)
+            self._writer.add_key_value_metadata({_META: f"{zlib.crc32(facts.encode()):08x}{facts}"})
             self._writer.close()
         except Exception as late:
             if kind is None:
@@ -97,31 +100,57 @@ def _read(file: pq.ParquetFile, group: int, columns: list[str]) -> dict[str, np.
     return {n: table.column(n).combine_chunks().to_numpy(zero_copy_only=False) for n in columns}
 
 
-def shard_facts(path: Path) -> dict[str, Any] | None:
-    """The facts in a shard's footer; None where the file is absent or not a whole shard of ours."""
+def _footer(path: Path) -> dict[str, Any] | None:
+    """Facts and value checksums in a shard's footer; None where the file is absent, damaged or not a shard of ours."""
     try:
         with pq.ParquetFile(path) as file:
-            facts = json.loads((file.metadata.metadata or {})[_META.encode()])
-            return {**facts, "groups": file.num_row_groups} if isinstance(facts, dict) else None
-    except (OSError, KeyError, pa.ArrowException, ValueError):
+            text = (file.metadata.metadata or {})[_META.encode()]
+            if int(text[:8], 16) != zlib.crc32(text[8:]):
+                return None
+            footer: dict[str, Any] = json.loads(text[8:])
+            return {**footer, "groups": file.num_row_groups}
+    except _UNREADABLE:
         return None
 
 
+def shard_facts(path: Path) -> dict[str, Any] | None:
+    """The facts in a shard's footer; None where the file is absent, damaged or not a shard of ours."""
+    footer = _footer(path)
+    return {**footer["facts"], "groups": footer["groups"]} if footer is not None else None
+
+
+def whole_shard(path: Path, bound: dict[str, Any]) -> dict[str, Any] | None:
+    """The facts of a shard that is there already, holds the values that were written, and has `bound` among its facts;
+    else None."""
+    footer, facts = _footer(path), shard_facts(path)
+    if footer is None or facts is None or any(facts.get(k) != v for k, v in bound.items()):
+        return None
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            found = [_checksum(_read(file, g, file.schema_arrow.names)) for g in range(file.num_row_groups)]
+    except _UNREADABLE:
+        return None
+    return facts if found == footer["crc32"] else None
+
+
 class ShardFile:
-    """An open shard. Every read verifies page checksums; failures are `CorruptError`s that name the file."""
+    """An open shard. Every read verifies page checksums; failures are `CorruptError`s that name the file.
+
+    Page checksums do not cover the footer: whoever opens a file compares its content hash first, as `ShardSet` does.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
             self.file = pq.ParquetFile(path, page_checksum_verification=True)
-        except (OSError, pa.ArrowException) as e:
+        except _UNREADABLE as e:
             raise CorruptError(f"{path} cannot be read ({e}). Delete it and run its stage again.") from e
 
     def read(self, group: int, columns: list[str]) -> dict[str, np.ndarray]:
         """Columns of one row group, each [tokens of the group]."""
         try:
             return _read(self.file, group, columns)
-        except (OSError, pa.ArrowException) as e:
+        except _UNREADABLE as e:
             raise CorruptError(f"{self.path}, row group {group}: {e}. Delete the file and run its stage again.") from e
 
     def close(self) -> None:

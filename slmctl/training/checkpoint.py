@@ -51,12 +51,19 @@ def save(
 ) -> Path:
     """Publishes a checkpoint and removes those beyond `keep_last`."""
     from torch.distributed.checkpoint import state_dict_saver
+    from torch.distributed.checkpoint.api import CheckpointException
 
     final = directory_of(root, progress.step)
     with publishing(final) as temporary:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            state_dict_saver.save(_state(model, optimizer, counts), checkpoint_id=str(temporary), no_dist=True)
+            try:
+                state_dict_saver.save(_state(model, optimizer, counts), checkpoint_id=str(temporary), no_dist=True)
+            except CheckpointException as e:
+                cause = next((c for c, _ in e.failures.values()), e)
+                raise SlmError(
+                    f"cannot write checkpoint {final} ({cause}). Is the disk full? Free some space and run again."
+                ) from e
         progress.files = {f.name: sha256_file(f) for f in sorted(temporary.iterdir())}
         write_json(temporary / STATE, asdict(progress))
     for old in all_checkpoints(root)[:-keep_last]:

@@ -1,0 +1,102 @@
+"""The tokenizer: special names stay text, wrong ones are refused, the fingerprint follows what decides the ids."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer as Backend
+
+from slmctl.corpus.tokenizer import Tokenizer, check_ids, load_tokenizer, train_tokenizer, up_to_bytes
+from slmctl.errors import InputError, MismatchError
+
+TEXTS = ["the fox and the stone", "12 apples and 7 pears", "naïve 漢字 🦊", "", " \n\t"]
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tokenizer")
+    train_tokenizer(TEXTS * 5, 300, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def tokenizer(directory: Path) -> Tokenizer:
+    return load_tokenizer(str(directory))
+
+
+def test_every_text_comes_back_from_its_ids(tokenizer: Tokenizer) -> None:
+    texts = [*TEXTS, "never seen: Ωß\x00\u2028", "<|endoftext|>", "a<|endoftext|>b"]
+    assert [tokenizer.hf.decode(ids) for ids in tokenizer.encode(texts)] == texts
+
+
+def test_encode_equals_the_plain_backend_one_text_at_a_time(tokenizer: Tokenizer, directory: Path) -> None:
+    backend = Backend.from_file(str(directory / "tokenizer.json"))
+    want = [backend.encode(t, add_special_tokens=False).ids for t in TEXTS]
+    assert [ids.tolist() for ids in tokenizer.encode(TEXTS)] == want
+
+
+def test_a_special_tokens_name_is_text_unless_asked(tokenizer: Tokenizer) -> None:
+    text = "a<|endoftext|>b"
+    assert tokenizer.eos_id not in tokenizer.encode([text])[0]
+    parsed = tokenizer.encode([text], parse_special_tokens=True)[0]
+    assert (parsed == tokenizer.eos_id).sum() == 1
+    assert tokenizer.eos_id not in tokenizer.encode([text])[0], "the setting outlived its call"
+
+
+def test_a_long_text_is_not_truncated_by_the_tokenizers_own_settings(tokenizer: Tokenizer) -> None:
+    tokenizer.backend.enable_truncation(4)
+    tokenizer.backend.enable_padding(length=50)
+    short, long = tokenizer.encode(["fox", "1 2 3 4 5 6 7 8"])
+    assert len(short) < 50
+    assert len(long) > 4
+
+
+def test_a_tokenizer_without_eos_is_refused(directory: Path) -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    hf = PreTrainedTokenizerFast(tokenizer_file=str(directory / "tokenizer.json"))
+    assert hf.eos_token_id is None
+    with pytest.raises(InputError, match=r"no end-of-sequence token.*model\.tokenizer"):
+        Tokenizer(hf, "x")
+
+
+def test_a_folder_without_a_tokenizer_is_refused_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot load a tokenizer") as e:
+        load_tokenizer(str(tmp_path))
+    assert "\n" not in str(e.value)
+
+
+def test_ids_beyond_the_vocabulary_are_refused(tokenizer: Tokenizer) -> None:
+    check_ids(np.array([0, 9]), 10, tokenizer)
+    check_ids(np.array([], dtype=np.int64), 10, tokenizer)
+    with pytest.raises(MismatchError, match=r"token id 10 .* beyond the model's vocabulary of 10"):
+        check_ids(np.array([0, 10, 3]), 10, tokenizer)
+
+
+def test_the_fingerprint_survives_saving_and_differs_by_training(tokenizer: Tokenizer, directory: Path, tmp_path: Path) -> None:
+    assert load_tokenizer(str(directory)).fingerprint() == tokenizer.fingerprint()
+    train_tokenizer(["other words altogether"] * 5, 300, tmp_path)
+    assert load_tokenizer(str(tmp_path)).fingerprint() != tokenizer.fingerprint()
+
+
+def test_the_fingerprint_is_not_changed_by_encoding(directory: Path) -> None:
+    fresh = load_tokenizer(str(directory))
+    before = fresh.fingerprint()
+    fresh.encode(["a"], parse_special_tokens=True)
+    assert fresh.fingerprint() == before
+
+
+def test_the_fingerprint_knows_another_eos(directory: Path) -> None:
+    other: Any = load_tokenizer(str(directory))
+    before = other.fingerprint()
+    other.eos_id += 1
+    assert other.fingerprint() != before
+
+
+def test_the_sample_ends_at_its_budget_and_never_within_a_character() -> None:
+    assert list(up_to_bytes(iter(["abc", "defg", "h"]), 5)) == ["abc", "de"]
+    assert list(up_to_bytes(iter(["漢字"]), 4)) == ["漢"]
+    assert list(up_to_bytes(iter(["a", "b"]), 100)) == ["a", "b"]

@@ -1,0 +1,140 @@
+"""Held-out loss against whole logits, bits per byte by hand, and tokens to reach a loss on made-up curves."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from slmctl.evaluation.heldout import HeldoutLoss, heldout_loss, tokens_to_reach
+
+B, T = 8, 16
+
+
+def rows(seed=0):
+    rng = np.random.default_rng(seed)
+    document = np.sort(rng.integers(0, 4, (B, T)), axis=1) + 10 * np.arange(B)[:, None]
+    document[-1, 9:] = -1
+    return rng.integers(0, 300, (B, T)), document
+
+
+def plain(split, ids, document, n=B):
+    """Sum and count of float64 losses over whole logits."""
+    model = split.model.double()
+    with torch.no_grad():
+        log_p = torch.log_softmax(model(torch.from_numpy(ids)).logits, dim=-1)
+    model.float()
+    losses = [-float(log_p[b, t - 1, ids[b, t]]) for b in range(n) for t in range(1, T) if document[b, t] >= 0]
+    return sum(losses), len(losses)
+
+
+@pytest.mark.parametrize("batch_rows", [1, 3, 5, 8, 100])
+def test_loss_equals_whole_logits_whatever_the_batch(batch_rows, make_llama, make_reader):
+    ids, document = rows()
+    split = make_llama()
+    found = heldout_loss(split, make_reader(ids, document), "cpu", batch_rows)
+    nats, predicted = plain(split, ids, document)
+    assert found.predicted == predicted == (B - 1) * (T - 1) + 8
+    assert found.nats == pytest.approx(nats, rel=1e-6)
+    assert found.loss == pytest.approx(nats / predicted, rel=1e-6)
+    assert found.perplexity == pytest.approx(math.exp(nats / predicted), rel=1e-5)
+
+
+@pytest.mark.parametrize(("max_tokens", "wanted"), [(1, 1), (T, 1), (3 * T, 3), (3 * T + 5, 3), (10**6, B), (None, B)])
+def test_max_tokens_takes_the_first_whole_rows(max_tokens, wanted, make_llama, make_reader):
+    ids, document = rows()
+    split = make_llama()
+    found = heldout_loss(split, make_reader(ids, document), "cpu", 2, max_tokens)
+    nats, predicted = plain(split, ids, document, wanted)
+    assert found.predicted == predicted
+    assert found.nats == pytest.approx(nats, rel=1e-6)
+
+
+def test_documents_under_the_mask_are_evaluated_alone(make_llama, make_reader):
+    ids, document = rows()
+    split = make_llama(intra_document_mask=True)
+    found = heldout_loss(split, make_reader(ids, document), "cpu", 4)
+    model, wanted = split.model.double(), []
+    for b in range(B):
+        for d in sorted(set(document[b]) - {-1}):
+            alone = torch.from_numpy(ids[b][document[b] == d])
+            with torch.no_grad():
+                log_p = torch.log_softmax(model(alone[None]).logits[0], dim=-1)
+            wanted += [-float(log_p[i - 1, alone[i]]) for i in range(1, len(alone))]
+    assert found.predicted == len(wanted)
+    assert found.nats == pytest.approx(sum(wanted), rel=1e-6)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_evaluation_draws_nothing_and_restores_the_mode(training, make_llama, make_reader):
+    split = make_llama(dropout=0.5)
+    reader = make_reader(*rows())
+    split.model.train(training)
+    states = torch.get_rng_state(), np.random.get_state()[1].tobytes(), random.getstate()
+    first, second = (heldout_loss(split, reader, "cpu", 3) for _ in range(2))
+    assert first == second, "dropout was on"
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert (np.random.get_state()[1].tobytes(), random.getstate()) == states[1:]
+    assert all(m.training is training for m in split.model.modules())
+    assert all(p.grad is None for p in split.parameters())
+
+
+def test_the_mode_is_restored_when_evaluation_fails(make_llama, make_reader):
+    split = make_llama()
+    reader = make_reader(*rows())
+    split.model.train()
+    with pytest.raises(RuntimeError):
+        heldout_loss(split, reader, "no-such-device", 3)
+    assert split.model.training
+
+
+def test_bfloat16_is_close_and_leaves_the_weights_alone(make_llama, make_reader):
+    split = make_llama()
+    reader = make_reader(*rows())
+    exact = heldout_loss(split, reader, "cpu", 4)
+    rough = heldout_loss(split, reader, "cpu", 4, bf16=True)
+    assert rough.loss != exact.loss
+    assert rough.loss == pytest.approx(exact.loss, rel=0.02)
+    assert all(p.dtype == torch.float32 for p in split.parameters())
+
+
+def test_bits_per_byte_by_hand():
+    # 3 predicted tokens with 6 ln 2 nats are 2 bits a token; 4 tokens in 16 bytes are a quarter token a byte
+    assert HeldoutLoss(6 * math.log(2), 3).bits_per_byte(tokens=4, text_bytes=16) == pytest.approx(0.5)
+    # a uniform model over 256 byte tokens needs 8 bits a byte
+    assert HeldoutLoss(10 * math.log(256), 10).bits_per_byte(tokens=50, text_bytes=50) == pytest.approx(8.0)
+
+
+def test_nothing_predicted_is_nan_and_a_diverged_model_has_infinite_perplexity():
+    assert math.isnan(HeldoutLoss(0.0, 0).loss)
+    assert math.isnan(HeldoutLoss(0.0, 0).perplexity)
+    assert HeldoutLoss(math.log(7.5), 1).perplexity == pytest.approx(7.5)
+    assert HeldoutLoss(2000.0, 1).perplexity == math.inf
+
+
+@pytest.mark.parametrize(
+    ("tokens", "losses", "goal", "wanted"),
+    [
+        ([0, 100, 200], [4.0, 3.0, 2.0], 2.5, 150.0),
+        ([0, 100, 200], [4.0, 3.0, 2.0], 2.0, 200.0),
+        ([0, 100, 200], [4.0, 3.0, 2.0], 3.0, 100.0),
+        ([0, 100, 200], [4.0, 3.0, 2.0], 1.9, None),
+        ([0, 100, 200], [4.0, 3.0, 2.0], 4.0, 0.0),
+        ([0, 100, 200], [4.0, 3.0, 2.0], 9.0, 0.0),
+        ([0, 100, 300], [4.0, 2.0, 1.0], 1.5, 200.0),
+        ([0, 100, 200, 300], [4.0, 2.0, 3.0, 1.0], 2.5, 75.0),  # the first time counts
+        ([0, 100, 200], [4.0, 4.5, 3.5], 4.25, 0.0),
+        ([0, 100, 200], [4.0, 4.5, 3.5], 3.75, 175.0),
+        ([0, 100, 200], [3.0, 3.0, 3.0], 3.0, 0.0),
+        ([7], [3.0], 3.0, 7.0),
+        ([7], [3.0], 2.0, None),
+        ([], [], 2.0, None),
+        ([0, 100, 200], [4.0, math.nan, math.nan], 2.0, None),
+    ],
+)
+def test_tokens_to_reach_on_made_up_curves(tokens, losses, goal, wanted):
+    found = tokens_to_reach(tokens, losses, goal)
+    assert found == (pytest.approx(wanted) if wanted is not None else None)

@@ -1,0 +1,84 @@
+"""Correlations by shift against NumPy, and what the watch makes of them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from slmctl.training.alignment import SHIFTS, AlignmentWatch, correlations
+
+
+def losses(noise=0.3, b=8, t=64, seed=0):
+    """Live and reference losses that share what makes a token hard, and a target mask with padding."""
+    rng = np.random.default_rng(seed)
+    hardness = rng.gamma(1.0, 2.0, (b, t))
+    live, ref = (hardness + noise * rng.normal(size=(b, t)) for _ in range(2))
+    target = np.ones((b, t), dtype=bool)
+    target[:, 0] = False
+    target[-1, t // 2 :] = False
+    live[~target] = np.nan
+    ref[~target] = -1.0
+    return live.astype(np.float32), ref.astype(np.float32), target
+
+
+def judged(*found):
+    watch = AlignmentWatch(steps=len(found))
+    verdicts = [watch.add(f) for f in found]
+    assert verdicts[:-1] == [None] * (len(found) - 1)
+    return verdicts[-1]
+
+
+def test_correlations_equal_numpy_over_pairs_of_targets():
+    live, ref, target = losses()
+    found = correlations(live, ref, target)
+    assert set(found) == set(SHIFTS)
+    for shift in SHIFTS:
+        pairs = [
+            (live[b, t], ref[b, t + shift])
+            for b in range(live.shape[0])
+            for t in range(live.shape[1])
+            if 0 <= t + shift < live.shape[1] and target[b, t] and target[b, t + shift]
+        ]
+        assert found[shift] == pytest.approx(np.corrcoef(np.array(pairs, dtype=np.float64).T)[0, 1], abs=1e-12)
+
+
+@pytest.mark.parametrize(("shape", "constant"), [((1, 2), False), ((2, 1), False), ((4, 8), True)])
+def test_too_little_to_correlate_is_nan_not_a_crash(shape, constant):
+    live = np.ones(shape, np.float32) if constant else np.arange(math.prod(shape), dtype=np.float32).reshape(shape)
+    found = correlations(live, live, np.ones(shape, dtype=bool))
+    assert math.isnan(found[2])
+    assert judged(found) in {"low", "ok"}
+
+
+def test_aligned_losses_are_ok():
+    assert judged(*(correlations(*losses(seed=s)) for s in range(3))) == "ok"
+
+
+@pytest.mark.parametrize("shift", [-2, -1, 1, 2])
+def test_losses_shifted_by_a_token_or_two_are_misaligned(shift):
+    found = []
+    for seed in range(3):
+        live, ref, target = losses(seed=seed)
+        found.append(correlations(live, np.roll(ref, shift, axis=1), target))
+    assert judged(*found) == "misaligned"
+
+
+def test_losses_of_other_tokens_are_low():
+    found = []
+    for seed in range(3):
+        live, _, target = losses(seed=seed)
+        found.append(correlations(live, losses(seed=seed + 50)[1], target))
+    assert judged(*found) == "low"
+
+
+def test_the_verdict_comes_once_at_the_last_watched_step():
+    watch = AlignmentWatch(steps=2)
+    good = {s: 0.9 if s == 0 else 0.0 for s in SHIFTS}
+    assert [watch.add(good) for _ in range(5)] == [None, "ok", None, None, None]
+
+
+def test_a_step_without_a_correlation_does_not_pass_for_aligned():
+    nan = dict.fromkeys(SHIFTS, math.nan)
+    assert judged({s: 0.9 if s == 1 else 0.0 for s in SHIFTS}, nan) != "ok"
