@@ -89,6 +89,16 @@ def cut(text: str) -> str:
 def run_task(model: Any, tokenizer: Any, task: TaskConfig, items: list[Item], prefix: str, device: str) -> dict[str, Any]:
     """Accuracy, its standard error, and every item's output. The prompt is cut from the left where the model's context
     is too short for it; how often is reported."""
+    from transformers import GenerationConfig
+
+    own_config, model.generation_config = model.generation_config, GenerationConfig()  # its penalties are not greedy search
+    try:
+        return _run_task(model, tokenizer, task, items, prefix, device)
+    finally:
+        model.generation_config = own_config
+
+
+def _run_task(model: Any, tokenizer: Any, task: TaskConfig, items: list[Item], prefix: str, device: str) -> dict[str, Any]:
     config = model.config.get_text_config()
     room = int(getattr(config, "max_position_embeddings", 2048)) - task.max_new_tokens
     if room < 1:
@@ -114,9 +124,6 @@ def run_task(model: Any, tokenizer: Any, task: TaskConfig, items: list[Item], pr
             eos_token_id=tokenizer.eos_token_id,
             tokenizer=tokenizer,
             stop_strings=["\n\n"],
-            temperature=None,
-            top_p=None,
-            top_k=None,
         )
         for item, row in zip(batch, made[:, width:], strict=True):
             text = cut(tokenizer.decode(row, skip_special_tokens=True))

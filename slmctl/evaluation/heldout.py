@@ -29,7 +29,7 @@ class HeldoutLoss:
 
     @property
     def perplexity(self) -> float:
-        return math.exp(self.loss)
+        return math.exp(self.loss) if self.loss < 700 or math.isnan(self.loss) else math.inf
 
     def bits_per_byte(self, tokens: int, text_bytes: int) -> float:
         """Mean bits a token, times the set's tokens a byte (EOS counted as a token, without bytes of its own)."""

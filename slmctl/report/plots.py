@@ -20,16 +20,17 @@ def curves(series: dict[str, tuple[list[float], list[float]]], x_label: str, y_l
 
     with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": title, "font.size": 11, "font.family": "sans-serif"}):
         figure, axes = plt.subplots(figsize=(7.2, 4.0), layout="constrained")
-        for i, (name, (x, y)) in enumerate(series.items()):
+        lines = []
+        for i, (x, y) in enumerate(series.values()):
             marker = "o" if len(x) <= 40 else ""
-            axes.plot(x, y, STYLES[i % 4], color=COLORS[i % 7], label=name, marker=marker, markersize=3.5, linewidth=1.6)
+            lines += axes.plot(x, y, STYLES[i % 4], color=COLORS[i % 7], marker=marker, markersize=3.5, linewidth=1.6)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         axes.set_title(title, fontsize=12)
         axes.xaxis.set_major_formatter(EngFormatter())
         axes.grid(alpha=0.3)
         if series:
-            axes.legend(frameon=False)
+            axes.legend(lines, list(series), frameon=False)  # given, because a label that starts with _ is left out
         out = io.StringIO()
         figure.savefig(out, format="svg", metadata={"Date": None})
         plt.close(figure)

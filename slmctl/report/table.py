@@ -18,7 +18,7 @@ def comparison(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
             ("perplexity", "perplexity", ".4g"),
             ("bits_per_byte", "bits/byte", ".4f"),
         ):
-            rows.append([f"{heldout} {label}", *[format(found["heldout"][heldout][key], form) for found in models.values()]])
+            rows.append([f"{heldout} {label}", *[figure(found["heldout"][heldout][key], form) for found in models.values()]])
     for task in first["tasks"]:
         rows.append([f"{task} accuracy", *[accuracy(found["tasks"][task]) for found in models.values()]])
     rows.append(["tokens to control's loss", *[reach(arms.get(m), "tokens_to_reach") for m in models]])
@@ -26,11 +26,15 @@ def comparison(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     return ["", *models], rows
 
 
+def figure(value: float | None, form: str) -> str:
+    return "not finite" if value is None else format(value, form)
+
+
 def selection(arm: dict[str, Any] | None) -> str:
     if arm is None:
         return "-"
     chosen = arm["selection"]
-    return chosen["criterion"] if chosen["criterion"] == "all" else f"{chosen['criterion']} {chosen['ratio']:.0%}"
+    return chosen["criterion"] if chosen["criterion"] == "all" else f"{chosen['criterion']} {100 * chosen['ratio']:g}%"
 
 
 def count(arm: dict[str, Any] | None, key: str) -> str:

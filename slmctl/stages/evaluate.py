@@ -19,7 +19,7 @@ from slmctl.model.split import SplitModel
 from slmctl.stages.workspace import DONE, Workspace
 from slmctl.store.manifest import library_versions
 from slmctl.store.reader import RowReader
-from slmctl.training.telemetry import read_log
+from slmctl.training.telemetry import finite, read_log
 
 RESULTS = "results.json"
 
@@ -74,7 +74,7 @@ def evaluate(workspace: Workspace) -> None:
     results["arms"] = {arm: arm_facts(workspace, arm) for arm in arms}
     compare_with_control(results["arms"], workspace)
     results["costs"] = costs(workspace)
-    write_json(workspace.evaluation / RESULTS, results)
+    write_json(workspace.evaluation / RESULTS, finite(results))
 
 
 def evaluate_model(

@@ -15,7 +15,7 @@ from slmctl.corpus.packing import Packer
 from slmctl.corpus.sources import Slice, Tally, documents, input_fingerprint, plan
 from slmctl.corpus.tokenizer import Tokenizer, check_ids, train_tokenizer, up_to_bytes
 from slmctl.errors import ConfigError, InputError
-from slmctl.files import sha256_file, sha256_json, sweep
+from slmctl.files import sha256_file, sha256_json
 from slmctl.model.loading import load_model_config
 from slmctl.stages.workspace import Workspace
 from slmctl.store.manifest import FILE, Manifest, Shard, is_complete, library_versions
@@ -92,7 +92,6 @@ def prepare_set(workspace: Workspace, name: str, directory: Path, sources: list[
     pieces = plan(sources, config.data.shard_bytes)
     if not pieces:
         raise InputError(f"{name} is empty: its files hold no text. Check data.{name.replace('/', '.')} in the configuration.")
-    sweep(directory)
     binding = sha256_json(made_from)
     shards: list[Shard] = []
     counts = dict.fromkeys(COUNTS, 0)

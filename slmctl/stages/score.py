@@ -11,7 +11,7 @@ from slmctl.config import ScoreConfig
 from slmctl.console import progress, say
 from slmctl.corpus.tokenizer import load_tokenizer
 from slmctl.errors import ConfigError, MismatchError, TrainingError
-from slmctl.files import sha256_file, sha256_json, sweep
+from slmctl.files import sha256_file, sha256_json
 from slmctl.model.loading import load_model
 from slmctl.model.row_losses import row_losses
 from slmctl.model.split import SplitModel
@@ -105,7 +105,6 @@ def score_shard(
     ticker: Any,
 ) -> dict[str, Any]:
     """Scores and publishes one shard. Returns the facts in its footer."""
-    sweep(path.parent)
     info = tokens.manifest.shards[index]
     first_group = sum(s.groups for s in tokens.manifest.shards[:index])
     predicted = 0

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from slmctl.config import ArmConfig, ScratchConfig, SelectionConfig, TrainingConfig
-from slmctl.console import say
-from slmctl.errors import ConfigError, InputError
+from slmctl.console import say, warn
+from slmctl.errors import ConfigError, InputError, MismatchError
 from slmctl.evaluation.heldout import heldout_loss
 from slmctl.files import publishing, sweep
 from slmctl.model.loading import load_model, save_model
@@ -140,7 +140,14 @@ def train_arm(workspace: Workspace, name: str, settings: ArmConfig, resume: bool
     scored = manifest.exists(workspace.scores(reference))
     if not scored and settings.selection.needs_reference:
         raise InputError(f"{workspace.scores(reference)} is absent or not complete. Run `slmctl score` first.")
-    scores = workspace.open_scores(reference, corpus) if scored else None
+    scores = None
+    if scored:
+        try:
+            scores = workspace.open_scores(reference, corpus)
+        except MismatchError as e:
+            if settings.selection.needs_reference:
+                raise
+            warn(f"pretrain {name} needs no scores and goes on without these: {e}")
     inputs = {
         **_common_inputs(workspace),
         "settings": _settings(settings),

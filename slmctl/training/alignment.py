@@ -40,12 +40,15 @@ class AlignmentWatch:
 
     steps: int = 3
     seen: list[dict[int, float]] = field(default_factory=list)
+    tokens: int = 0
 
-    def add(self, found: dict[int, float]) -> str | None:
-        """Records one step. Returns `misaligned`, `low` or `ok` once, at the last watched step; None otherwise."""
+    def add(self, found: dict[int, float], tokens: int) -> str | None:
+        """Records the correlations of one step over `tokens` tokens. Returns `misaligned`, `low` or `ok` once, at the
+        last watched step; None otherwise."""
         if len(self.seen) >= self.steps:
             return None
         self.seen.append(found)
+        self.tokens += tokens
         return self.verdict() if len(self.seen) == self.steps else None
 
     def mean(self) -> dict[int, float]:
@@ -54,6 +57,7 @@ class AlignmentWatch:
     def verdict(self) -> str:
         mean = {s: (-1.0 if np.isnan(r) else r) for s, r in self.mean().items()}
         best = max(mean, key=lambda s: mean[s])
-        if best != 0 and mean[best] > mean[0] + MARGIN:
+        chance = 5 / max(self.tokens, 1) ** 0.5  # five standard errors of a correlation of unrelated losses
+        if best != 0 and mean[best] > mean[0] + max(MARGIN, chance):
             return "misaligned"
         return "low" if mean[0] < LOW else "ok"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import warnings
 from dataclasses import asdict, dataclass, field
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from slmctl.console import warn
 from slmctl.errors import CorruptError, SlmError
-from slmctl.files import publishing, read_json, sha256_file, sweep, write_json
+from slmctl.files import publishing, read_json, sha256_file, sha256_json, sweep, write_json
 
 STATE = "state.json"
 
@@ -65,7 +66,7 @@ def save(
                     f"cannot write checkpoint {final} ({cause}). Is the disk full? Free some space and run again."
                 ) from e
         progress.files = {f.name: sha256_file(f) for f in sorted(temporary.iterdir())}
-        write_json(temporary / STATE, asdict(progress))
+        write_json(temporary / STATE, {"progress": asdict(progress), "sha256": sha256_json(asdict(progress))})
     for old in all_checkpoints(root)[:-keep_last]:
         shutil.rmtree(old, ignore_errors=True)
     return final
@@ -82,9 +83,12 @@ def load_latest(root: Path, model: nn.Module, optimizer: torch.optim.Optimizer, 
         try:
             return _load(directory, model, optimizer, counts)
         except SlmError as e:
-            warn(f"{e} Falling back to the checkpoint before it.")
-    if found:
-        raise CorruptError(f"no checkpoint in {root} can be read. Delete that folder to start over.")
+            broken = directory.with_name(f"broken-{directory.name}")  # out of the way of pruning, yet not lost
+            shutil.rmtree(broken, ignore_errors=True)
+            os.rename(directory, broken)
+            warn(f"{e} It is kept as {broken.name}; falling back to the checkpoint before it.")
+    if any(root.glob("broken-step-*")):
+        raise CorruptError(f"no checkpoint in {root} can be read. Delete that folder, or give --no-resume, to start over.")
     return None
 
 
@@ -92,14 +96,21 @@ def _load(directory: Path, model: nn.Module, optimizer: torch.optim.Optimizer, c
     from torch.distributed.checkpoint import state_dict_loader
     from torch.distributed.checkpoint.state_dict import set_state_dict
 
-    progress = Progress(**read_json(directory / STATE))
+    state = read_json(directory / STATE)
+    try:
+        progress = Progress(**state["progress"])
+        sound = state["sha256"] == sha256_json(state["progress"])
+    except (TypeError, KeyError):
+        sound = False
+    if not sound:
+        raise CorruptError(f"checkpoint {directory} is broken: {STATE} is altered.")
     for name, wanted in progress.files.items():
         file = directory / name
         if not file.is_file() or sha256_file(file) != wanted:
             raise CorruptError(f"checkpoint {directory} is broken: {name} is absent or altered.")
-    state = _state(model, optimizer, counts)
+    loaded = _state(model, optimizer, counts)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        state_dict_loader.load(state, checkpoint_id=str(directory), no_dist=True)
-    set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+        state_dict_loader.load(loaded, checkpoint_id=str(directory), no_dist=True)
+    set_state_dict(model, optimizer, model_state_dict=loaded["model"], optim_state_dict=loaded["optimizer"])
     return progress

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import nn
 
 PEAK_BF16 = {
     "H200": 989e12,
@@ -23,10 +24,9 @@ def flops_per_token(model: Any, seq_len: int) -> float:
     """6·N_matmul + 12·L·heads·head_dim·s: forward and backward of all-token training. What selection leaves out is not
     subtracted, so the figure compares arms by the work that plain training would do."""
     config = model.config.get_text_config()
-    embedding = model.get_input_embeddings().weight
-    matrices = {p.data_ptr(): p.numel() for p in model.parameters() if p.ndim >= 2}
-    if model.get_output_embeddings().weight.data_ptr() != embedding.data_ptr():
-        matrices.pop(embedding.data_ptr(), None)  # a lookup, not a matmul
+    head = model.get_output_embeddings().weight.data_ptr()
+    lookups = {m.weight.data_ptr() for m in model.modules() if isinstance(m, nn.Embedding)} - {head}
+    matrices = {p.data_ptr(): p.numel() for p in model.parameters() if p.ndim >= 2 and p.data_ptr() not in lookups}
     heads = config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     return float(6 * sum(matrices.values()) + 12 * config.num_hidden_layers * heads * head_dim * seq_len)

@@ -89,8 +89,9 @@ class Trainer:
 
     def train(self) -> None:
         run, progress = self.run, self.progress
-        self.metrics = Log(run.directory / "metrics.jsonl", progress.step)
-        self.evals = Log(run.directory / "evals.jsonl", progress.step)
+        last = progress.step or -1  # a run that starts anew logs its step 0 anew
+        self.metrics = Log(run.directory / "metrics.jsonl", last)
+        self.evals = Log(run.directory / "evals.jsonl", last)
         self.trackers = Trackers(run.tracking, run.directory, run.name, progress.step)
         if progress.step:
             say(f"{run.name}: resuming after step {progress.step} of {self.steps}")
@@ -105,15 +106,16 @@ class Trainer:
                     due_eval = run.settings.eval_every and progress.step % run.settings.eval_every == 0
                     if due_eval or progress.step == self.steps:
                         self.evaluate()
-                    if stop and progress.step < self.steps:
-                        path = self.save()
-                        raise Interrupted(
-                            stop.signum or 2, f"stopped after step {progress.step}; saved {path}. Run again to go on from there."
-                        )
-                    if run.settings.save_every and progress.step % run.settings.save_every == 0:
+                    due_save = run.settings.save_every and progress.step % run.settings.save_every == 0
+                    if due_save or stop or progress.step == self.steps:
                         self.save()
-            if not (checkpoint.directory_of(self.checkpoints, progress.step) / checkpoint.STATE).is_file():
-                self.save()
+                    if stop:
+                        break
+            if stop.signum is not None:
+                saved = checkpoint.directory_of(self.checkpoints, progress.step)
+                raise Interrupted(
+                    stop.signum, f"stopped after step {progress.step}; saved {saved}. Run again to go on from there."
+                )
         finally:
             self.metrics.close()
             self.evals.close()
@@ -165,7 +167,7 @@ class Trainer:
             speed = f"lr {lr:.2e} grad {grad_norm:.3f} {rate:,.0f} tokens/s"
             say(f"{run.name} step {step}/{self.steps}: loss {loss:.4f}{rest} {speed}")
         if shifted is not None:
-            self.judge(shifted)
+            self.judge(shifted, batch.tokens)
         return record
 
     def forward_backward(self, step: int, batch: StepBatch) -> list[MicroResult]:
@@ -191,8 +193,8 @@ class Trainer:
             f"the step was not taken, and {last}. Lower lr, raise warmup, or use precision: float32; then run again."
         )
 
-    def judge(self, shifted: dict[int, float]) -> None:
-        verdict = self.watch.add(shifted)
+    def judge(self, shifted: dict[int, float], tokens: int) -> None:
+        verdict = self.watch.add(shifted, tokens)
         if verdict in (None, "ok"):
             return
         listing = ", ".join(f"{s:+d}: {r:.2f}" for s, r in self.watch.mean().items())

@@ -25,7 +25,7 @@ def losses(noise=0.3, b=8, t=64, seed=0):
 
 def judged(*found):
     watch = AlignmentWatch(steps=len(found))
-    verdicts = [watch.add(f) for f in found]
+    verdicts = [watch.add(f, 10_000) for f in found]
     assert verdicts[:-1] == [None] * (len(found) - 1)
     return verdicts[-1]
 
@@ -76,7 +76,7 @@ def test_losses_of_other_tokens_are_low():
 def test_the_verdict_comes_once_at_the_last_watched_step():
     watch = AlignmentWatch(steps=2)
     good = {s: 0.9 if s == 0 else 0.0 for s in SHIFTS}
-    assert [watch.add(good) for _ in range(5)] == [None, "ok", None, None, None]
+    assert [watch.add(good, 10_000) for _ in range(5)] == [None, "ok", None, None, None]
 
 
 def test_a_step_without_a_correlation_does_not_pass_for_aligned():

@@ -143,7 +143,8 @@ def breakages():
     def change_a_digit(directory):
         file = directory / checkpoint.STATE
         data = json.loads(file.read_text())
-        file.write_text(json.dumps({**data, "tokens_seen": data["tokens_seen"] + 1}))
+        data["progress"]["tokens_seen"] += 1
+        file.write_text(json.dumps(data))
 
     def empty_the_state(directory):
         (directory / checkpoint.STATE).write_text("null")
