@@ -8,26 +8,19 @@ of the input alone, so any worker can make any slice.
 from __future__ import annotations
 
 import glob
-import gzip
-import io
 import json
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
-import zstandard
 
 from slmctl.config import SourceConfig
 from slmctl.corpus.template import FieldError, Template
+from slmctl.corpus.text_files import BLOCK, kind_of, open_text, reading, skip, text_size
 from slmctl.errors import InputError
 from slmctl.files import HashCache
-
-COMPRESSED = (".gz", ".zst")
-_READ = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -52,17 +45,6 @@ class Tally:
     skipped: int = 0
 
 
-def kind_of(file: str) -> str:
-    """jsonl, txt or parquet, from the name. Raises `InputError` for any other."""
-    name = file.removesuffix(".gz").removesuffix(".zst")
-    for suffix, kind in {".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl", ".txt": "txt"}.items():
-        if name.endswith(suffix):
-            return kind
-    if file.endswith((".parquet", ".pq")):
-        return "parquet"
-    raise InputError(f"{file}: unknown kind of file. Known: .jsonl and .txt (also .gz, .zst), .parquet.")
-
-
 def files_of(source: SourceConfig) -> list[str]:
     """The files of a source, globs expanded and sorted. Raises `InputError` where there are none."""
     found: list[str] = []
@@ -76,85 +58,6 @@ def files_of(source: SourceConfig) -> list[str]:
     for file in found:
         kind_of(file)
     return list(dict.fromkeys(found))
-
-
-class _ZstdReader(io.RawIOBase):
-    """The bytes of a .zst file of any number of frames. Unlike zstandard's own reader it refuses a frame cut short."""
-
-    def __init__(self, file: str) -> None:
-        self._file = open(file, "rb")
-        self._frame: Any = None
-        self._input = self._output = b""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._output:
-            self._input = self._input or self._file.read(_READ // 8)
-            if not self._input:
-                if self._frame is not None:
-                    raise EOFError("the last frame ends too early")
-                return 0
-            self._frame = self._frame or zstandard.ZstdDecompressor(max_window_size=2**31).decompressobj()
-            self._output = self._frame.decompress(self._input)
-            self._input = b""
-            if self._frame.eof:
-                self._input, self._frame = self._frame.unused_data, None
-        n = min(len(buffer), len(self._output))
-        buffer[:n], self._output = self._output[:n], self._output[n:]
-        return n
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
-
-
-def open_text(file: str) -> BinaryIO:
-    """The uncompressed bytes of a line file."""
-    if file.endswith(".gz"):
-        return io.BufferedReader(gzip.open(file, "rb"), _READ)
-    if file.endswith(".zst"):
-        return io.BufferedReader(_ZstdReader(file), _READ)
-    return open(file, "rb", buffering=_READ)
-
-
-def _skip(stream: BinaryIO, file: str, n: int) -> None:
-    if not file.endswith(COMPRESSED):
-        stream.seek(n)
-        return
-    while n > 0:
-        got = len(stream.read(min(n, _READ)))
-        if not got:
-            return
-        n -= got
-
-
-def _text_size(file: str) -> int:
-    if not file.endswith(COMPRESSED):
-        return Path(file).stat().st_size
-    size = 0
-    with reading(file), open_text(file) as stream:
-        while block := stream.read(_READ):
-            size += len(block)
-    return size
-
-
-class reading:  # noqa: N801 - used as `with reading(file)`
-    """Turns what a broken or unreadable file raises into an `InputError` that names it."""
-
-    def __init__(self, file: str) -> None:
-        self.file = file
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, trace: object) -> None:
-        broken = (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError, pa.ArrowInvalid)
-        if isinstance(e, broken):
-            raise InputError(f"{self.file} is broken or cut off ({e}). Fetch it again or leave it out.") from e
-        if isinstance(e, OSError):
-            raise InputError(f"cannot read {self.file}: {e}") from e
 
 
 def plan(sources: list[SourceConfig], shard_bytes: int) -> list[Slice]:
@@ -200,7 +103,7 @@ def _file_slices(i: int, source: SourceConfig, shard_bytes: int) -> Iterator[Sli
             if start < len(sizes):
                 yield Slice(i, file, start, len(sizes))
             continue
-        size = _text_size(file)
+        size = text_size(file)
         if kind == "txt" and source.txt_split == "file":
             yield Slice(i, file, 0, size)
             continue
@@ -307,7 +210,7 @@ def _spell(place: Place) -> str:
         return f"{file}, {unit} {position}"
     line, seen = 1, 0
     with open_text(file) as stream:
-        while seen < position and (block := stream.read(min(_READ, position - seen))):
+        while seen < position and (block := stream.read(min(BLOCK, position - seen))):
             line += block.count(b"\n")
             seen += len(block)
     return f"{file}, line {line}"
@@ -355,7 +258,7 @@ def _lines(piece: Slice) -> Iterator[tuple[int, bytes]]:
     with open_text(piece.file) as stream:
         at = piece.start
         if at:
-            _skip(stream, piece.file, at - 1)
+            skip(stream, piece.file, at - 1)
             at += len(stream.readline()) - 1
         while at < piece.stop and (line := stream.readline()):
             yield at, line

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from slmctl.config import TaskConfig
-from slmctl.corpus.sources import open_text, reading
 from slmctl.corpus.template import FieldError, Template
+from slmctl.corpus.text_files import open_text, reading
 from slmctl.errors import InputError
 from slmctl.store.order import permutation
 
