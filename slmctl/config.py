@@ -100,7 +100,7 @@ class SourceConfig(Section):
     txt_split: Literal["file", "paragraph", "line"] = "file"
     """What a document is in a .txt file; paragraphs end at an empty line."""
     max_documents: PositiveInt | None = None
-    """Stop after so many documents of this source; null reads all."""
+    """Stop after so many records of this source (empty and skipped ones count too); null reads all."""
     on_bad: Literal["stop", "skip"] = "stop"
     """A broken line, invalid UTF-8 or an absent field: stop with its place, or skip and count it."""
     parse_special_tokens: bool = False

@@ -318,6 +318,8 @@ def load_config(path: Path | str, overrides: list[str] | None = None) -> Pipelin
         raise ConfigError(f"{path}: want a mapping of settings.")
     for override in overrides or []:
         apply_override(data, override)
+        key = override.partition("=")[0].strip().split(".")
+        lines = {path: n for path, n in lines.items() if list(map(str, path[: len(key)])) != key}  # no longer the file's
     return check(data, str(path), lines)
 
 

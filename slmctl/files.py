@@ -132,6 +132,7 @@ class HashCache:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.known: dict[str, list[Any]] = {}
+        self.unsaved = 0
         with suppress(SlmError):
             found = read_json(path)
             self.known = found if isinstance(found, dict) else {}
@@ -144,9 +145,19 @@ class HashCache:
             return str(found[2])
         digest = sha256_file(file)
         self.known[key] = [stat.st_size, stat.st_mtime_ns, digest]
-        write_json(self.path, self.known)
+        self.unsaved += stat.st_size
+        if self.unsaved > 2**32:
+            self.save()
         return digest
 
     def of(self, files: Iterable[Path]) -> dict[str, str]:
         """File name to content hash."""
-        return {f.name: self.sha256(f) for f in sorted(files)}
+        found = {f.name: self.sha256(f) for f in sorted(files)}
+        self.save()
+        return found
+
+    def save(self) -> None:
+        """Keeps what was hashed for the next run."""
+        if self.unsaved:
+            write_json(self.path, self.known)
+            self.unsaved = 0

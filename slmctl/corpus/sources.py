@@ -53,6 +53,8 @@ def files_of(source: SourceConfig) -> list[str]:
         matches = [m for m in matches if Path(m).is_file()]
         if not matches:
             what = "matches no file" if glob.has_magic(pattern) else "does not exist"
+            if Path(pattern).is_dir():
+                what = f"is a folder, not a file: give a pattern such as {pattern}/*.jsonl"
             raise InputError(f"{pattern} {what}. Correct the path in the configuration, or give it with -o.")
         found += matches
     for file in found:
@@ -139,6 +141,7 @@ def input_fingerprint(sources: list[SourceConfig], hashes: HashCache) -> list[di
         else:
             names = [{"file": Path(f).name, "sha256": hashes.sha256(Path(f))} for f in files_of(source)]
             found.append({"files": names, **how})
+    hashes.save()
     return found
 
 

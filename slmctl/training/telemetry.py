@@ -12,7 +12,7 @@ import torch
 
 from slmctl.config import TrackingConfig
 from slmctl.errors import ConfigError
-from slmctl.files import disk_errors, publishing
+from slmctl.files import disk_errors, publishing, sha256_json
 from slmctl.training.alignment import correlations
 from slmctl.training.batches import StepBatch
 from slmctl.training.selective import MicroResult
@@ -76,7 +76,8 @@ class Trackers:
                 import wandb
             except ImportError:
                 raise ConfigError("tracking.wandb_project is set, but wandb is absent: pip install 'slmctl[wandb]'.") from None
-            self.wandb = wandb.init(project=tracking.wandb_project, name=name, dir=str(directory), resume="allow")
+            same = sha256_json(str(directory.resolve()))[:16]  # a resumed run goes on in the same W&B run
+            self.wandb = wandb.init(project=tracking.wandb_project, name=name, id=same, dir=str(directory), resume="allow")
 
     def scalars(self, step: int, values: dict[str, Any], prefix: str) -> None:
         flat = {}
