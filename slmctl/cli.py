@@ -11,7 +11,7 @@ import typer
 
 from slmctl import __version__
 from slmctl.console import err, out, say
-from slmctl.errors import ConfigError, SlmError
+from slmctl.errors import ConfigError, Interrupted, SlmError
 from slmctl.files import is_full
 from slmctl.signals import raising
 
@@ -53,16 +53,11 @@ def _root(
     debug = show_traceback
 
 
-def _open(config: Path, override: list[str] | None) -> Workspace:
+def _open(config: Path, override: list[str] | None, record: bool = True) -> Workspace:
     from slmctl.config_file import load_config
-    from slmctl.stages.validate import template_mistakes
     from slmctl.stages.workspace import Workspace
 
-    loaded = load_config(config, override)
-    mistakes = template_mistakes(loaded)
-    if mistakes:
-        raise ConfigError("\n  ".join([f"{config}:", *mistakes]))
-    return Workspace(loaded).open()
+    return Workspace(load_config(config, override)).open(record)
 
 
 @app.command()
@@ -140,7 +135,7 @@ def evaluate(config: Config, override: Override = None) -> None:
 
     Example: `slmctl eval pipelines/math-smollm2.yaml`
     """
-    workspace = _open(config, override)
+    workspace = _open(config, override, record=False)
     from slmctl.stages.evaluate import evaluate as stage
     from slmctl.stages.report import print_comparison
 
@@ -154,7 +149,7 @@ def report(config: Config, override: Override = None) -> None:
 
     Example: `slmctl report pipelines/math-smollm2.yaml`
     """
-    workspace = _open(config, override)
+    workspace = _open(config, override, record=False)
     from slmctl.stages.report import report as stage
 
     out.print(f"report: {stage(workspace).resolve()}", soft_wrap=True)
@@ -183,18 +178,13 @@ def validate(
     Example: `slmctl validate pipelines/rho-math-1b.yaml`
     """
     from slmctl.config_file import load_config
-    from slmctl.stages.validate import missing_inputs, template_mistakes
+    from slmctl.stages.validate import missing_inputs
 
-    loaded = load_config(config, override)
-    mistakes = template_mistakes(loaded)
-    missing = missing_inputs(loaded)
-    if inputs:
-        mistakes += missing
-    elif missing:
-        for line in missing:
-            say(f"note: {line}")
-    if mistakes:
-        raise ConfigError("\n  ".join([f"{config}: {len(mistakes)} mistakes", *mistakes]))
+    missing = missing_inputs(load_config(config, override))
+    if missing and inputs:
+        raise ConfigError("\n  ".join([f"{config}: inputs that are not here", *missing]))
+    for line in missing:
+        say(f"note: {line}")
     out.print(f"{config}: valid")
 
 
@@ -217,9 +207,15 @@ def main(argv: list[str] | None = None) -> None:
     try:
         with raising():
             app(argv)
-    except SlmError as e:
+    except (SlmError, Interrupted) as e:
         _fail(str(e), e, e.exit_code)
     except Exception as e:  # whatever else: still one clear line
+        if type(e).__name__ == "OutOfMemoryError":
+            _fail(
+                "the GPU's memory is full. Lower micro_batch_rows (or batch_rows) and run again; that changes no result.",
+                e,
+                1,
+            )
         if is_full(e):
             _fail("no space left on a disk. What was finished is kept; free some space and run again.", e, 1)
         _fail(f"unexpected {type(e).__name__}: {e}\nRun again with --debug for a traceback.", e, 1)

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from slmctl.template import Template, TemplateError
+
 BUDGET_KEYS = ("tokens", "steps", "epochs")
 
 
@@ -24,6 +26,15 @@ def _file_name(name: str) -> str:
     return name
 
 
+def _template(text: str) -> str:
+    try:
+        Template(text)
+    except TemplateError as e:
+        raise ValueError(str(e)) from None
+    return text
+
+
+TextTemplate = Annotated[str, AfterValidator(_template)]
 Name = Annotated[str, AfterValidator(_file_name)]
 AsList = BeforeValidator(lambda v: v if isinstance(v, list) or v is None else [v])
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -94,8 +105,8 @@ class SourceConfig(Section):
     split: str = "train"
     """Split of the Hub dataset."""
     revision: str | None = None
-    """Revision of the Hub dataset: a commit makes the run repeatable."""
-    text: str = "{text}"
+    """Revision of the Hub dataset. Give a commit: else a change on the Hub makes the set anew at the next run."""
+    text: TextTemplate = "{text}"
     """Template of a document over the record's fields; `{a.b}` reaches into nested ones, `{{` is a brace."""
     txt_split: Literal["file", "paragraph", "line"] = "file"
     """What a document is in a .txt file; paragraphs end at an empty line."""
@@ -168,12 +179,12 @@ class TrainingConfig(Section):
     grad_clip: Annotated[float, Field(ge=0)] = 1.0
     """Largest global gradient norm; 0 turns clipping off."""
     precision: Literal["float32", "bf16_autocast", "bfloat16"] = "bf16_autocast"
-    """float32; float32 weights with bfloat16 arithmetic; or everything in bfloat16."""
+    """float32; float32 weights with bfloat16 arithmetic; or all in bfloat16, whose rounding swallows small updates."""
     eval_every: NonNegativeInt = 0
     """Steps between held-out evaluations; 0 evaluates at the start and at the end only."""
     eval_tokens: PositiveInt | None = None
     """Tokens of each held-out set used while training; null uses all."""
-    save_every: NonNegativeInt = 0
+    save_every: NonNegativeInt = 500
     """Steps between checkpoints; 0 saves at the end only (and when interrupted)."""
     keep_last: PositiveInt = 2
     """Checkpoints kept."""
@@ -256,9 +267,9 @@ class TaskConfig(Section):
     """Name in results.json."""
     path: str
     """JSON Lines with the task's items."""
-    prompt: str = "Question: {question}\nAnswer:"
+    prompt: TextTemplate = "Question: {question}\nAnswer:"
     """Template of the prompt over an item's fields."""
-    answer: str = "{answer}"
+    answer: TextTemplate = "{answer}"
     """Template of the worked answer; the number after `####`, else the last number, is the target."""
     shots: NonNegativeInt = 8
     """Worked examples before the question, drawn by seed from the curated set (same fields)."""

@@ -261,6 +261,19 @@ def _mapping(data: Any, *path: str) -> dict[Any, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def _attention_mistakes(data: Any) -> Iterator[tuple[Path_, str]]:
+    """What flash attention cannot do: float32, and restarting at the documents of a batch of rows."""
+    if _get(data, "model", "attn_implementation") != "flash_attention_2":
+        return
+    if _get(data, "data", "intra_document_mask"):
+        yield ("data", "intra_document_mask"), "is not kept by flash_attention_2; use sdpa or flex_attention"
+    runs: list[tuple[Path_, str]] = [(("score",), "bfloat16"), (("eval",), "float32"), (("reference",), "bf16_autocast")]
+    runs += [(("pretrain", "arms", a), "bf16_autocast") for a in _mapping(data, "pretrain", "arms") if isinstance(a, str)]
+    for where, default in runs:
+        if _get(data, *map(str, where), "precision", default=default) == "float32":
+            yield (*where, "precision"), "float32 does not work with flash_attention_2; use bfloat16 here, or attn sdpa"
+
+
 def _cross_mistakes(data: dict[str, Any]) -> Iterator[tuple[Path_, str]]:
     """Mistakes between sections, found even where a section has mistakes of its own."""
     sets = sorted(_mapping(data, "data", "heldout"), key=str)
@@ -290,12 +303,25 @@ def _cross_mistakes(data: dict[str, Any]) -> Iterator[tuple[Path_, str]]:
         reference = _get(data, *map(str, where), "selection", "reference")
         if isinstance(reference, str) and reference not in known:
             yield (*where, "selection", "reference"), f"{reference!r} is not in score.references ({', '.join(known)})"
+    yield from _attention_mistakes(data)
+    for arm in ("base", "reference"):
+        if arm in _mapping(data, "pretrain", "arms"):
+            yield ("pretrain", "arms", arm), "an arm cannot have this name: it is the name of a model it is compared with"
+    tasks = _get(data, "eval", "tasks", default=[])
+    names = [_get(t, "name") for t in tasks] if isinstance(tasks, list) else []
+    for name in {n for n in names if isinstance(n, str) and names.count(n) > 1}:
+        yield ("eval", "tasks"), f"two tasks are named {name!r}"
+    if best is not None and not _get(data, "reference", "eval_every"):
+        yield named[1][0], "needs reference.eval_every: without evaluations on the way the last weights are the best"
     for where, rows, default in runs:
         if where[0] == "model" and _get(data, *map(str, where)) is None:
             continue
         tokens = _get(data, *map(str, where), "batch_tokens", default=default)
         if not all(isinstance(v, int) and v > 0 for v in (tokens, seq_len, rows)):
             continue
+        micro = _get(data, *map(str, where), "micro_batch_rows", default=8)
+        if isinstance(micro, int) and 0 < micro < rows and _get(data, *map(str, where), "selection", "criterion") != "all":
+            yield (*where, "micro_batch_rows"), f"{micro} is less than group_rows {rows}; a micro-batch holds whole groups"
         unit = seq_len * rows
         if tokens % unit:
             near = max(unit, round(tokens / unit) * unit)

@@ -29,8 +29,8 @@ class TrainingError(SlmError):
     """Training or scoring met a state it must not continue from."""
 
 
-class Interrupted(SlmError):  # noqa: N818 - it is what happened, not what went wrong
-    """SIGINT or SIGTERM arrived; what was finished is saved."""
+class Interrupted(BaseException):
+    """SIGINT or SIGTERM arrived; what was finished is saved. No `Exception`, so that no handler of errors takes it for one."""
 
     def __init__(self, signum: int, message: str) -> None:
         super().__init__(message)

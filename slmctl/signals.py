@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from slmctl.console import say
 from slmctl.errors import Interrupted
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -29,6 +30,7 @@ def _handle(signum: int, _frame: FrameType | None) -> None:
     name = signal.Signals(signum).name
     if _deferred is not None and _deferred.signum is None:
         _deferred.signum = signum
+        say(f"{name}: finishing the step, then saving; a second signal stops at once without saving")
         return
     raise Interrupted(signum, f"{name}: stopped. Finished work is kept; run the same command again to go on.")
 

@@ -101,7 +101,9 @@ def test_run_makes_everything_then_skips_then_remakes_what_a_change_touches(slmc
     corpus = tmp_path / "corpus.jsonl"
     corpus.write_text(corpus.read_text() + json.dumps({"text": "one more document"}) + "\n")
     code, _, err = slmctl("pretrain", path)
-    assert code == 0  # scores and tokens still bind each other: nothing read is wrong
+    assert code == 1
+    assert "texts[0].sha256" in err
+    assert "slmctl prepare" in err
     code, _, err = slmctl("run", path)
     assert code == 0, err
     for stage in ("tokenizer", "tokens/corpus", "scores/curated", "pretrain/slm", "pretrain/clm", "eval"):
@@ -303,7 +305,7 @@ def test_a_generation_task_reads_few_shots_from_the_curated_set(slmctl: Any, tin
     task = json.loads((tmp_path / "run" / "eval" / "results.json").read_text())["models"]["clm"]["tasks"]["sums"]
     assert task["items"] == 4
     assert 0 <= task["accuracy"] <= 1
-    assert len((tmp_path / "run" / "eval" / "tasks" / "sums-clm.jsonl").read_text().splitlines()) == 4
+    assert len((tmp_path / "run" / "eval" / "tasks" / "sums" / "clm.jsonl").read_text().splitlines()) == 4
 
 
 def test_readme_holds_the_current_configuration_reference() -> None:

@@ -12,15 +12,15 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow.parquet as pq
 
 from slmctl.config import SourceConfig
-from slmctl.corpus.template import FieldError, Template
 from slmctl.corpus.text_files import BLOCK, kind_of, open_text, reading, skip, text_size
 from slmctl.errors import InputError
 from slmctl.files import HashCache
+from slmctl.template import FieldError, Template
 
 
 @dataclass(frozen=True)
@@ -132,15 +132,17 @@ def _hub_slices(i: int, source: SourceConfig) -> Iterator[Slice]:
 
 
 def input_fingerprint(sources: list[SourceConfig], hashes: HashCache) -> list[dict[str, Any]]:
-    """What the documents of a set are, by content: names, templates and hashes, in order; no path and no time."""
+    """What the documents of a set are, by content: templates and hashes, in order; no name, no path and no time.
+
+    A Hub source without a revision is pinned to the commit that is found, so that what is named is what is read.
+    """
     found: list[dict[str, Any]] = []
     for source in sources:
         how = source.model_dump(include={"text", "txt_split", "max_documents", "on_bad", "parse_special_tokens"})
         if source.hub is not None:
             found.append({"hub": _hub_identity(source, hashes), **how})
         else:
-            names = [{"file": Path(f).name, "sha256": hashes.sha256(Path(f))} for f in files_of(source)]
-            found.append({"files": names, **how})
+            found.append({"sha256": [hashes.sha256(Path(f)) for f in files_of(source)], **how})
     hashes.save()
     return found
 
@@ -157,6 +159,7 @@ def _hub_identity(source: SourceConfig, hashes: HashCache) -> dict[str, Any]:
         commit = huggingface_hub.HfApi().dataset_info(source.hub, revision=source.revision).sha
     except Exception as e:  # offline, or no such dataset
         raise InputError(f"cannot reach dataset {source.hub!r} on the Hub: {e}") from e
+    source.revision = commit
     return {**identity, "hub": source.hub, "commit": commit}
 
 
@@ -203,6 +206,9 @@ def whole_records(source: SourceConfig, piece: Slice) -> Iterator[dict[str, Any]
             yield record
 
 
+MAX_FILE_BYTES = 2**28
+"""Largest .txt file that is read as one document."""
+
 Place = tuple[str, str, int]
 """File, unit (`byte` is turned into a line number when it has to be shown) and position."""
 
@@ -241,6 +247,7 @@ def _records(source: SourceConfig, piece: Slice) -> Iterator[tuple[Place, Any, s
 
 
 def _parse(line: bytes) -> tuple[Any, str | None]:
+    line = line.removeprefix(b"\xef\xbb\xbf")  # a byte order mark, as some editors write at a file's start
     try:
         record = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as e:
@@ -258,14 +265,29 @@ def _parse(line: bytes) -> tuple[Any, str | None]:
 
 def _lines(piece: Slice) -> Iterator[tuple[int, bytes]]:
     """(offset, line) of the lines that start within the slice."""
-    with open_text(piece.file) as stream:
-        at = piece.start
+    stat = Path(piece.file).stat()
+    same = (piece.file, stat.st_size, stat.st_mtime_ns)
+    stream, at = _ended.pop((*same, piece.start), (None, 0))  # where the slice before this one stopped reading
+    if stream is None:
+        stream, at = open_text(piece.file), piece.start
         if at:
             skip(stream, piece.file, at - 1)
             at += len(stream.readline()) - 1
-        while at < piece.stop and (line := stream.readline()):
-            yield at, line
-            at += len(line)
+    while at < piece.stop and (line := stream.readline()):
+        yield at, line
+        at += len(line)
+    _drop_ended()
+    _ended[*same, piece.stop] = stream, at
+
+
+_ended: dict[tuple[str, int, int, int], tuple[BinaryIO, int]] = {}
+"""The one stream kept open: slices of a compressed file that are read in turn need not decompress it anew each time."""
+
+
+def _drop_ended() -> None:
+    for stream, _ in _ended.values():
+        stream.close()
+    _ended.clear()
 
 
 def _texts(source: SourceConfig, piece: Slice) -> Iterator[tuple[int, bytes]]:
@@ -275,6 +297,10 @@ def _texts(source: SourceConfig, piece: Slice) -> Iterator[tuple[int, bytes]]:
             yield at, line.rstrip(b"\r\n")
         return
     if source.txt_split == "file":
+        if piece.stop > MAX_FILE_BYTES:
+            raise InputError(
+                f"{piece.file} has {piece.stop:,} bytes, too many for one document. Set txt_split: paragraph or line for it."
+            )
         with open_text(piece.file) as stream:
             yield 0, stream.read()
         return

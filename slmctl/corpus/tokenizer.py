@@ -12,6 +12,20 @@ import numpy as np
 from slmctl.errors import InputError, MismatchError
 from slmctl.files import sha256_json
 
+PIECE_CHARS = 2**20
+
+
+def pieces(text: str) -> Iterator[str]:
+    """`text` in pieces of at most `PIECE_CHARS` characters, cut after the last newline, else the last space, of each."""
+    at = 0
+    while len(text) - at > PIECE_CHARS:
+        end = at + PIECE_CHARS
+        cut = max(text.rfind("\n", at + PIECE_CHARS // 2, end), 0) or max(text.rfind(" ", at + PIECE_CHARS // 2, end), 0)
+        stop = cut + 1 if cut else end
+        yield text[at:stop]
+        at = stop
+    yield text[at:]
+
 
 class Tokenizer:
     """A fast Hugging Face tokenizer, as a document encoder.
@@ -33,15 +47,27 @@ class Tokenizer:
         self.size: int = len(hf)
 
     def encode(self, texts: list[str], parse_special_tokens: bool = False) -> list[np.ndarray]:
-        """Token ids (int64) of each text, nothing added. A special token's name in a text is plain text by default."""
+        """Token ids (int64) of each text, nothing added. A special token's name in a text is plain text by default.
+
+        A text of more than `PIECE_CHARS` characters is encoded in pieces, cut after a line's or a word's end.
+        """
         self.backend.no_truncation()
         self.backend.no_padding()
         self.backend.encode_special_tokens = not parse_special_tokens
         try:
-            encoded = self.backend.encode_batch_fast(texts, add_special_tokens=False)
+            return [
+                self._encode_long(t) if len(t) > PIECE_CHARS else ids for t, ids in zip(texts, self._encode(texts), strict=True)
+            ]
         finally:
             self.backend.encode_special_tokens = False
-        return [np.array(e.ids, dtype=np.int64) for e in encoded]
+
+    def _encode(self, texts: list[str]) -> list[np.ndarray]:
+        short = [t if len(t) <= PIECE_CHARS else "" for t in texts]
+        return [np.array(e.ids, dtype=np.int64) for e in self.backend.encode_batch_fast(short, add_special_tokens=False)]
+
+    def _encode_long(self, text: str) -> np.ndarray:
+        """A text of many megabytes, piece by piece: an encoding takes hundreds of bytes a token while it is made."""
+        return np.concatenate([self._encode([piece])[0] for piece in pieces(text)])
 
     def fingerprint(self) -> str:
         """Hash of all that decides which ids a text becomes, and of the end-of-sequence id."""

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from slmctl.config import TaskConfig
-from slmctl.corpus.template import FieldError, Template
 from slmctl.corpus.text_files import open_text, reading
 from slmctl.errors import InputError
 from slmctl.store.order import permutation
+from slmctl.template import FieldError, Template
 
 _NUMBER = re.compile(r"-?\$?\d[\d,]*(?:\.\d+)?|-?\$?\.\d+")
 

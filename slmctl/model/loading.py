@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,9 +82,7 @@ def save_model(model: Any, tokenizer: Any, directory: Path) -> None:
 
 def model_fingerprint(source: ModelSource, hashes: HashCache) -> dict[str, Any]:
     """Content hashes of a model's weight and configuration files."""
-    root = Path(source.path)
-    if not root.is_dir():
-        root = _download(source)
+    root = Path(local_copy(source).path)
     if source.gguf_file:
         files = [root / source.gguf_file]
         if not files[0].is_file():
@@ -97,15 +95,25 @@ def model_fingerprint(source: ModelSource, hashes: HashCache) -> dict[str, Any]:
     return hashes.of(f for f in files if f.is_file())
 
 
-def _download(source: ModelSource) -> Path:
+def local_copy(source: ModelSource) -> ModelSource:
+    """The same model as a local directory, fetched from the Hub where it is not one: what is fingerprinted is what is
+    loaded. Raises `InputError` where it cannot be reached."""
+    if Path(source.path).is_dir():
+        return source
     import huggingface_hub
 
-    patterns = [source.gguf_file] if source.gguf_file else ["*.json", "*.safetensors", "*.model"]
     try:
-        return Path(huggingface_hub.snapshot_download(source.path, revision=source.revision, allow_patterns=patterns))
+        patterns = ["*.json", "*.model", "*.txt", *([source.gguf_file] if source.gguf_file else ["*.safetensors"])]
+        skipped = ["original/*", "consolidated*"]
+        path = huggingface_hub.snapshot_download(
+            source.path, revision=source.revision, allow_patterns=patterns, ignore_patterns=skipped
+        )
+        if not source.gguf_file and not any(Path(path).glob("*.safetensors")):
+            path = huggingface_hub.snapshot_download(source.path, revision=source.revision, allow_patterns=["*.bin"])
     except Exception as e:  # the library raises many kinds
         reason = str(e).strip().split("\n")[0]
         raise InputError(f"{source.path!r} is neither a directory nor a reachable Hub model: {reason}") from e
+    return replace(source, path=path, revision=None)
 
 
 @contextlib.contextmanager

@@ -14,8 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from slmctl.errors import InputError
+from slmctl.errors import InputError, MismatchError
 from slmctl.model.memory import keep_freed_blocks
+
+
+def refuse_ids_beyond(max_id: int, vocab_size: int, path: str) -> None:
+    """Raises `MismatchError` where a token set holds an id that has no row in the model's embedding."""
+    if max_id >= vocab_size:
+        raise MismatchError(
+            f"the tokens hold id {max_id}, beyond the vocabulary of {vocab_size} of {path}. "
+            "Tokens and model do not belong together; run `slmctl prepare` with this model, or use one that shares its tokenizer."
+        )
 
 
 class SplitModel(nn.Module):
@@ -64,32 +73,36 @@ class SplitModel(nn.Module):
         return logits_NV
 
     @torch.no_grad()
-    def check(self, eos_id: int) -> None:
+    def check(self, eos_id: int, low_precision: bool = False) -> None:
         """Compares with the model's own logits on a tiny batch, and, where attention restarts at documents, with each
-        document alone. Raises `InputError` where they differ by more than rounding."""
+        document alone. Raises `InputError` where they differ by more than rounding (bfloat16's, under autocast)."""
         device = self.head.weight.device
         was_training = self.model.training
         self.model.eval()
         try:
-            row = (torch.arange(24, device=device) * 7919 + 13) % self.vocab_size
-            row[11] = eos_id
-            own = self.model(input_ids=row[None], use_cache=False).logits[0].double()
-            plain = self.model.base_model(input_ids=row[None], use_cache=False)[0][0]
-            self._same(
-                self.logits(plain, self.head.weight, self.head.bias), own, "its logits are not head(trunk) as slmctl knows it"
-            )
+            ids_BT = (torch.arange(48, device=device).view(2, 24) * 7919 + 13) % self.vocab_size
+            ids_BT[:, 11] = eos_id
+            own = self.model(input_ids=ids_BT, use_cache=False).logits
+            plain = self.model.base_model(input_ids=ids_BT, use_cache=False)[0]
+            ours = self.logits(plain, self.head.weight, self.head.bias)
+            self._same(ours, own.double(), "its logits are not head(trunk) as slmctl knows it", low_precision)
             if self.intra_document_mask:
-                position = torch.cat([torch.arange(12), torch.arange(12)]).to(device)
-                packed = self.hidden(row[None], position[None])[0]
-                parts = [self.model.base_model(input_ids=row[None, a : a + 12], use_cache=False)[0][0] for a in (0, 12)]
-                alone = torch.cat(parts)
-                reason = f"with {self.model.config._attn_implementation} attention, documents packed in a row see each other"
-                self._same(packed, alone.double(), reason)
+                lengths = (12, 7)  # of each row's first document: a mask shared by rows would show
+                position = torch.stack([torch.cat([torch.arange(n), torch.arange(24 - n)]) for n in lengths]).to(device)
+                packed = self.hidden(ids_BT, position)
+                alone = torch.zeros_like(packed)
+                for b, n in enumerate(lengths):
+                    for part in (slice(0, n), slice(n, 24)):
+                        alone[b, part] = self.model.base_model(input_ids=ids_BT[b : b + 1, part], use_cache=False)[0][0]
+                attention = self.model.config._attn_implementation
+                reason = f"with {attention} attention, documents packed in a row see each other"
+                self._same(packed, alone.double(), reason, low_precision)
         finally:
             self.model.train(was_training)
 
-    def _same(self, ours: Tensor, theirs: Tensor, reason: str) -> None:
-        tolerance = 2e-2 if self.head.weight.dtype in (torch.bfloat16, torch.float16) else 1e-3
+    def _same(self, ours: Tensor, theirs: Tensor, reason: str, low_precision: bool) -> None:
+        low_precision = low_precision or self.head.weight.dtype in (torch.bfloat16, torch.float16)
+        tolerance = 2e-2 if low_precision else 1e-3
         finite = theirs.isfinite()
         same_places = bool((finite == ours.isfinite()).all() and finite.any())
         worst = (ours.double() - theirs)[finite].abs().max().item() if same_places else math.inf

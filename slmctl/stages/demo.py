@@ -11,7 +11,7 @@ from rich.table import Table
 from slmctl.config_file import apply_override, check, parse_yaml
 from slmctl.console import out, say
 from slmctl.errors import InputError
-from slmctl.files import write_json
+from slmctl.files import publishing, write_json
 from slmctl.stages.demo_data import is_noise, write_demo_data
 from slmctl.stages.report import report
 from slmctl.stages.run import run
@@ -32,14 +32,17 @@ def demo(output_dir: Path, overrides: list[str]) -> Path:
     text = demo_pipeline()
     data, lines = parse_yaml(text, "demo.yaml")
     texts = output_dir / "data"
-    apply_override(data, f"output_dir={output_dir}")
-    for key, file in {"curated": "curated", "corpus": "corpus", "heldout.target": "target", "heldout.general": "general"}.items():
-        apply_override(data, f"data.{key}.path={texts / file}.jsonl")
+    data["output_dir"] = str(output_dir)
+    for source, file in [(data["data"]["curated"], "curated"), (data["data"]["corpus"], "corpus")]:
+        source["path"] = str(texts / f"{file}.jsonl")
+    for file in ("target", "general"):
+        data["data"]["heldout"][file]["path"] = str(texts / f"{file}.jsonl")
     for override in overrides:
         apply_override(data, override)
     workspace = Workspace(check(data, "demo.yaml", lines)).open()
-    if not (texts / "general.jsonl").is_file():
-        write_demo_data(texts)
+    if not texts.is_dir():
+        with publishing(texts) as temporary:
+            write_demo_data(temporary)
         say(f"demo: wrote generated texts to {texts}")
     run(workspace)
     notes = noise_shares(workspace)

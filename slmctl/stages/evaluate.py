@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 from slmctl.config import TaskConfig
-from slmctl.console import say
+from slmctl.console import say, warn
 from slmctl.corpus.sources import plan, whole_records
-from slmctl.corpus.template import FieldError
 from slmctl.errors import InputError
 from slmctl.evaluation.generation import Item, few_shot_prefix, make_item, read_items, run_task
 from slmctl.evaluation.heldout import heldout_loss, tokens_to_reach
 from slmctl.files import publishing, read_json, sha256_json, write_json
 from slmctl.model.loading import ModelSource, load_model
 from slmctl.model.split import SplitModel
-from slmctl.stages.workspace import DONE, Workspace
-from slmctl.store.manifest import library_versions
+from slmctl.stages.workspace import DONE, INPUTS, Workspace, result_settings
+from slmctl.store.manifest import differences, library_versions
 from slmctl.store.reader import RowReader
+from slmctl.template import FieldError
 from slmctl.training.telemetry import finite, read_log
 
 RESULTS = "results.json"
@@ -44,6 +45,8 @@ def evaluate(workspace: Workspace) -> None:
     arms = [a for a in config.pretrain.arms if (workspace.arm(a) / DONE).is_file()]
     if not arms:
         raise InputError("no arm is trained to its end yet. Run `slmctl pretrain` first.")
+    for arm in arms:
+        warn_of_changes(workspace, arm)
     sources = models_of(workspace)
     for task in config.eval.tasks:
         if not Path(task.path).is_file():
@@ -54,9 +57,9 @@ def evaluate(workspace: Workspace) -> None:
         "intra_document_mask": config.data.intra_document_mask,
         "heldout": workspace.heldout_hashes(),
         "models": {n: workspace.fingerprint(s) for n, s in sources.items()},
-        "runs": {a: sha256_json(read_log(workspace.arm(a) / "evals.jsonl")) for a in arms},
+        "runs": {a: [made_from(workspace, a), sha256_json(read_log(workspace.arm(a) / "evals.jsonl"))] for a in arms},
         "tasks": {t.name: workspace.hashes.sha256(Path(t.path)) for t in config.eval.tasks},
-        "curated": workspace.open_tokens(workspace.tokens("curated")).manifest.content_hash,
+        "curated": workspace.open_tokens("curated").manifest.content_hash,
     }
     if workspace.begin(workspace.evaluation, inputs, RESULTS):
         say("eval: complete, skipped")
@@ -85,7 +88,7 @@ def evaluate_model(
     model = SplitModel(load_model(source, config.precision, device), workspace.config.data.intra_document_mask)
     found: dict[str, Any] = {"heldout": {}, "tasks": {}}
     for heldout in workspace.heldout_names():
-        tokens = workspace.open_tokens(workspace.heldout(heldout))
+        tokens = workspace.open_tokens(f"heldout/{heldout}")
         loss = heldout_loss(model, RowReader(tokens), device, config.batch_rows)
         counts = tokens.manifest.counts
         found["heldout"][heldout] = {
@@ -98,7 +101,7 @@ def evaluate_model(
     for task, items, prefix in tasks.values():
         result = run_task(model.model, workspace.tokenizer().hf, task, items, prefix, device)
         outputs = result.pop("outputs")
-        with publishing(workspace.evaluation / "tasks" / f"{task.name}-{name}.jsonl") as temporary:
+        with publishing(workspace.evaluation / "tasks" / task.name / f"{name}.jsonl") as temporary:
             temporary.write_text("".join(json.dumps(o, ensure_ascii=False) + "\n" for o in outputs), encoding="utf-8")
         found["tasks"][task.name] = result
         cut = f" ({result['prompts_cut']} prompts cut to the model's context)" if result["prompts_cut"] else ""
@@ -131,14 +134,30 @@ def few_shots(workspace: Workspace, task: TaskConfig) -> str:
     return few_shot_prefix(examples, task.shots, workspace.config.seed)
 
 
+def made_from(workspace: Workspace, arm: str) -> dict[str, Any]:
+    """What an arm was trained from, as it was recorded then."""
+    inputs: dict[str, Any] = read_json(workspace.arm(arm) / INPUTS)
+    return inputs
+
+
+def warn_of_changes(workspace: Workspace, arm: str) -> None:
+    """An arm is reported as what it was trained as, not as what the configuration says now."""
+    wanted = result_settings(workspace.config.pretrain.arms[arm])
+    for line in differences(made_from(workspace, arm)["settings"], wanted):
+        warn(f"arm {arm} was trained with other settings than the configuration has now: {line}")
+
+
 def arm_facts(workspace: Workspace, arm: str) -> dict[str, Any]:
     """What one arm was, what it saw, and its held-out curves."""
-    settings = workspace.config.pretrain.arms[arm]
+    settings = made_from(workspace, arm)["settings"]
     metrics = read_log(workspace.arm(arm) / "metrics.jsonl")
     evals = read_log(workspace.arm(arm) / "evals.jsonl")
+    now, then = workspace.heldout_hashes(), read_json(workspace.arm(arm) / DONE)["heldout"]
+    for record in evals:  # a curve counts only where it was measured on the very set that is evaluated now
+        record["heldout"] = {n: loss for n, loss in record["heldout"].items() if n in now and now[n] == then.get(n)}
     last = metrics[-1]
     return {
-        "selection": settings.selection.model_dump(mode="json"),
+        "selection": settings["selection"],
         "steps": last["step"],
         "tokens_seen": last["tokens_seen"],
         "tokens_selected": last["tokens_selected"],
@@ -155,9 +174,12 @@ def compare_with_control(arms: dict[str, Any], workspace: Workspace) -> None:
     if control is None:
         return
     end = arms[control]["evals"][-1]
-    goal = end["heldout"][target]
+    goal = end["heldout"].get(target)
+    if goal is None:
+        say(f"eval: {control} was not evaluated on this {target} while it was trained, so tokens to reach its loss are not known")
+        return
     for facts in arms.values():
-        losses = [e["heldout"][target] for e in facts["evals"]]
+        losses = [e["heldout"].get(target, math.inf) for e in facts["evals"]]
         seen = tokens_to_reach([e["tokens_seen"] for e in facts["evals"]], losses, goal)
         facts["control"] = {
             "arm": control,

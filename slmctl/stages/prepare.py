@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,14 @@ import numpy as np
 
 from slmctl.config import ScratchConfig, SourceConfig
 from slmctl.console import progress, say
-from slmctl.corpus.packing import Packer
+from slmctl.corpus.packing import PADDING, Packer
 from slmctl.corpus.sources import Slice, Tally, documents, input_fingerprint, plan
 from slmctl.corpus.tokenizer import Tokenizer, check_ids, train_tokenizer, up_to_bytes
 from slmctl.errors import ConfigError, InputError
-from slmctl.files import sha256_file, sha256_json
+from slmctl.files import read_json, sha256_file, sha256_json
 from slmctl.model.loading import load_model_config
-from slmctl.stages.workspace import Workspace
-from slmctl.store.manifest import FILE, Manifest, Shard, is_complete, library_versions
+from slmctl.stages.workspace import DONE, INPUTS, Workspace
+from slmctl.store.manifest import FILE, Manifest, Shard, is_complete, library_versions, load_manifest
 from slmctl.store.order import permutation
 from slmctl.store.shards import ShardWriter, rows_per_group, whole_shard
 
@@ -41,23 +40,23 @@ def prepare(workspace: Workspace) -> None:
             raise ConfigError(
                 f"data.seq_len: {config.data.seq_len} is beyond the {room} positions of the base model; use at most {room}."
             )
-    sets = {"curated": config.data.curated, "corpus": config.data.corpus}
-    for name, sources in sets.items():
-        prepare_set(workspace, name, workspace.tokens(name), sources, vocab_size)
-    for name, sources in config.data.heldout.items():
-        prepare_set(workspace, f"heldout/{name}", workspace.heldout(name), sources, vocab_size)
+    for name in ("curated", "corpus", *[f"heldout/{n}" for n in config.data.heldout]):
+        prepare_set(workspace, name, vocab_size)
 
 
 def make_tokenizer(workspace: Workspace, scratch: ScratchConfig) -> None:
     """Trains the tokenizer of a model from scratch on curated and corpus text, half each."""
     data = workspace.config.data
-    inputs = {
-        "vocab_size": scratch.vocab_size,
-        "sample_mb": scratch.tokenizer_sample_mb,
-        "curated": input_fingerprint(data.curated, workspace.hashes),
-        "corpus": input_fingerprint(data.corpus, workspace.hashes),
-    }
     directory = workspace.own_tokenizer
+    inputs: dict[str, Any] = {"vocab_size": scratch.vocab_size, "sample_mb": scratch.tokenizer_sample_mb}
+    try:
+        inputs["curated"] = input_fingerprint(data.curated, workspace.hashes)
+        inputs["corpus"] = input_fingerprint(data.corpus, workspace.hashes)
+    except InputError as e:
+        if keeps(directory, inputs, DONE):
+            say(f"tokenizer: its texts cannot be read here, so the one made from them is kept ({e})")
+            return
+        raise
     if workspace.begin(directory, inputs):
         say("tokenizer: complete, skipped")
         return
@@ -75,18 +74,28 @@ def make_tokenizer(workspace: Workspace, scratch: ScratchConfig) -> None:
     say(f"tokenizer: {scratch.vocab_size} entries, trained on curated and corpus text")
 
 
-def prepare_set(workspace: Workspace, name: str, directory: Path, sources: list[SourceConfig], vocab_size: int) -> None:
-    config = workspace.config
+def keeps(directory: Path, inputs: dict[str, Any], last: str) -> bool:
+    """Whether a folder is complete, and made from `inputs` as far as these go."""
+    if not (directory / last).is_file() or not (directory / INPUTS).is_file():
+        return False
+    made = read_json(directory / INPUTS)
+    return all(made.get(k) == v for k, v in inputs.items())
+
+
+def prepare_set(workspace: Workspace, name: str, vocab_size: int) -> None:
+    """Makes one token set: `curated`, `corpus` or `heldout/<name>`."""
+    config, directory, sources = workspace.config, workspace.tokens(name), workspace.sources(name)
     tokenizer = workspace.tokenizer()
     check_ids(np.array([tokenizer.eos_id]), vocab_size, tokenizer)
-    made_from = {
-        "texts": input_fingerprint(sources, workspace.hashes),
-        "tokenizer": tokenizer.fingerprint(),
-        "seq_len": config.data.seq_len,
-        "seed": config.seed,
-        "shard_bytes": config.data.shard_bytes,
-    }
+    try:
+        made_from = workspace.set_inputs(name)
+    except InputError as e:
+        if keeps(directory, workspace.packing_inputs(), FILE):
+            say(f"prepare {name}: its texts cannot be read here, so the set made from them is kept ({e})")
+            return
+        raise
     if workspace.begin(directory, made_from, FILE) and is_complete(directory, "tokens"):
+        check_ids(np.array([load_manifest(directory, "tokens").format["max_id"]]), vocab_size, tokenizer)
         say(f"prepare {name}: complete, skipped")
         return
     pieces = plan(sources, config.data.shard_bytes)
@@ -95,6 +104,7 @@ def prepare_set(workspace: Workspace, name: str, directory: Path, sources: list[
     binding = sha256_json(made_from)
     shards: list[Shard] = []
     counts = dict.fromkeys(COUNTS, 0)
+    max_id = 0
     with progress(f"prepare {name}", len(pieces), "shards") as ticker:
         for index, piece in enumerate(pieces):
             path = directory / f"shard-{index:05d}.parquet"
@@ -103,6 +113,7 @@ def prepare_set(workspace: Workspace, name: str, directory: Path, sources: list[
                 facts = make_shard(path, sources[piece.source], piece, index, tokenizer, vocab_size, workspace, binding)
             for key in COUNTS:
                 counts[key] += facts["counts"][key]
+            max_id = max(max_id, facts["max_id"])
             first = shards[-1].first_row + shards[-1].rows if shards else 0
             tokens, size = facts["counts"]["tokens"], path.stat().st_size
             shards.append(Shard(path.name, first, facts["rows"], facts["groups"], tokens, size, sha256_file(path)))
@@ -112,7 +123,12 @@ def prepare_set(workspace: Workspace, name: str, directory: Path, sources: list[
             f"{name} is empty: no document with text in its files ({counts['empty_documents']} empty, "
             f"{counts['skipped_documents']} skipped). Check data.{name.replace('/', '.')} in the configuration."
         )
-    described = {"columns": columns_of(tokenizer, vocab_size), "eos_id": tokenizer.eos_id, "padding_document": -1}
+    described = {
+        "columns": columns_of(tokenizer, vocab_size),
+        "eos_id": tokenizer.eos_id,
+        "padding_document": PADDING,
+        "max_id": max_id,
+    }
     Manifest(
         "tokens", config.data.seq_len, rows_per_group(config.data.seq_len), shards, made_from, described, counts,
         versions=library_versions(),
@@ -150,15 +166,16 @@ def make_shard(
     data, seed = workspace.config.data, workspace.config.seed
     block_rows = rows_per_group(data.seq_len)
     packer = Packer(data.seq_len, tokenizer.eos_id, block_rows)
-    tally, rows, groups = Tally(), 0, 0
+    tally, rows, groups, max_id = Tally(), 0, 0, 0
     with ShardWriter(path, columns_of(tokenizer, vocab_size), block_rows * data.seq_len) as writer:
 
         def put(blocks: Iterator[tuple[np.ndarray, np.ndarray]]) -> None:
-            nonlocal rows, groups
+            nonlocal rows, groups, max_id
             for ids, document in blocks:
                 writer.write(input_id=ids, document=document)
                 rows += len(ids) // data.seq_len
                 groups += 1
+                max_id = max(max_id, int(ids.max()))
 
         for number, window in enumerate(windows(documents(source, piece, tally), 2 * data.shard_bytes)):
             shuffled = [window[i] for i in permutation(len(window), seed, "documents", index, number)]
@@ -175,7 +192,8 @@ def make_shard(
         }
         writer.facts = {
             "binding": binding,
-            "slice": asdict(piece) | {"file": Path(piece.file).name},
+            "max_id": max_id,
+            "slice": index,
             "rows": rows,
             "counts": counts,
         }

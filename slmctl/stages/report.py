@@ -8,14 +8,13 @@ from typing import Any
 from jinja2 import Environment, PackageLoader
 from rich.table import Table
 
-from slmctl.config_file import dump_config
 from slmctl.console import out
 from slmctl.errors import InputError
 from slmctl.files import publishing, read_json
 from slmctl.report.plots import curves, training_curve
 from slmctl.report.table import comparison
 from slmctl.stages.evaluate import RESULTS
-from slmctl.stages.workspace import Workspace
+from slmctl.stages.workspace import RESOLVED, Workspace
 from slmctl.training.telemetry import read_log
 
 METRICS = {
@@ -47,10 +46,9 @@ def report(workspace: Workspace, notes: list[str] | None = None) -> Path:
     for heldout in next(iter(results["models"].values()))["heldout"]:
         series = {}
         for arm, facts in results["arms"].items():
-            series[arm] = (
-                [float(e["tokens_seen"]) for e in facts["evals"]],
-                [e["heldout"][heldout] for e in facts["evals"]],
-            )
+            found = [(float(e["tokens_seen"]), e["heldout"][heldout]) for e in facts["evals"] if heldout in e["heldout"]]
+            if found:
+                series[arm] = ([x for x, _ in found], [y for _, y in found])
         title = f"Held-out loss: {heldout}"
         svg = curves(series, "tokens seen", "nats a token", title)
         figures.append(
@@ -73,7 +71,7 @@ def report(workspace: Workspace, notes: list[str] | None = None) -> Path:
         rows=rows,
         notes=notes or [],
         figures=figures,
-        config=dump_config(workspace.config),
+        config=(workspace.root / RESOLVED).read_text(encoding="utf-8"),
         versions=results["versions"],
     )
     for figure in figures:

@@ -14,7 +14,7 @@ from slmctl.errors import ConfigError, MismatchError, TrainingError
 from slmctl.files import sha256_file, sha256_json
 from slmctl.model.loading import load_model
 from slmctl.model.row_losses import row_losses
-from slmctl.model.split import SplitModel
+from slmctl.model.split import SplitModel, refuse_ids_beyond
 from slmctl.stages.workspace import Workspace
 from slmctl.store.manifest import FILE, Manifest, Shard, is_complete, library_versions
 from slmctl.store.reader import TokenSet
@@ -38,16 +38,12 @@ def score_set(workspace: Workspace, name: str) -> None:
     config = workspace.config
     settings = config.score
     source = workspace.reference_source(name)
-    tokens = workspace.open_tokens(workspace.tokens("corpus"))
+    tokens = workspace.open_tokens("corpus")
     made_from = {
         "tokens": tokens.manifest.content_hash,
         "tokenizer": tokens.manifest.made_from["tokenizer"],
         "reference": workspace.fingerprint(source),
-        "intra_document_mask": config.data.intra_document_mask,
-        "attn_implementation": config.model.attn_implementation,
-        "precision": settings.precision,
-        "dtype": settings.dtype,
-        "entropy": settings.entropy,
+        **workspace.score_inputs(),
     }
     directory = workspace.scores(name)
     if workspace.begin(directory, made_from, FILE) and is_complete(directory, "scores"):
@@ -61,6 +57,7 @@ def score_set(workspace: Workspace, name: str) -> None:
         )
     model = SplitModel(load_model(source, settings.precision, workspace.device), config.data.intra_document_mask)
     model.check(workspace.tokenizer().eos_id)
+    refuse_ids_beyond(tokens.manifest.format["max_id"], model.vocab_size, source.path)
     binding = sha256_json(made_from)
     shards: list[Shard] = []
     predicted = 0

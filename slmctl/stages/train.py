@@ -12,23 +12,17 @@ import torch
 from slmctl.config import ArmConfig, ScratchConfig, SelectionConfig, TrainingConfig
 from slmctl.console import say, warn
 from slmctl.errors import ConfigError, InputError, MismatchError
-from slmctl.evaluation.heldout import heldout_loss
+from slmctl.evaluation.heldout import autocast, heldout_loss
 from slmctl.files import publishing, sweep
-from slmctl.model.loading import load_model, save_model
-from slmctl.model.split import SplitModel
-from slmctl.stages.workspace import Workspace
+from slmctl.model.loading import ModelSource, load_model, save_model
+from slmctl.model.split import SplitModel, refuse_ids_beyond
+from slmctl.stages.workspace import Workspace, result_settings
 from slmctl.store import manifest
-from slmctl.store.reader import RowReader
+from slmctl.store.reader import RowReader, TokenSet
 from slmctl.training.batches import OneSet, RowSource, TwoSets
 from slmctl.training.loop import Evaluator, Run, train
 
 ALL_TOKENS = SelectionConfig(criterion="all", group_rows=1)
-_NOT_THE_RESULT = {"save_every", "keep_last", "log_every", "alignment_check", "arms"}
-"""Settings that do not change the weights."""
-
-
-def _settings(settings: TrainingConfig) -> dict[str, Any]:
-    return settings.model_dump(mode="json", exclude=_NOT_THE_RESULT)
 
 
 def _common_inputs(workspace: Workspace) -> dict[str, Any]:
@@ -38,8 +32,6 @@ def _common_inputs(workspace: Workspace) -> dict[str, Any]:
         "seq_len": data.seq_len,
         "intra_document_mask": data.intra_document_mask,
         "attn_implementation": workspace.config.model.attn_implementation,
-        "device": workspace.device,
-        "heldout": workspace.heldout_hashes(),
     }
 
 
@@ -48,11 +40,9 @@ def train_base(workspace: Workspace, resume: bool = True) -> None:
     scratch = workspace.config.model.scratch
     if scratch is None:
         raise ConfigError("model.path names the base model; train-base is for pipelines with model.scratch.")
-    corpus = workspace.open_tokens(workspace.tokens("corpus"))
-    architecture = scratch.model_dump(mode="json", exclude={"train"})
-    inputs = {**_common_inputs(workspace), "model": architecture, "corpus": corpus.manifest.content_hash}
-    inputs["settings"] = _settings(scratch.train) if scratch.train else None
-    if workspace.begin(workspace.base, inputs):
+    corpus = workspace.open_tokens("corpus")
+    inputs = {**_common_inputs(workspace), **workspace.base_inputs(), "corpus": corpus.manifest.content_hash}
+    if workspace.begin(workspace.base, inputs, fresh=not resume):
         say("train-base: complete, skipped")
         return
     model = new_model(scratch, workspace)
@@ -62,7 +52,7 @@ def train_base(workspace: Workspace, resume: bool = True) -> None:
     else:
         split = SplitModel(model.to(workspace.device), workspace.config.data.intra_document_mask)
         source = OneSet(RowReader(corpus), workspace.config.seed + 1)  # another order than the arms', which share theirs
-        train(_run(workspace, "base", workspace.base, split, scratch.train, ALL_TOKENS, source), resume)
+        train(_run(workspace, "base", workspace.base, split, scratch.train, ALL_TOKENS, source))
     workspace.finish(workspace.base)
 
 
@@ -95,27 +85,29 @@ def train_reference(workspace: Workspace, resume: bool = True) -> None:
     config = workspace.config
     settings = config.reference
     base = workspace.base_source()
-    curated = workspace.open_tokens(workspace.tokens("curated"))
+    curated = workspace.open_tokens("curated")
     inputs = {
         **_common_inputs(workspace),
-        "settings": _settings(settings),
+        **workspace.reference_inputs(),
         "base": workspace.fingerprint(base),
         "curated": curated.manifest.content_hash,
     }
-    corpus = workspace.open_tokens(workspace.tokens("corpus")) if settings.mix > 0 else None
+    if settings.keep_best_on is not None:
+        inputs["kept_by"]["heldout"] = workspace.open_tokens(f"heldout/{settings.keep_best_on}").manifest.content_hash
+    corpus = workspace.open_tokens("corpus") if settings.mix > 0 else None
     if corpus is not None:
         inputs["corpus"] = corpus.manifest.content_hash
-    if workspace.begin(workspace.reference, inputs):
+    if workspace.begin(workspace.reference, inputs, fresh=not resume):
         say("train-ref: complete, skipped")
         return
     source: RowSource = OneSet(RowReader(curated), config.seed)
     if corpus is not None:
         source = TwoSets(RowReader(curated), RowReader(corpus), settings.mix, config.seed)
-    split = _load(workspace, base, settings)
+    split = _load(workspace, base, settings, [curated, corpus] if corpus is not None else [curated])
     training = workspace.reference / "training"
     run = _run(workspace, "reference", training, split, settings, ALL_TOKENS, source)
     run.keep_best_on = settings.keep_best_on
-    train(run, resume)
+    train(run)
     for file in (training / "model").iterdir():  # reference/ is itself the model directory
         os.replace(file, workspace.reference / file.name)
     shutil.rmtree(training / "model")
@@ -135,7 +127,7 @@ def pretrain(workspace: Workspace, arms: list[str] | None = None, resume: bool =
 def train_arm(workspace: Workspace, name: str, settings: ArmConfig, resume: bool) -> None:
     config = workspace.config
     base = workspace.base_source()
-    corpus = workspace.open_tokens(workspace.tokens("corpus"))
+    corpus = workspace.open_tokens("corpus")
     reference = settings.selection.reference or next(iter(config.score.references))
     scored = manifest.exists(workspace.scores(reference))
     if not scored and settings.selection.needs_reference:
@@ -150,25 +142,35 @@ def train_arm(workspace: Workspace, name: str, settings: ArmConfig, resume: bool
             warn(f"pretrain {name} needs no scores and goes on without these: {e}")
     inputs = {
         **_common_inputs(workspace),
-        "settings": _settings(settings),
+        "settings": result_settings(settings),
         "base": workspace.fingerprint(base),
         "corpus": corpus.manifest.content_hash,
-        "scores": scores.manifest.content_hash if scores else None,
     }
+    if scores is not None and settings.selection.needs_reference:
+        inputs["scores"] = scores.manifest.content_hash
     directory = workspace.arm(name)
-    if workspace.begin(directory, inputs):
+    if workspace.begin(directory, inputs, fresh=not resume):
         say(f"pretrain {name}: complete, skipped")
         return
-    split = _load(workspace, base, settings)
+    split = _load(workspace, base, settings, [corpus])
     source = OneSet(RowReader(corpus, scores), config.seed)
-    train(_run(workspace, name, directory, split, settings, settings.selection, source), resume)
-    workspace.finish(directory)
+    train(_run(workspace, name, directory, split, settings, settings.selection, source))
+    workspace.finish(directory, {"heldout": workspace.heldout_hashes()})
 
 
-def _load(workspace: Workspace, source: Any, settings: TrainingConfig) -> SplitModel:
+def _load(workspace: Workspace, source: ModelSource, settings: TrainingConfig, sets: list[TokenSet]) -> SplitModel:
     dtype = "bfloat16" if settings.precision == "bfloat16" else "float32"
     split = SplitModel(load_model(source, dtype, workspace.device), workspace.config.data.intra_document_mask)
-    split.check(workspace.tokenizer().eos_id)
+    for tokens in sets:
+        refuse_ids_beyond(tokens.manifest.format["max_id"], split.vocab_size, source.path)
+    bf16 = settings.precision == "bf16_autocast"
+    with autocast(workspace.device, bf16):
+        split.check(workspace.tokenizer().eos_id, bf16)
+    if settings.precision == "bfloat16" and settings.lr < 1e-4:
+        warn(
+            f"precision bfloat16 with lr {settings.lr}: weights of 8 bits swallow updates below about 1/256 of their size, so "
+            "much of the model will hardly move. precision: bf16_autocast keeps float32 weights."
+        )
     return split
 
 
@@ -201,7 +203,7 @@ def _run(
 
 def heldout_evaluator(workspace: Workspace, settings: TrainingConfig) -> Evaluator:
     """Held-out losses by set name, under the precision of training."""
-    readers = {n: RowReader(workspace.open_tokens(workspace.heldout(n))) for n in workspace.heldout_names()}
+    readers = {n: RowReader(workspace.open_tokens(f"heldout/{n}")) for n in workspace.heldout_names()}
     bf16 = settings.precision == "bf16_autocast"
 
     def evaluate(model: SplitModel) -> dict[str, float]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from slmctl.config import PipelineConfig, SourceConfig
 from slmctl.corpus.sources import files_of
-from slmctl.corpus.template import Template
 from slmctl.errors import SlmError
 
 
@@ -19,20 +19,6 @@ def sources_of(config: PipelineConfig) -> Iterator[tuple[str, SourceConfig]]:
             yield f"data.{name}" + (f".{i}" if len(sources) > 1 else ""), source
 
 
-def template_mistakes(config: PipelineConfig) -> list[str]:
-    """Templates that are none."""
-    mistakes = []
-    templates = [(f"{where}.text", source.text) for where, source in sources_of(config)]
-    for i, task in enumerate(config.eval.tasks):
-        templates += [(f"eval.tasks.{i}.prompt", task.prompt), (f"eval.tasks.{i}.answer", task.answer)]
-    for where, text in templates:
-        try:
-            Template(text)
-        except SlmError as e:
-            mistakes.append(f"{where}: {e}")
-    return mistakes
-
-
 def missing_inputs(config: PipelineConfig) -> list[str]:
     """Files that the configuration names and this machine lacks."""
     missing = []
@@ -41,4 +27,7 @@ def missing_inputs(config: PipelineConfig) -> list[str]:
             files_of(source)
         except SlmError as e:
             missing.append(f"{where}: {e}")
+    for i, task in enumerate(config.eval.tasks):
+        if not Path(task.path).is_file():
+            missing.append(f"eval.tasks.{i}.path: {task.path} does not exist.")
     return missing

@@ -7,21 +7,24 @@ the old folder is moved aside, never deleted, and the stage says what changed.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
-from slmctl.config import PipelineConfig
+from slmctl.config import PipelineConfig, SourceConfig, TrainingConfig
 from slmctl.config_file import dump_config
 from slmctl.console import say
+from slmctl.corpus.sources import input_fingerprint
 from slmctl.corpus.tokenizer import Tokenizer, load_tokenizer
-from slmctl.errors import ConfigError, InputError
+from slmctl.errors import ConfigError, InputError, SlmError
 from slmctl.files import HashCache, publishing, read_json, sweep, write_json
-from slmctl.model.loading import ModelSource, model_fingerprint, pick_device
+from slmctl.model.loading import ModelSource, local_copy, model_fingerprint, pick_device
 from slmctl.store import manifest as manifests
 from slmctl.store.manifest import differences, refuse_mismatch
 from slmctl.store.reader import ScoreSet, TokenSet
@@ -29,6 +32,20 @@ from slmctl.store.reader import ScoreSet, TokenSet
 RESOLVED = "config.resolved.yaml"
 INPUTS = "inputs.json"
 DONE = "done.json"
+
+_NOT_THE_RESULT = {
+    *("save_every", "keep_last", "log_every", "alignment_check", "eval_every", "eval_tokens"),
+    *("micro_batch_rows", "keep_best_on", "arms"),
+}
+
+
+_locks: dict[Path, IO[str]] = {}
+"""Held until the process ends: the lock files of the folders that it works on."""
+
+
+def result_settings(settings: TrainingConfig) -> dict[str, Any]:
+    """The settings that decide the weights: not those of logs, checkpoints, evaluations and memory."""
+    return settings.model_dump(mode="json", exclude=_NOT_THE_RESULT)
 
 
 @dataclass
@@ -42,9 +59,13 @@ class Workspace:
         self.hashes = HashCache(self.root / ".cache" / "hashes.json")
         self._tokenizer: Tokenizer | None = None
 
-    def open(self) -> Workspace:
-        """Takes the output_dir for this pipeline. Raises `ConfigError` where another pipeline's files are in it."""
+    def open(self, record: bool = True) -> Workspace:
+        """Takes the output_dir for this pipeline, and records the configuration there unless `record` is False.
+
+        Raises `ConfigError` where another pipeline's files are in it.
+        """
         resolved = self.root / RESOLVED
+        sweep(self.root)
         if resolved.is_file():
             with open(resolved, encoding="utf-8") as f:
                 found = yaml.safe_load(f)
@@ -58,17 +79,15 @@ class Workspace:
             raise ConfigError(f"output_dir {self.root} is a file. Choose another output_dir (-o output_dir=...).")
         elif self.root.is_dir() and any(f.name not in {"data", ".cache"} for f in self.root.iterdir()):
             raise ConfigError(f"output_dir {self.root} holds other files. Choose a new or empty folder (-o output_dir=...).")
-        with publishing(resolved) as temporary:
-            temporary.write_text(dump_config(self.config), encoding="utf-8")
+        if record:
+            with publishing(resolved) as temporary:
+                temporary.write_text(dump_config(self.config), encoding="utf-8")
         return self
 
     # --- places ---
 
     def tokens(self, name: str) -> Path:
         return self.root / "tokens" / name
-
-    def heldout(self, name: str) -> Path:
-        return self.root / "tokens" / "heldout" / name
 
     def scores(self, name: str) -> Path:
         return self.root / "scores" / name
@@ -103,22 +122,53 @@ class Workspace:
     # --- models ---
 
     def base_source(self) -> ModelSource:
-        """The base model: what the configuration names, or the one trained from scratch."""
+        """The base model: what the configuration names, or the one trained from scratch.
+
+        Raises `MismatchError` where the latter was made with other settings, or with another tokenizer than the present.
+        """
         model = self.config.model
-        if model.path is not None:
-            return ModelSource(model.path, model.gguf_file, model.revision, model.attn_implementation)
-        if not (self.base / "model" / "config.json").is_file():
-            raise InputError(f"{self.base / 'model'} does not exist. Run `slmctl train-base` first.")
-        return ModelSource(str(self.base / "model"), attn_implementation=model.attn_implementation)
+        if model.scratch is None:
+            return local_copy(ModelSource(str(model.path), model.gguf_file, model.revision, model.attn_implementation))
+        advice = "Run `slmctl train-base` again."
+        if not (self.base / DONE).is_file():
+            raise InputError(f"{self.base} is absent or not complete. Run `slmctl train-base` first.")
+        wanted = self.base_inputs()
+        made = read_json(self.base / INPUTS)
+        refuse_mismatch(str(self.base), {k: made.get(k) for k in wanted}, wanted, advice)
+        path = str(self.base / "model")
+        tokenizer = {"tokenizer": load_tokenizer(path).fingerprint()}
+        refuse_mismatch(path, tokenizer, {"tokenizer": self.tokenizer().fingerprint()}, advice)
+        return ModelSource(path, attn_implementation=model.attn_implementation)
+
+    def base_inputs(self) -> dict[str, Any]:
+        """What of the configuration decides a base from scratch."""
+        scratch = self.config.model.scratch
+        assert scratch is not None
+        train = result_settings(scratch.train) if scratch.train is not None else None
+        return {"model": scratch.model_dump(mode="json", exclude={"train"}), "settings": train}
+
+    def reference_inputs(self) -> dict[str, Any]:
+        """What of the configuration decides the reference model, given its base and rows."""
+        settings = self.config.reference
+        found: dict[str, Any] = {"settings": result_settings(settings)}
+        if settings.keep_best_on is not None:
+            found["kept_by"] = {"eval_every": settings.eval_every, "eval_tokens": settings.eval_tokens}
+        return found
 
     def reference_source(self, name: str) -> ModelSource:
-        """The model behind a score set: the trained reference, or another that the configuration names."""
+        """The model behind a score set: the trained reference, or another that the configuration names.
+
+        Raises `MismatchError` where the reference was trained with other settings than the configuration has now.
+        """
         path = self.config.score.references[name]
         if path == "reference":
             path = str(self.reference)
             if not (self.reference / DONE).is_file():
                 raise InputError(f"{self.reference} is absent or not complete. Run `slmctl train-ref` first.")
-        return ModelSource(path, attn_implementation=self.config.model.attn_implementation)
+            wanted = self.reference_inputs()
+            made = read_json(self.reference / INPUTS)
+            refuse_mismatch(path, {k: made.get(k) for k in wanted}, wanted, "Run `slmctl train-ref` again.")
+        return local_copy(ModelSource(path, attn_implementation=self.config.model.attn_implementation))
 
     def fingerprint(self, source: ModelSource) -> dict[str, Any]:
         return model_fingerprint(source, self.hashes)
@@ -128,8 +178,8 @@ class Workspace:
         if self._tokenizer is None:
             model = self.config.model
             if model.scratch is not None:
-                if not self.own_tokenizer.is_dir():
-                    raise InputError(f"{self.own_tokenizer} does not exist. Run `slmctl prepare` first.")
+                if not (self.own_tokenizer / DONE).is_file():
+                    raise InputError(f"{self.own_tokenizer} is absent or not complete. Run `slmctl prepare` first.")
                 self._tokenizer = load_tokenizer(str(self.own_tokenizer))
             elif model.tokenizer is not None:
                 self._tokenizer = load_tokenizer(model.tokenizer)
@@ -139,35 +189,70 @@ class Workspace:
 
     # --- sets, opened with their bindings checked ---
 
-    def open_tokens(self, directory: Path) -> TokenSet:
-        """Raises `MismatchError` where the set was packed with another tokenizer, seq_len or seed."""
-        found = TokenSet(directory)
-        wanted = {"tokenizer": self.tokenizer().fingerprint(), "seq_len": self.config.data.seq_len, "seed": self.config.seed}
-        made = {k: found.manifest.made_from.get(k) for k in wanted}
-        refuse_mismatch(f"{directory}/{manifests.FILE}", made, wanted, "Run `slmctl prepare` again with this configuration.")
+    def sources(self, name: str) -> list[SourceConfig]:
+        """The text sources of `curated`, `corpus` or `heldout/<name>`."""
+        data = self.config.data
+        named = {"curated": data.curated, "corpus": data.corpus}
+        return named[name] if name in named else data.heldout[name.removeprefix("heldout/")]
+
+    def set_inputs(self, name: str) -> dict[str, Any]:
+        """All that a token set depends on. Raises `InputError` where its texts cannot be read."""
+        return {"texts": input_fingerprint(self.sources(name), self.hashes), **self.packing_inputs()}
+
+    def packing_inputs(self) -> dict[str, Any]:
+        data = self.config.data
+        tokenizer = self.tokenizer().fingerprint()
+        return {"tokenizer": tokenizer, "seq_len": data.seq_len, "seed": self.config.seed, "shard_bytes": data.shard_bytes}
+
+    def open_tokens(self, name: str) -> TokenSet:
+        """Opens `curated`, `corpus` or `heldout/<name>`.
+
+        Raises `MismatchError` where it was made from other texts (where those can be read here), or packed with another
+        tokenizer, seq_len or seed.
+        """
+        found = TokenSet(self.tokens(name))
+        made = found.manifest.made_from
+        wanted = self.packing_inputs()
+        with suppress(InputError):  # a stage may run on a machine that has the shards alone
+            wanted = self.set_inputs(name)
+        label = f"{self.tokens(name)}/{manifests.FILE}"
+        refuse_mismatch(label, {k: made.get(k) for k in wanted}, wanted, "Run `slmctl prepare` again.")
         return found
 
-    def open_scores(self, name: str, tokens: TokenSet) -> ScoreSet:
-        """Raises `MismatchError` where the scores are of other tokens, or by another reference than the present one."""
-        wanted = {
-            "reference": self.fingerprint(self.reference_source(name)),
+    def score_inputs(self) -> dict[str, Any]:
+        """What of the configuration decides a score set, given its tokens and its model."""
+        score = self.config.score
+        return {
             "intra_document_mask": self.config.data.intra_document_mask,
+            "attn_implementation": self.config.model.attn_implementation,
+            **score.model_dump(mode="json", include={"precision", "dtype", "entropy"}),
         }
+
+    def open_scores(self, name: str, tokens: TokenSet) -> ScoreSet:
+        """Raises `MismatchError` where the scores are of other tokens, by another reference than the one that is here, or
+        were made with other settings."""
+        wanted = self.score_inputs()
+        if self.config.score.references[name] != "reference" or self.reference.is_dir():
+            wanted["reference"] = self.fingerprint(self.reference_source(name))
         return ScoreSet(self.scores(name), tokens, wanted)
 
     def heldout_names(self) -> list[str]:
         return self.config.eval.heldout or list(self.config.data.heldout)
 
     def heldout_hashes(self) -> dict[str, str]:
-        return {n: self.open_tokens(self.heldout(n)).manifest.content_hash for n in self.heldout_names()}
+        return {n: self.open_tokens(f"heldout/{n}").manifest.content_hash for n in self.heldout_names()}
 
     # --- completeness ---
 
-    def begin(self, directory: Path, inputs: dict[str, Any], last: str = DONE) -> bool:
-        """Readies a stage's folder. Returns True where the stage is complete with these very inputs."""
+    def begin(self, directory: Path, inputs: dict[str, Any], last: str = DONE, fresh: bool = False) -> bool:
+        """Readies a stage's folder. Returns True where the stage is complete with these very inputs.
+
+        `fresh` moves aside whatever is there. Raises `SlmError` where another process works on the folder.
+        """
         label = directory.relative_to(self.root)
+        self.lock(str(label))
         path = directory / INPUTS
-        if path.is_file():
+        if path.is_file() and not fresh:
             found = read_json(path)
             changed = differences(found, inputs)
             if not changed:
@@ -178,11 +263,24 @@ class Workspace:
                 say(f"  {line}")
             if len(changed) > 8:
                 say(f"  and {len(changed) - 8} more")
-            self.move_aside(directory)
-        elif directory.is_dir() and any(directory.iterdir()):
+        if directory.is_dir() and any(directory.iterdir()):
             self.move_aside(directory)
         write_json(path, inputs)
         return False
+
+    def lock(self, label: str) -> None:
+        """Keeps other processes out of one stage's folder until this one ends."""
+        path = (self.root / ".cache" / "locks" / f"{label.replace(os.sep, '-')}.lock").resolve()
+        if path in _locks:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise SlmError(f"another slmctl is working on {self.root / label}. Wait for it, or stop it first.") from None
+        _locks[path] = file
 
     def move_aside(self, directory: Path) -> None:
         label = str(directory.relative_to(self.root)).replace(os.sep, "-")

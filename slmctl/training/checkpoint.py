@@ -82,7 +82,7 @@ def load_latest(root: Path, model: nn.Module, optimizer: torch.optim.Optimizer, 
     for directory in reversed(found):
         try:
             return _load(directory, model, optimizer, counts)
-        except SlmError as e:
+        except CorruptError as e:
             broken = directory.with_name(f"broken-{directory.name}")  # out of the way of pruning, yet not lost
             shutil.rmtree(broken, ignore_errors=True)
             os.rename(directory, broken)
@@ -94,6 +94,7 @@ def load_latest(root: Path, model: nn.Module, optimizer: torch.optim.Optimizer, 
 
 def _load(directory: Path, model: nn.Module, optimizer: torch.optim.Optimizer, counts: Tensor) -> Progress:
     from torch.distributed.checkpoint import state_dict_loader
+    from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.state_dict import set_state_dict
 
     state = read_json(directory / STATE)
@@ -111,6 +112,9 @@ def _load(directory: Path, model: nn.Module, optimizer: torch.optim.Optimizer, c
     loaded = _state(model, optimizer, counts)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        state_dict_loader.load(loaded, checkpoint_id=str(directory), no_dist=True)
+        try:
+            state_dict_loader.load(loaded, checkpoint_id=str(directory), no_dist=True)
+        except CheckpointException as e:
+            raise CorruptError(f"checkpoint {directory} cannot be loaded ({e}).") from e
     set_state_dict(model, optimizer, model_state_dict=loaded["model"], optim_state_dict=loaded["optimizer"])
     return progress

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
@@ -37,4 +38,4 @@ def peak_flops(device: str) -> float | None:
     if not device.startswith("cuda"):
         return None
     name = torch.cuda.get_device_name()
-    return next((peak for key, peak in PEAK_BF16.items() if key in name), None)
+    return next((peak for key, peak in PEAK_BF16.items() if re.search(rf"\b{key}\b", name)), None)

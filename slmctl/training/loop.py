@@ -20,7 +20,7 @@ from torch import Tensor
 from slmctl.config import SelectionConfig, TrackingConfig, TrainingConfig, rows_per_step, total_steps
 from slmctl.console import progress as progress_bar
 from slmctl.console import say, warn
-from slmctl.errors import Interrupted, MismatchError, TrainingError
+from slmctl.errors import ConfigError, Interrupted, MismatchError, TrainingError
 from slmctl.files import publishing
 from slmctl.model.loading import save_model
 from slmctl.model.split import SplitModel
@@ -29,7 +29,7 @@ from slmctl.training import checkpoint
 from slmctl.training.alignment import AlignmentWatch
 from slmctl.training.batches import Batcher, RowSource, StepBatch, mix_seed
 from slmctl.training.flops import flops_per_token, peak_flops
-from slmctl.training.optim import build_optimizer, lr_at
+from slmctl.training.optim import build_optimizer, lr_at, warmup_steps
 from slmctl.training.selective import MicroResult, SelectiveLM
 from slmctl.training.telemetry import Log, Trackers, loss_metrics
 
@@ -56,25 +56,23 @@ class Run:
     keep_best_on: str | None = None
 
 
-def train(run: Run, resume: bool = True) -> None:
+def train(run: Run) -> None:
     """Trains to the end of the budget and writes `model/`. Resumes from the newest whole checkpoint.
 
     Raises `TrainingError` on a non-finite loss or gradient (the weights of the last checkpoint are untouched),
     `MismatchError` where live and reference losses look misaligned, `Interrupted` after saving on a signal.
     """
-    Trainer(run, resume).train()
+    Trainer(run).train()
 
 
 class Trainer:
-    def __init__(self, run: Run, resume: bool) -> None:
+    def __init__(self, run: Run) -> None:
         self.run = run
         self.steps = total_steps(run.settings, run.seq_len, run.source.rows)
         self.module = SelectiveLM(run.model, run.selection)
         self.optimizer = build_optimizer(run.model, run.settings)
         self.counts = torch.zeros(2, run.model.vocab_size, dtype=torch.int64)  # seen and selected, by token id
         self.checkpoints = run.directory / "checkpoints"
-        if not resume:
-            shutil.rmtree(self.checkpoints, ignore_errors=True)
         found = checkpoint.load_latest(self.checkpoints, run.model, self.optimizer, self.counts)
         self.progress = found or checkpoint.Progress()
         rows = rows_per_step(run.settings, run.seq_len)
@@ -83,9 +81,14 @@ class Trainer:
         )
         if rows > run.source.rows:
             warn(f"{run.name}: a step takes {rows} rows, an epoch has {run.source.rows}: each step repeats rows.")
+        if self.steps <= warmup_steps(run.settings, self.steps):
+            raise ConfigError(
+                f"{run.name}: warmup {run.settings.warmup:g} takes all of the {self.steps} steps, so lr never reaches its peak. "
+                "Give it as a share (below 1), or as fewer steps."
+            )
         self.flops = flops_per_token(run.model.model, run.seq_len)
         self.peak = peak_flops(run.device)
-        self.watch = AlignmentWatch()
+        self.watch = AlignmentWatch(steps=min(3, self.steps - self.progress.step))
 
     def train(self) -> None:
         run, progress = self.run, self.progress
@@ -116,10 +119,14 @@ class Trainer:
                 raise Interrupted(
                     stop.signum, f"stopped after step {progress.step}; saved {saved}. Run again to go on from there."
                 )
+        except BaseException:
+            self.trackers.close(failed=True)
+            raise
+        else:
+            self.trackers.close(failed=False)
         finally:
             self.metrics.close()
             self.evals.close()
-            self.trackers.close()
         self.export()
 
     def step(self, step: int) -> dict[str, Any]:
@@ -157,7 +164,7 @@ class Trainer:
             "lr": lr,
             "seconds": seconds,
             "tokens_per_s": rate,
-            "mfu": rate * self.flops / self.peak if self.peak else None,
+            "mfu": rate * self.flops / self.peak if self.peak and settings.precision != "float32" else None,
         }
         self.metrics.write(record)
         self.trackers.scalars(step, record, "train")
@@ -190,7 +197,8 @@ class Trainer:
         last = f"the last good checkpoint is {found[-1]}" if found else "no checkpoint was saved yet"
         raise TrainingError(
             f"{self.run.name}: step {step} is not finite (loss {loss}, gradient norm {grad_norm}, live loss {live_mean}); "
-            f"the step was not taken, and {last}. Lower lr, raise warmup, or use precision: float32; then run again."
+            f"the step was not taken, and {last}. Lower lr, raise warmup, or use precision: float32, and run again: a changed "
+            "setting starts this run anew and keeps its old folder under stale/."
         )
 
     def judge(self, shifted: dict[int, float], tokens: int) -> None:
@@ -219,6 +227,10 @@ class Trainer:
     def evaluate(self) -> None:
         run, progress = self.run, self.progress
         losses = run.evaluate(run.model)
+        if not all(math.isfinite(v) for v in losses.values()):
+            raise TrainingError(
+                f"{run.name}: held-out loss is not finite at step {progress.step} ({losses}). Check the base model and lr."
+            )
         record = {
             "step": progress.step,
             "tokens_seen": progress.tokens_seen,

@@ -91,11 +91,11 @@ class Trackers:
         if self.wandb is not None:
             self.wandb.log({f"{prefix}/{k}": v for k, v in flat.items()}, step=step)
 
-    def close(self) -> None:
+    def close(self, failed: bool) -> None:
         if self.board is not None:
             self.board.close()
         if self.wandb is not None:
-            self.wandb.finish()
+            self.wandb.finish(exit_code=int(failed))
 
 
 def loss_metrics(batch: StepBatch, results: list[MicroResult]) -> tuple[dict[str, Any], dict[int, float] | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def test_every_documents_tokens_are_in_the_shards_exactly_once(pipeline: Make, d
     for name, directory in {
         "curated": workspace.tokens("curated"),
         "corpus": workspace.tokens("corpus"),
-        "target": workspace.heldout("target"),
+        "target": workspace.tokens("heldout/target"),
     }.items():
         want = expected(workspace, texts_of(tmp_path / f"{name}.jsonl"))
         assert documents_of(directory) == want, name
@@ -91,7 +92,7 @@ def test_the_manifest_counts_what_a_loop_counts(pipeline: Make, tmp_path: Path) 
 def test_the_reader_returns_the_prepared_rows(pipeline: Make) -> None:
     workspace = pipeline()
     prepare(workspace)
-    tokens = workspace.open_tokens(workspace.tokens("corpus"))
+    tokens = workspace.open_tokens("corpus")
     tables = [pq.read_table(f) for f in sorted(workspace.tokens("corpus").glob("shard-*.parquet"))]
     ids = np.concatenate([t["input_id"].to_numpy() for t in tables]).reshape(-1, 32)
     got = RowReader(tokens).fetch(np.arange(tokens.rows))
@@ -274,7 +275,7 @@ def test_a_changed_input_is_made_anew_says_what_changed_and_keeps_the_old(
     what = {
         "seq_len": "seq_len: found 32, wanted 16",
         "seed": "seed: found 0, wanted 9",
-        "text": "texts[0].files[0].sha256: found",
+        "text": "texts[0].sha256[0]: found",
     }
     assert what[change] in said
     kept = list((new.root / "stale").glob("tokens-corpus-*"))
@@ -304,7 +305,7 @@ def test_a_broken_line_stops_without_a_half_written_shard(pipeline: Make, tmp_pa
     workspace = pipeline()
     with pytest.raises(InputError, match=r"target\.jsonl, line 9"):
         prepare(workspace)
-    found = [f.name for f in workspace.heldout("target").iterdir()]
+    found = [f.name for f in workspace.tokens("heldout/target").iterdir()]
     assert "manifest.json" not in found
     assert not [n for n in found if n.startswith(".tmp")]
 
@@ -313,8 +314,11 @@ def test_token_ids_beyond_the_models_vocabulary_are_refused(pipeline: Make) -> N
     workspace = pipeline()
     prepare(workspace)
     with pytest.raises(MismatchError, match="beyond the model's vocabulary of 200"):
-        prepare_set(workspace, "x", workspace.tokens("x"), workspace.config.data.corpus, vocab_size=200)
-    assert not (workspace.tokens("x") / "manifest.json").exists()
+        prepare_set(workspace, "corpus", vocab_size=200)
+    shutil.rmtree(workspace.tokens("corpus"))
+    with pytest.raises(MismatchError, match="beyond the model's vocabulary of 200"):
+        prepare_set(workspace, "corpus", vocab_size=200)
+    assert not (workspace.tokens("corpus") / "manifest.json").exists()
 
 
 def test_an_eos_beyond_the_models_vocabulary_is_refused(pipeline: Make) -> None:
@@ -324,7 +328,7 @@ def test_an_eos_beyond_the_models_vocabulary_is_refused(pipeline: Make) -> None:
     tokenizer = workspace.tokenizer()
     tokenizer.eos_id = 300
     with pytest.raises(MismatchError, match="beyond the model's vocabulary of 300"):
-        prepare_set(workspace, "x", workspace.tokens("x"), workspace.config.data.corpus, vocab_size=300)
+        prepare_set(workspace, "corpus", vocab_size=300)
 
 
 @pytest.mark.parametrize(("change", "field"), [({"seq_len": 16}, "seq_len"), ({"seed": 3}, "seed")])
@@ -334,7 +338,7 @@ def test_a_set_packed_with_other_settings_is_refused_when_it_is_opened(
     prepare(pipeline())
     other = pipeline(**change)
     with pytest.raises(MismatchError, match=rf"{field}: found .*, wanted .*(.|\n)*slmctl prepare"):
-        other.open_tokens(other.tokens("corpus"))
+        other.open_tokens("corpus")
 
 
 def test_a_set_made_with_another_tokenizer_is_refused_when_it_is_opened(pipeline: Make) -> None:
@@ -344,7 +348,7 @@ def test_a_set_made_with_another_tokenizer_is_refused_when_it_is_opened(pipeline
     prepare(workspace)
     train_tokenizer(["nothing alike"] * 9, 300, workspace.own_tokenizer)
     with pytest.raises(MismatchError, match="tokenizer: found"):
-        pipeline().open_tokens(workspace.tokens("corpus"))
+        pipeline().open_tokens("corpus")
 
 
 def test_an_output_dir_of_another_pipeline_is_refused(pipeline: Make) -> None:

@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 
 from slmctl.config import SourceConfig
 from slmctl.corpus.sources import Tally, documents, input_fingerprint, plan, whole_records
-from slmctl.errors import ConfigError
 from slmctl.files import HashCache
 
 SETTINGS = settings(max_examples=50, deadline=None)
@@ -165,8 +164,8 @@ def test_templates_reach_into_nested_fields(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("template", ["no field", "", "{", "}", "{text", "{}", "{0!r}", "{text:>10}"])
 def test_a_template_that_is_none_is_refused_before_any_file_is_read(template: str) -> None:
-    with pytest.raises(ConfigError, match="text template"):
-        plan([SourceConfig(path="/does/not/exist.jsonl", text=template)], 100)
+    with pytest.raises(ValueError, match="text template"):
+        SourceConfig(path="/does/not/exist.jsonl", text=template)
 
 
 def test_whole_records_pass_over_broken_ones_and_keep_all_fields(tmp_path: Path) -> None:

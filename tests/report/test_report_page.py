@@ -53,7 +53,7 @@ def make_page(tmp_path):
     """make_page(name, text, arms): writes results and logs by hand, and reports them."""
 
     def make(name="page", text="{text}", arms=("slm", "clm"), notes=None):
-        workspace = Workspace(check(config(tmp_path, text), "page"))
+        workspace = Workspace(check(config(tmp_path, text), "page")).open()
         found = {
             "heldout": {"target": {"loss": 2.0, "perplexity": 7.4, "bits_per_byte": 1.0, "predicted_tokens": 9}},
             "tasks": {},
@@ -141,7 +141,7 @@ def test_the_check_itself_finds_what_it_is_for():
 
 
 def test_hostile_text_is_shown_as_text(make_page):
-    text, _ = make_page(name=HOSTILE, text=HOSTILE.replace("{", ""), notes=[HOSTILE])
+    text, _ = make_page(name=HOSTILE, text=HOSTILE + "{text}", notes=[HOSTILE])
     page = assert_self_contained(text)
     assert "<script" not in text
     assert page.text.count("<script>alert('x')</script>") >= 3, "title, heading and note"

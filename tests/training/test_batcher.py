@@ -21,7 +21,7 @@ def batcher(source, rows=8, micro=4, seed=3, intra=False, **selection):
 
 @pytest.fixture
 def one_set(scored):
-    corpus = scored.open_tokens(scored.tokens("corpus"))
+    corpus = scored.open_tokens("corpus")
     return lambda: OneSet(RowReader(corpus, scored.open_scores("curated", corpus)), seed=0)
 
 
@@ -108,7 +108,7 @@ def test_seeds_differ_between_runs_steps_and_groups_and_fit_a_generator():
 
 @pytest.mark.parametrize("mix", [0.1, 0.5, 0.8])
 def test_mixing_keeps_every_row_of_the_first_set_and_adds_the_wanted_share(mix, scored):
-    curated, corpus = (scored.open_tokens(scored.tokens(n)) for n in ("curated", "corpus"))
+    curated, corpus = (scored.open_tokens(n) for n in ("curated", "corpus"))
     source = TwoSets(RowReader(curated), RowReader(corpus), mix, seed=0)
     known = [
         Counter(row.tobytes() for row in RowReader(s).fetch(np.arange(s.rows)).ids_BT.astype(np.int64)) for s in (curated, corpus)

@@ -51,7 +51,7 @@ def test_results_equal_the_models_own_whole_logits_losses(finished):
     assert list(results["models"]) == list(places)
     for name, place in places.items():
         for heldout, found in results["models"][name]["heldout"].items():
-            loss, tokens = plain_heldout(place, workspace.heldout(heldout))
+            loss, tokens = plain_heldout(place, workspace.tokens(f"heldout/{heldout}"))
             assert found["loss"] == pytest.approx(loss, rel=1e-6)
             assert found["perplexity"] == pytest.approx(math.exp(loss), rel=1e-5)
             lines = Path(workspace.config.data.heldout[heldout][0].path[0]).read_text(encoding="utf-8").splitlines()
@@ -105,7 +105,7 @@ def test_a_task_is_evaluated_for_every_model_and_repeats_exactly(pipeline, tmp_p
     workspace = pipeline("tasks", {"eval": {"tasks": [task]}})
     _, _, results = _run(workspace)
     for name, found in results["models"].items():
-        outputs = read_log(workspace.evaluation / "tasks" / f"sums-{name}.jsonl")
+        outputs = read_log(workspace.evaluation / "tasks" / "sums" / f"{name}.jsonl")
         assert [o["target"] for o in outputs] == ["3", "4", "5"]
         assert found["tasks"]["sums"]["accuracy"] == sum(o["correct"] for o in outputs) / 3
     (workspace.evaluation / "results.json").unlink()

@@ -6,7 +6,9 @@ import string
 from collections.abc import Mapping
 from typing import Any
 
-from slmctl.errors import ConfigError
+
+class TemplateError(ValueError):
+    """The text is no template."""
 
 
 class FieldError(Exception):
@@ -14,21 +16,21 @@ class FieldError(Exception):
 
 
 class Template:
-    """A parsed template. Raises `ConfigError` where `text` is not one."""
+    """A parsed template. Raises `TemplateError` where `text` is not one."""
 
     def __init__(self, text: str) -> None:
         self.text = text
         try:
             parts = list(string.Formatter().parse(text))
         except ValueError as e:
-            raise ConfigError(f"text template {text!r}: {e}. Write a literal brace as {{{{ or }}}}.") from None
+            raise TemplateError(f"text template {text!r}: {e}. Write a literal brace as {{{{ or }}}}.") from None
         self.parts: list[tuple[str, tuple[str, ...] | None]] = []
         for literal, field, spec, conversion in parts:
             if field is not None and (not field or spec or conversion):
-                raise ConfigError(f"text template {text!r}: want plain field names in braces, such as {{text}}.")
+                raise TemplateError(f"text template {text!r}: want plain field names in braces, such as {{text}}.")
             self.parts.append((literal, tuple(field.split(".")) if field is not None else None))
         if not any(field for _, field in self.parts):
-            raise ConfigError(f"text template {text!r} names no field; want for example {{text}}.")
+            raise TemplateError(f"text template {text!r} names no field; want for example {{text}}.")
 
     def __call__(self, record: Mapping[str, Any]) -> str:
         """The document of one record. Raises `FieldError`."""
