@@ -1,0 +1,196 @@
+"""What forces a stage to be made anew, what does not, and what a stage run alone refuses."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_pipeline import sentences, tiny_settings, write_jsonl
+
+from slmctl.config_file import check
+from slmctl.errors import ConfigError, InputError, Interrupted, MismatchError, SlmError
+from slmctl.files import read_json
+from slmctl.stages import workspace as workspace_module
+from slmctl.stages.evaluate import evaluate
+from slmctl.stages.prepare import prepare
+from slmctl.stages.run import run
+from slmctl.stages.score import score
+from slmctl.stages.train import pretrain, train_base, train_reference
+from slmctl.stages.workspace import Workspace
+
+Open = Callable[..., Workspace]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A whole run, made once; tests work on copies."""
+    root = tmp_path_factory.mktemp("finished")
+    settings = tiny_settings(root)
+    run(Workspace(check(settings, "tiny")).open())
+    return root, settings
+
+
+@pytest.fixture
+def opened(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> Open:
+    """opened(change): the pipeline on a copy of the finished run, after `change(settings)`."""
+    root, settings = finished
+    shutil.copytree(root, tmp_path, dirs_exist_ok=True)
+    here = json.loads(json.dumps(settings).replace(str(root), str(tmp_path)))
+
+    def make(change: Callable[[dict[str, Any]], Any] = lambda _: None) -> Workspace:
+        changed = copy.deepcopy(here)
+        change(changed)
+        return Workspace(check(changed, "tiny")).open()
+
+    return make
+
+
+def weights(workspace: Workspace) -> dict[str, int]:
+    """When each model was written."""
+    return {str(f): f.stat().st_mtime_ns for f in workspace.root.rglob("model.safetensors") if "stale" not in f.parts}
+
+
+def test_settings_that_do_not_decide_the_weights_force_nothing_anew(opened: Open) -> None:
+    before = weights(opened())
+
+    def change(s: dict[str, Any]) -> None:
+        other = {"micro_batch_rows": 4, "log_every": 7, "save_every": 5, "keep_last": 1, "eval_every": 3, "eval_tokens": 64}
+        for settings in (s["model"]["scratch"]["train"], s["reference"], s["pretrain"]):
+            settings.update(other)
+
+    run(opened(change))
+    assert weights(opened()) == before
+
+
+def test_another_heldout_set_is_evaluated_without_training_anything(opened: Open, tmp_path: Path) -> None:
+    before = weights(opened())
+    more = write_jsonl(tmp_path / "more.jsonl", sentences(9, 8))
+    workspace = opened(lambda s: s["data"]["heldout"].update(more={"path": str(more)}))
+    run(workspace)
+    assert weights(workspace) == before
+    results = read_json(workspace.evaluation / "results.json")
+    assert results["models"]["slm"]["heldout"]["more"]["loss"] > 0
+    assert results["arms"]["slm"]["control"]["target_loss"] > 0
+
+
+def test_controls_trained_before_the_scores_are_not_trained_again(opened: Open) -> None:
+    workspace = opened()
+    shutil.rmtree(workspace.root / "scores")
+    shutil.rmtree(workspace.arm("clm"))
+    pretrain(workspace, ["clm"])
+    before = weights(workspace)
+    run(workspace)
+    assert weights(workspace) == before
+
+
+def test_a_renamed_text_of_the_same_content_forces_nothing_anew(opened: Open, tmp_path: Path) -> None:
+    before = weights(opened())
+    (tmp_path / "corpus.jsonl").rename(tmp_path / "web.jsonl")
+    workspace = opened(lambda s: s["data"]["corpus"].update(path=str(tmp_path / "web.jsonl")))
+    run(workspace)
+    assert weights(workspace) == before
+    assert not (workspace.root / "stale").exists()
+
+
+def test_finished_sets_outlive_their_texts(opened: Open, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = weights(opened())
+    for name in ("curated", "corpus", "target"):
+        (tmp_path / f"{name}.jsonl").unlink()
+    run(opened())
+    assert weights(opened()) == before
+    assert "cannot be read here" in capsys.readouterr().err
+    with pytest.raises(InputError, match=r"curated\.jsonl does not exist"):
+        prepare(opened(lambda s: s["data"].update(seq_len=64)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s["reference"].update(lr=0.5), r"settings\.lr: found 0\.01, wanted 0\.5(.|\n)*slmctl train-ref"),
+        (lambda s: s["model"]["scratch"].update(hidden_size=32), r"model\.hidden_size: found 16, wanted 32(.|\n)*train-base"),
+        (lambda s: s["score"].update(entropy=False), r"entropy: found True, wanted False(.|\n)*slmctl score"),
+        (lambda s: s["data"].update(intra_document_mask=True), r"intra_document_mask: found False, wanted True"),
+        (lambda s: s.update(seed=3), r"seed: found 0, wanted 3(.|\n)*slmctl prepare"),
+        (lambda s: s["data"]["corpus"].update(text="{text}!"), r"texts\[0\]\.text: found '\{text\}', wanted '\{text\}!'"),
+    ],
+)
+def test_pretrain_alone_refuses_what_the_configuration_would_make_otherwise(opened: Open, change: Any, message: str) -> None:
+    before = weights(opened())
+    with pytest.raises(MismatchError, match=message):
+        pretrain(opened(change), ["slm"])
+    assert weights(opened()) == before
+
+
+def test_a_base_of_another_tokenizer_is_refused(opened: Open, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "curated.jsonl", [{"text": f"zebra quagga okapi {i}"} for i in range(60)])
+    workspace = opened()
+    prepare(workspace)
+    for stage in (train_reference, score, pretrain, evaluate):
+        with pytest.raises(MismatchError, match="tokenizer"):
+            stage(workspace)
+    train_base(workspace)
+    train_reference(workspace)
+
+
+def test_an_arm_is_reported_as_what_it_was_trained_as(opened: Open, capsys: pytest.CaptureFixture[str]) -> None:
+    workspace = opened(lambda s: s["pretrain"]["arms"]["slm"]["selection"].update(ratio=0.1))
+    evaluate(workspace)
+    assert "selection.ratio: found 0.6, wanted 0.1" in capsys.readouterr().err
+    assert read_json(workspace.evaluation / "results.json")["arms"]["slm"]["selection"]["ratio"] == 0.6
+
+
+def test_no_resume_moves_a_finished_arm_aside_and_trains_it_again(opened: Open) -> None:
+    workspace = opened()
+    before = weights(workspace)
+    pretrain(workspace, ["clm"], resume=False)
+    after = weights(workspace)
+    assert [k for k in before if before[k] != after[k]] == [str(workspace.arm("clm") / "model" / "model.safetensors")]
+    assert len(list((workspace.root / "stale").glob("pretrain-clm-*"))) == 1
+
+
+def test_an_interrupt_while_a_checkpoint_is_verified_breaks_nothing(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace = opened()
+    (workspace.arm("clm") / "done.json").unlink()
+    checkpoints = sorted(p.name for p in (workspace.arm("clm") / "checkpoints").iterdir())
+
+    def stop(_: Path) -> str:
+        raise Interrupted(2, "SIGINT")
+
+    monkeypatch.setattr("slmctl.training.checkpoint.sha256_file", stop)
+    with pytest.raises(Interrupted):
+        pretrain(workspace, ["clm"])
+    assert sorted(p.name for p in (workspace.arm("clm") / "checkpoints").iterdir()) == checkpoints
+
+
+def test_two_processes_do_not_work_on_one_folder(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace = opened()
+    workspace.lock("pretrain/slm")
+    monkeypatch.setattr(workspace_module, "_locks", {})  # as another process, which holds none of this one's
+    with pytest.raises(SlmError, match="another slmctl is working on"):
+        pretrain(workspace, ["slm"], resume=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s["pretrain"]["arms"].update(base={}), "pretrain.arms.base"),
+        (lambda s: s["pretrain"].update(micro_batch_rows=2), "micro_batch_rows: 2 is less than group_rows 4"),
+        (lambda s: s["reference"].update(keep_best_on="target"), "needs reference.eval_every"),
+        (lambda s: s.update(eval={"tasks": [{"name": "x", "path": "a"}] * 2}), "two tasks are named 'x'"),
+        (lambda s: s["model"].update(attn_implementation="flash_attention_2"), "score.precision: float32 does not work"),
+        (lambda s: s["data"]["corpus"].update(text="{"), "data.corpus.text: text template"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(opened: Open, change: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message.replace(".", r"\.")):
+        opened(change)
+
+
+def test_a_warmup_longer_than_the_run_is_refused(opened: Open) -> None:
+    with pytest.raises(ConfigError, match="warmup 500 takes all of the 6 steps"):
+        pretrain(opened(lambda s: s["pretrain"].update(warmup=500)), ["clm"])
