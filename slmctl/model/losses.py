@@ -27,19 +27,28 @@ def chunk_rows(vocab_size: int, device: str) -> int:
     return max(MIN_CHUNK_ROWS, CHUNK_BYTES.get(device, CHUNK_BYTES["cuda"]) // (4 * vocab_size))
 
 
+def arithmetic_of(hidden: Tensor) -> torch.dtype:
+    """What the head computes in: autocast's type where it is on, else the hidden states' own."""
+    device = hidden.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+
+
 @torch.no_grad()
 def token_losses(model: SplitModel, hidden_ND: Tensor, labels_N: Tensor, entropy: bool = False) -> tuple[Tensor, Tensor | None]:
     """-log p(label) of each position [N], and the entropy -sum p log p of its prediction [N] where asked for."""
     losses, entropies = [], []
-    size = chunk_rows(model.vocab_size, hidden_ND.device.type)
-    weight, bias = model.head.weight, model.head.bias
-    for at in range(0, len(hidden_ND), size):
-        logits = model.logits(hidden_ND[at : at + size], weight, bias)
-        log_z = logits.logsumexp(dim=-1)
-        losses.append(log_z - logits.gather(1, labels_N[at : at + size, None])[:, 0])
-        if entropy:
-            log_p = logits.sub_(log_z[:, None]).clamp_(min=-1e4)  # so that 0 · log 0 is 0, not NaN
-            entropies.append(-torch.linalg.vecdot(log_p.exp(), log_p))
+    device, kind = hidden_ND.device.type, arithmetic_of(hidden_ND)
+    size = chunk_rows(model.vocab_size, device)
+    weight = model.head.weight.to(kind)  # once, not once a chunk
+    bias = model.head.bias.to(kind) if model.head.bias is not None else None
+    with torch.autocast(device, enabled=False):
+        for at in range(0, len(hidden_ND), size):
+            logits = model.logits(hidden_ND[at : at + size].to(kind), weight, bias)
+            log_z = logits.logsumexp(dim=-1)
+            losses.append(log_z - logits.gather(1, labels_N[at : at + size, None])[:, 0])
+            if entropy:
+                log_p = logits.sub_(log_z[:, None]).clamp_(min=-1e4)  # so that 0 · log 0 is 0, not NaN
+                entropies.append(-torch.linalg.vecdot(log_p.exp(), log_p))
     empty = hidden_ND.new_zeros(0, dtype=torch.float32)
     return torch.cat([empty, *losses]), torch.cat([empty, *entropies]) if entropy else None
 
@@ -56,8 +65,7 @@ class _SelectedLoss(torch.autograd.Function):
         ctx: Any, hidden_KD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, labels_K: Tensor, divisor: Any, model: SplitModel
     ) -> tuple[Tensor, Tensor]:
         device = hidden_KD.device.type
-        enabled = torch.is_autocast_enabled(device)
-        kind = torch.get_autocast_dtype(device) if enabled else hidden_KD.dtype
+        kind = arithmetic_of(hidden_KD)
         size = chunk_rows(model.vocab_size, device)
         total = hidden_KD.new_zeros((), dtype=torch.float64 if hidden_KD.dtype == torch.float64 else torch.float32)
         losses, grad_hidden = [], torch.zeros_like(hidden_KD)
