@@ -53,11 +53,11 @@ def _root(
     debug = show_traceback
 
 
-def _open(config: Path, override: list[str] | None, record: bool = True) -> Workspace:
+def _open(config: Path, override: list[str] | None) -> Workspace:
     from slmctl.config_file import load_config
     from slmctl.stages.workspace import Workspace
 
-    return Workspace(load_config(config, override)).open(record)
+    return Workspace(load_config(config, override)).open()
 
 
 @app.command()
@@ -135,7 +135,7 @@ def evaluate(config: Config, override: Override = None) -> None:
 
     Example: `slmctl eval pipelines/math-smollm2.yaml`
     """
-    workspace = _open(config, override, record=False)
+    workspace = _open(config, override)
     from slmctl.stages.evaluate import evaluate as stage
     from slmctl.stages.report import print_comparison
 
@@ -149,7 +149,7 @@ def report(config: Config, override: Override = None) -> None:
 
     Example: `slmctl report pipelines/math-smollm2.yaml`
     """
-    workspace = _open(config, override, record=False)
+    workspace = _open(config, override)
     from slmctl.stages.report import report as stage
 
     out.print(f"report: {stage(workspace).resolve()}", soft_wrap=True)

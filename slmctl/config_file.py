@@ -19,6 +19,7 @@ from slmctl.config import (
     PipelineConfig,
     ReferenceConfig,
     ScoreConfig,
+    SelectionConfig,
     TrainingConfig,
 )
 from slmctl.errors import ConfigError
@@ -166,6 +167,8 @@ def _explain(error: Any, path: Path_) -> str:
     if kind == "extra_forbidden":
         known = _model_fields_in(path[:-1])
         near = difflib.get_close_matches(str(path[-1]), known, n=1, cutoff=0.5)
+        if "selection" in known and path[-1] in SelectionConfig.model_fields:
+            near = [f"selection.{path[-1]}"]
         hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
         return f"unknown key; {hint}"
     if kind == "missing":
@@ -174,6 +177,8 @@ def _explain(error: Any, path: Path_) -> str:
         near = difflib.get_close_matches(str(value), re.findall(r"'([^']*)'", error["ctx"]["expected"]), n=1)
         return f"{value!r} is not one of {error['ctx']['expected']}" + (f"; did you mean {near[0]!r}?" if near else "")
     message: str = error["msg"].removeprefix("Value error, ")
+    if kind == "string_type" and isinstance(value, dict | list):
+        return "want text, found a mapping or list: put the value in quotes where it holds braces or brackets"
     if isinstance(value, dict | list):
         return message
     return f"{message} (found {value!r})"
@@ -232,7 +237,9 @@ def check(data: Any, name: str, lines: dict[Path_, int] | None = None) -> Pipeli
                     continue  # pretrain's own mistake, which is listed once already
             at = ".".join(map(str, path))
             mistakes.append((path, f"{at}: {_explain(error, path)}" if at else _explain(error, path)))
-    texts = list(dict.fromkeys(_line_of(path, lines or {}) + text for path, text in mistakes))
+    lines = lines or {}
+    mistakes.sort(key=lambda m: next((lines[m[0][:n]] for n in range(len(m[0]), 0, -1) if m[0][:n] in lines), 0))
+    texts = list(dict.fromkeys(_line_of(path, lines) + text for path, text in mistakes))
     listing = "\n".join(f"  {t}" for t in texts)
     raise ConfigError(f"{name}: {len(texts)} mistake{'s' * (len(texts) > 1)}\n{listing}")
 
@@ -317,7 +324,8 @@ def _cross_mistakes(data: dict[str, Any]) -> Iterator[tuple[Path_, str]]:
         if where[0] == "model" and _get(data, *map(str, where)) is None:
             continue
         tokens = _get(data, *map(str, where), "batch_tokens", default=default)
-        if not all(isinstance(v, int) and v > 0 for v in (tokens, seq_len, rows)):
+        known_keys = set(_mapping(data, "data")) <= set(DataConfig.model_fields)  # else seq_len may be misspelt
+        if not known_keys or not all(isinstance(v, int) and v > 0 for v in (tokens, seq_len, rows)):
             continue
         micro = _get(data, *map(str, where), "micro_batch_rows", default=8)
         if isinstance(micro, int) and 0 < micro < rows and _get(data, *map(str, where), "selection", "criterion") != "all":

@@ -41,7 +41,8 @@ class Ticker:
         if now - self.last >= self.seconds:
             self.last = now
             rate = self.done / max(now - self.started, 1e-9)
-            say(f"{self.label}: {self.done:,}/{self.total:,} {self.unit} ({rate:,.0f}/s) {note}".rstrip())
+            speed = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2f}"
+            say(f"{self.label}: {self.done:,}/{self.total:,} {self.unit} ({speed}/s) {note}".rstrip())
 
 
 @contextmanager

@@ -178,14 +178,14 @@ def documents(source: SourceConfig, piece: Slice, tally: Tally) -> Iterator[tupl
                 text = template(record)
                 text.encode("utf-8")
             except FieldError as e:
-                problem = str(e)
+                problem = f"{e}, which text: {source.text!r} asks for"
             except UnicodeEncodeError:
                 problem = "text holds a lone surrogate, which is not valid Unicode"
         if problem is not None:
             if source.on_bad == "stop":
                 raise InputError(
                     f"{_spell(place)}: {problem}. "
-                    "Mend the record, or set on_bad: skip for this source to count such records and leave them out."
+                    "Correct the source's text: if it names a wrong field; mend a bad record, or leave such out with on_bad: skip."
                 )
             tally.skipped += 1
             continue

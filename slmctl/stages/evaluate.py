@@ -45,8 +45,7 @@ def evaluate(workspace: Workspace) -> None:
     arms = [a for a in config.pretrain.arms if (workspace.arm(a) / DONE).is_file()]
     if not arms:
         raise InputError("no arm is trained to its end yet. Run `slmctl pretrain` first.")
-    for arm in arms:
-        warn_of_changes(workspace, arm)
+    notes = [note for arm in arms for note in warn_of_changes(workspace, arm)]
     sources = models_of(workspace)
     for task in config.eval.tasks:
         if not Path(task.path).is_file():
@@ -69,6 +68,7 @@ def evaluate(workspace: Workspace) -> None:
         "pipeline": config.name,
         "seed": config.seed,
         "target": config.eval.target,
+        "notes": notes,
         "models": {},
         "versions": library_versions(),
     }
@@ -140,11 +140,14 @@ def made_from(workspace: Workspace, arm: str) -> dict[str, Any]:
     return inputs
 
 
-def warn_of_changes(workspace: Workspace, arm: str) -> None:
+def warn_of_changes(workspace: Workspace, arm: str) -> list[str]:
     """An arm is reported as what it was trained as, not as what the configuration says now."""
     wanted = result_settings(workspace.config.pretrain.arms[arm])
-    for line in differences(made_from(workspace, arm)["settings"], wanted):
-        warn(f"arm {arm} was trained with other settings than the configuration has now: {line}")
+    found = differences(made_from(workspace, arm)["settings"], wanted)
+    notes = [f"arm {arm} was trained with other settings than the configuration has now: {line}" for line in found]
+    for note in notes:
+        warn(note)
+    return notes
 
 
 def arm_facts(workspace: Workspace, arm: str) -> dict[str, Any]:

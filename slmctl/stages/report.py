@@ -69,7 +69,7 @@ def report(workspace: Workspace, notes: list[str] | None = None) -> Path:
         target=results["target"],
         header=header,
         rows=rows,
-        notes=notes or [],
+        notes=[*results.get("notes", []), *(notes or [])],
         figures=figures,
         config=(workspace.root / RESOLVED).read_text(encoding="utf-8"),
         versions=results["versions"],
@@ -95,3 +95,5 @@ def print_comparison(workspace: Workspace) -> None:
     for row in rows:
         table.add_row(*row)
     out.print(table)
+    for note in results.get("notes", []):
+        out.print(f"note: {note}", markup=False)

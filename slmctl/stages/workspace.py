@@ -59,8 +59,8 @@ class Workspace:
         self.hashes = HashCache(self.root / ".cache" / "hashes.json")
         self._tokenizer: Tokenizer | None = None
 
-    def open(self, record: bool = True) -> Workspace:
-        """Takes the output_dir for this pipeline, and records the configuration there unless `record` is False.
+    def open(self) -> Workspace:
+        """Takes the output_dir for this pipeline.
 
         Raises `ConfigError` where another pipeline's files are in it.
         """
@@ -79,10 +79,14 @@ class Workspace:
             raise ConfigError(f"output_dir {self.root} is a file. Choose another output_dir (-o output_dir=...).")
         elif self.root.is_dir() and any(f.name not in {"data", ".cache"} for f in self.root.iterdir()):
             raise ConfigError(f"output_dir {self.root} holds other files. Choose a new or empty folder (-o output_dir=...).")
-        if record:
-            with publishing(resolved) as temporary:
-                temporary.write_text(dump_config(self.config), encoding="utf-8")
+        if not resolved.is_file():
+            self.record()
         return self
+
+    def record(self) -> None:
+        """Keeps the configuration that a stage is made with; a command that makes nothing leaves the old one."""
+        with publishing(self.root / RESOLVED) as temporary:
+            temporary.write_text(dump_config(self.config), encoding="utf-8")
 
     # --- places ---
 
@@ -265,6 +269,7 @@ class Workspace:
                 say(f"  and {len(changed) - 8} more")
         if directory.is_dir() and any(directory.iterdir()):
             self.move_aside(directory)
+        self.record()
         write_json(path, inputs)
         return False
 

@@ -80,7 +80,11 @@ class Trainer:
             run.source, rows, run.settings.micro_batch_rows, run.selection, run.model.intra_document_mask, run.seed, run.device
         )
         if rows > run.source.rows:
-            warn(f"{run.name}: a step takes {rows} rows, an epoch has {run.source.rows}: each step repeats rows.")
+            size = f"{run.source.rows} rows ({run.source.rows * run.seq_len:,} tokens)"
+            count = f"{self.steps} step{'s' * (self.steps > 1)}"
+            warn(
+                f"{run.name}: an epoch has {size}, a step takes {rows} rows: only {count}, each repeating rows. Lower batch_tokens."
+            )
         if self.steps <= warmup_steps(run.settings, self.steps):
             raise ConfigError(
                 f"{run.name}: warmup {run.settings.warmup:g} takes all of the {self.steps} steps, so lr never reaches its peak. "
