@@ -185,7 +185,7 @@ def documents(source: SourceConfig, piece: Slice, tally: Tally) -> Iterator[tupl
             if source.on_bad == "stop":
                 raise InputError(
                     f"{_spell(place)}: {problem}. "
-                    "Correct the source's text: if it names a wrong field; mend a bad record, or leave such out with on_bad: skip."
+                    "Correct the source's text: if it names a wrong field; mend a bad record, or leave it out with on_bad: skip."
                 )
             tally.skipped += 1
             continue

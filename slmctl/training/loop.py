@@ -82,9 +82,7 @@ class Trainer:
         if rows > run.source.rows:
             size = f"{run.source.rows} rows ({run.source.rows * run.seq_len:,} tokens)"
             count = f"{self.steps} step{'s' * (self.steps > 1)}"
-            warn(
-                f"{run.name}: an epoch has {size}, a step takes {rows} rows: only {count}, each repeating rows. Lower batch_tokens."
-            )
+            warn(f"{run.name}: an epoch has {size}, a step {rows} rows: only {count}, each repeating rows. Lower batch_tokens.")
         if self.steps <= warmup_steps(run.settings, self.steps):
             raise ConfigError(
                 f"{run.name}: warmup {run.settings.warmup:g} takes all of the {self.steps} steps, so lr never reaches its peak. "
