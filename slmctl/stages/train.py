@@ -168,8 +168,8 @@ def _load(workspace: Workspace, source: ModelSource, settings: TrainingConfig, s
         split.check(workspace.tokenizer().eos_id, bf16)
     if settings.precision == "bfloat16" and settings.lr < 1e-4:
         warn(
-            f"precision bfloat16 with lr {settings.lr}: weights with 8 significant bits swallow updates below about 1/256 of their size, so "
-            "much of the model will hardly move. precision: bf16_autocast keeps float32 weights."
+            f"precision bfloat16 with lr {settings.lr}: weights of 8 significant bits swallow updates below about 1/256 of "
+            "their size, so much of the model will hardly move. precision: bf16_autocast keeps float32 weights."
         )
     return split
 
