@@ -35,6 +35,13 @@ Override = Annotated[
     list[str] | None,
     typer.Option("-o", "--override", metavar="KEY.PATH=VALUE", help="Lay a value over the configuration; repeatable."),
 ]
+ShardIndex = Annotated[
+    int | None, typer.Option("--shard-index", help="Which worker this is, from 0; default: Slurm's array task, torchrun's rank.")
+]
+ShardCount = Annotated[int | None, typer.Option("--shard-count", help="How many workers share the work.")]
+Status = Annotated[bool, typer.Option("--status", help="Only show what is done, missing and orphaned, rate and time left.")]
+Finalize = Annotated[bool, typer.Option("--finalize", help="Only write the manifest; fails where shards are missing.")]
+Verify = Annotated[bool, typer.Option("--verify", help="Only re-read and re-hash every shard and look at every value.")]
 Resume = Annotated[bool, typer.Option("--resume/--no-resume", help="Go on from the last checkpoint, or start over.")]
 
 
@@ -61,15 +68,37 @@ def _open(config: Path, override: list[str] | None) -> Workspace:
 
 
 @app.command()
-def prepare(config: Config, override: Override = None) -> None:
-    """Text to token shards: the curated set, the corpus and each held-out set.
+def prepare(
+    config: Config,
+    override: Override = None,
+    shard_index: ShardIndex = None,
+    shard_count: ShardCount = None,
+    status: Status = False,
+    finalize: Finalize = False,
+    verify: Verify = False,
+) -> None:
+    """Text to token shards: the curated set, the corpus and each held-out set. By one worker, or by any number of them.
 
-    Example: `slmctl prepare pipelines/math-smollm2.yaml -o data.seq_len=1024`
+    Examples: `slmctl prepare pipelines/math-smollm2.yaml` · `slmctl prepare CONFIG --shard-index 3 --shard-count 64` ·
+    `slmctl prepare CONFIG --status`
     """
+    only = _only(status, finalize, verify)
     workspace = _open(config, override)
-    from slmctl.stages.prepare import prepare as stage
+    from slmctl.stages import prepare as stage
+    from slmctl.stages.look import look_at_tokens
+    from slmctl.stages.workers import find_share
 
-    stage(workspace)
+    if only is not None:
+        look_at_tokens(workspace, only)
+    else:
+        stage.prepare(workspace, find_share(shard_index, shard_count))
+
+
+def _only(status: bool, finalize: bool, verify: bool) -> str | None:
+    given = [n for n, on in {"status": status, "finalize": finalize, "verify": verify}.items() if on]
+    if len(given) > 1:
+        raise ConfigError(f"give one of {', '.join('--' + g for g in given)} at a time.")
+    return given[0] if given else None
 
 
 @app.command("train-base")
@@ -101,15 +130,58 @@ def score(
     config: Config,
     override: Override = None,
     reference: Annotated[list[str] | None, typer.Option("--reference", help="Only this score set; repeatable.")] = None,
+    shard_index: ShardIndex = None,
+    shard_count: ShardCount = None,
+    status: Status = False,
+    finalize: Finalize = False,
+    verify: Verify = False,
 ) -> None:
-    """The reference model's loss of every corpus token, into score shards.
+    """The reference model's loss of every corpus token, into score shards. By one worker, or by any number of them.
 
-    Example: `slmctl score pipelines/math-smollm2.yaml`
+    Examples: `slmctl score pipelines/math-smollm2.yaml` · `torchrun --nproc-per-node 8 -m slmctl score CONFIG` (eight GPUs) ·
+    `slmctl score CONFIG --reference NAME --verify`
+    """
+    only = _only(status, finalize, verify)
+    workspace = _open(config, override)
+    from slmctl.stages import score as stage
+    from slmctl.stages.look import look_at_scores
+    from slmctl.stages.workers import find_share
+
+    if only is not None:
+        look_at_scores(workspace, only, reference)
+    else:
+        stage.score(workspace, reference, find_share(shard_index, shard_count))
+
+
+@app.command()
+def inspect(
+    config: Config,
+    which: Annotated[
+        str, typer.Argument(metavar="SET", help="`tokens/corpus`, `scores/NAME`, `tokens/heldout/NAME`, …")
+    ] = "tokens/corpus",
+    override: Override = None,
+    shard: Annotated[int, typer.Option("--shard", help="Which shard, by number.")] = 0,
+    document: Annotated[
+        int | None, typer.Option("--document", help="Show the n-th document of the shard beside its source.")
+    ] = None,
+    top: Annotated[int, typer.Option("--top", min=0, help="How many of the highest-loss tokens to show in context.")] = 10,
+    storage: Annotated[
+        bool, typer.Option("--storage", help="For scores: what each storage type costs in bytes, and does to the selection.")
+    ] = False,
+    rows: Annotated[int, typer.Option("--rows", min=1, help="Rows that --storage measures on.")] = 64,
+) -> None:
+    """Look into a shard: its manifest, statistics, highest-loss tokens in context; and one document beside its source.
+
+    Examples: `slmctl inspect CONFIG` · `slmctl inspect CONFIG scores/curated --shard 2 --document 17` ·
+    `slmctl inspect CONFIG scores/curated --storage`
     """
     workspace = _open(config, override)
-    from slmctl.stages.score import score as stage
+    from slmctl.stages import inspect as stage
 
-    stage(workspace, reference)
+    if storage:
+        stage.compare_storage(workspace, which, rows)
+    else:
+        stage.inspect(workspace, which, shard, document, top)
 
 
 @app.command()

@@ -190,6 +190,8 @@ class TrainingConfig(Section):
     """Checkpoints kept."""
     log_every: PositiveInt = 10
     """Steps between printed lines; metrics.jsonl has every step."""
+    loader_threads: NonNegativeInt = 2
+    """Threads that read the next steps' rows while one trains; 0 reads when asked. Changes no result."""
     alignment_check: Literal["stop", "warn"] = "stop"
     """When live and reference losses correlate best at a shift other than 0: stop, or warn and go on."""
 
@@ -251,8 +253,9 @@ class ScoreConfig(Section):
     """Score sets to make: name to model (`reference` is the trained one, else a directory or Hub id)."""
     entropy: bool = True
     """Store each prediction's entropy beside its loss (same pass)."""
-    dtype: Literal["float16", "float32"] = "float16"
-    """Stored type; float16 moves 0.03% of a top-60% selection."""
+    dtype: Literal["float16", "compact", "float32"] = "float16"
+    """Stored type. compact is float16 rounded to 6 mantissa bits, about 0.5 bytes a token smaller; `slmctl inspect CONFIG
+    --storage` reports what each does to the selection."""
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     """Weights and arithmetic of the scoring pass."""
     batch_rows: PositiveInt = 8
@@ -306,6 +309,11 @@ class PipelineConfig(Section):
     """The pipeline's name; an output_dir belongs to one name."""
     output_dir: str
     """Where every stage reads and writes."""
+    store_dir: str | None = None
+    """Folder or URL (s3://, gs://, hf:// or any that fsspec opens) of token and score shards; null is output_dir."""
+    accept_mismatch: Annotated[list[str], AsList] = []
+    """Fields in which what is found may differ from what the configuration wants, as a refusal names them
+    (`tokens/corpus:seed`); recorded in the run. What would break the join by position is never accepted."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seed of packing, order, random selection and initialisation."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

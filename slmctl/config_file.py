@@ -23,6 +23,7 @@ from slmctl.config import (
     TrainingConfig,
 )
 from slmctl.errors import ConfigError
+from slmctl.storage import is_url
 
 Path_ = tuple[str | int, ...]
 
@@ -247,14 +248,21 @@ def check(data: Any, name: str, lines: dict[Path_, int] | None = None) -> Pipeli
 def _rooted(config: PipelineConfig) -> PipelineConfig:
     """Puts data.root before every relative path of a text or task."""
     if config.data.root is not None:
-        root = Path(config.data.root)
+        root = config.data.root
         for sources in (config.data.curated, config.data.corpus, *config.data.heldout.values()):
             for source in sources:
-                source.path = [str(root / p) for p in source.path] if source.path else source.path
+                source.path = [below(root, p) for p in source.path] if source.path else source.path
         for task in config.eval.tasks:
-            task.path = str(root / task.path)
+            task.path = below(root, task.path)
         config.data.root = None
     return config
+
+
+def below(root: str, path: str) -> str:
+    """A relative path put under `root`, either of which may be a URL."""
+    if is_url(path):
+        return path
+    return f"{root.rstrip('/')}/{path}" if is_url(root) else str(Path(root) / path)
 
 
 def _get(data: Any, *path: str, default: Any = None) -> Any:

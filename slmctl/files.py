@@ -6,12 +6,15 @@ import errno
 import hashlib
 import json
 import os
+import platform
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from slmctl.errors import CorruptError, InputError, SlmError
 
@@ -60,7 +63,7 @@ def publishing(final: Path, check: Callable[[Path], None] | None = None) -> Iter
     """
     with disk_errors(final):
         final.parent.mkdir(parents=True, exist_ok=True)
-        temporary = final.with_name(f"{_TEMPORARY}{final.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
+        temporary = temporary_beside(final)
         try:
             yield temporary
             for file in [temporary] if temporary.is_file() else [f for f in temporary.rglob("*") if f.is_file()]:
@@ -89,7 +92,10 @@ def publishing(final: Path, check: Callable[[Path], None] | None = None) -> Iter
 
 
 def sweep(directory: Path) -> None:
-    """Removes what a killed process left half-written in `directory`, and puts back what it was about to replace."""
+    """Removes what killed processes left half-written in `directory`, and puts back what they were about to replace.
+
+    What a living process is writing stays.
+    """
     for aside in directory.glob(f"{_REPLACED}*") if directory.is_dir() else ():
         final = aside.with_name(aside.name.removeprefix(_REPLACED))
         if final.exists():
@@ -97,7 +103,64 @@ def sweep(directory: Path) -> None:
         else:
             os.rename(aside, final)
     for leftover in directory.glob(f"{_TEMPORARY}*") if directory.is_dir() else ():
-        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+        if is_abandoned(leftover):
+            shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+
+
+# --- who writes a temporary file ---
+
+
+def temporary_beside(final: Path) -> Path:
+    """A name for writing `final`, that says which process writes it."""
+    return final.with_name(f"{_TEMPORARY}{final.name}.{_host()}.{_process(os.getpid())}.{uuid.uuid4().hex[:8]}")
+
+
+def is_temporary(path: Path) -> bool:
+    return path.name.startswith(_TEMPORARY)
+
+
+def is_abandoned(temporary: Path) -> bool:
+    """Whether the writer of a temporary file is gone: on this machine the process has ended (a hung one has not);
+    of another machine's, nothing was written for `ABANDONED_AFTER` seconds."""
+    parts = temporary.name.split(".")
+    host, process = (parts[-3], parts[-2]) if len(parts) >= 4 else ("", "")
+    if host == _host() and (pid := process.partition("-")[0]).isdigit():
+        return _process(int(pid)) != process
+    try:
+        return time.time() - temporary.stat().st_mtime > ABANDONED_AFTER
+    except FileNotFoundError:
+        return False
+
+
+ABANDONED_AFTER = 6 * 3600
+
+
+@cache
+def _host() -> str:
+    """This boot of this machine and this process namespace: within it a process number means one process."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text() + os.readlink("/proc/self/ns/pid")
+    except OSError:
+        boot = platform.node()
+    return hashlib.sha256(boot.encode()).hexdigest()[:8]
+
+
+def _process(pid: int) -> str:
+    """A process by number and start time, so that a number used again is told apart; empty where there is none."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return f"{pid}-{stat[19]}" if stat[0] not in "ZX" else ""
+    except OSError:
+        pass
+    if Path("/proc/self/stat").exists():
+        return ""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return ""
+    except PermissionError:
+        pass
+    return f"{pid}-0"
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -133,6 +196,8 @@ class HashCache:
         self.path = path
         self.known: dict[str, list[Any]] = {}
         self.unsaved = 0
+        self.beat: Callable[[], None] = lambda: None
+        """Called now and then, as a sign of life."""
         with suppress(SlmError):
             found = read_json(path)
             self.known = found if isinstance(found, dict) else {}
@@ -143,12 +208,21 @@ class HashCache:
         found = self.known.get(key)
         if found and found[:2] == [stat.st_size, stat.st_mtime_ns]:
             return str(found[2])
-        digest = sha256_file(file)
+        digest = self.stream(open(file, "rb"))
         self.known[key] = [stat.st_size, stat.st_mtime_ns, digest]
         self.unsaved += stat.st_size
         if self.unsaved > 2**32:
             self.save()
         return digest
+
+    def stream(self, file: BinaryIO) -> str:
+        """Content hash of an open file, which is closed."""
+        with file:
+            digest = hashlib.sha256()
+            while block := file.read(2**24):
+                digest.update(block)
+                self.beat()
+            return digest.hexdigest()
 
     def of(self, files: Iterable[Path]) -> dict[str, str]:
         """File name to content hash."""

@@ -17,9 +17,10 @@ from typing import Any, BinaryIO
 import pyarrow.parquet as pq
 
 from slmctl.config import SourceConfig
-from slmctl.corpus.text_files import BLOCK, kind_of, open_text, reading, skip, text_size
+from slmctl.corpus.text_files import BLOCK, content_id, expand, kind_of, open_raw, open_text, reading, skip, text_size
 from slmctl.errors import InputError
 from slmctl.files import HashCache
+from slmctl.storage import is_url
 from slmctl.template import FieldError, Template
 
 
@@ -33,6 +34,10 @@ class Slice:
     stop: int
     limit: int | None = None
     """At most so many documents."""
+
+
+TO_THE_END = 2**62
+"""The stop of a file's last slice where its uncompressed size is an estimate."""
 
 
 @dataclass
@@ -49,11 +54,10 @@ def files_of(source: SourceConfig) -> list[str]:
     """The files of a source, globs expanded and sorted. Raises `InputError` where there are none."""
     found: list[str] = []
     for pattern in source.path or []:
-        matches = [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern, recursive=True))
-        matches = [m for m in matches if Path(m).is_file()]
+        matches = expand(pattern)
         if not matches:
             what = "matches no file" if glob.has_magic(pattern) else "does not exist"
-            if Path(pattern).is_dir():
+            if not is_url(pattern) and Path(pattern).is_dir():
                 what = f"is a folder, not a file: give a pattern such as {pattern}/*.jsonl"
             raise InputError(f"{pattern} {what}. Correct the path in the configuration, or give it with -o.")
         found += matches
@@ -94,7 +98,7 @@ def _file_slices(i: int, source: SourceConfig, shard_bytes: int) -> Iterator[Sli
     for file in files_of(source):
         kind = kind_of(file)
         if kind == "parquet":
-            with reading(file), pq.ParquetFile(file) as parquet:
+            with reading(file), open_raw(file) as raw, pq.ParquetFile(raw) as parquet:
                 sizes = [parquet.metadata.row_group(g).total_byte_size for g in range(parquet.num_row_groups)]
             start = used = 0
             for g, size in enumerate(sizes):
@@ -105,12 +109,14 @@ def _file_slices(i: int, source: SourceConfig, shard_bytes: int) -> Iterator[Sli
             if start < len(sizes):
                 yield Slice(i, file, start, len(sizes))
             continue
-        size = text_size(file)
+        size, exact = text_size(file)
         if kind == "txt" and source.txt_split == "file":
             yield Slice(i, file, 0, size)
             continue
-        for start in range(0, size, shard_bytes):
-            yield Slice(i, file, start, min(start + shard_bytes, size))
+        parts = -(-size // shard_bytes) if exact else max(1, round(size / shard_bytes))
+        for k in range(parts):
+            last = k == parts - 1
+            yield Slice(i, file, k * shard_bytes, (size if exact else TO_THE_END) if last else (k + 1) * shard_bytes)
 
 
 def _load_hub(source: SourceConfig) -> Any:
@@ -142,7 +148,7 @@ def input_fingerprint(sources: list[SourceConfig], hashes: HashCache) -> list[di
         if source.hub is not None:
             found.append({"hub": _hub_identity(source, hashes), **how})
         else:
-            found.append({"sha256": [hashes.sha256(Path(f)) for f in files_of(source)], **how})
+            found.append({"content": [content_id(f, hashes) for f in files_of(source)], **how})
     hashes.save()
     return found
 
@@ -265,29 +271,48 @@ def _parse(line: bytes) -> tuple[Any, str | None]:
 
 def _lines(piece: Slice) -> Iterator[tuple[int, bytes]]:
     """(offset, line) of the lines that start within the slice."""
-    stat = Path(piece.file).stat()
-    same = (piece.file, stat.st_size, stat.st_mtime_ns)
-    stream, at = _ended.pop((*same, piece.start), (None, 0))  # where the slice before this one stopped reading
-    if stream is None:
-        stream, at = open_text(piece.file), piece.start
-        if at:
-            skip(stream, piece.file, at - 1)
-            at += len(stream.readline()) - 1
+    stream, at = _kept.take(piece)
+    if at < piece.start:
+        skip(stream, piece.file, piece.start - 1 - at)
+        at = piece.start - 1 + len(stream.readline())
     while at < piece.stop and (line := stream.readline()):
         yield at, line
         at += len(line)
-    _drop_ended()
-    _ended[*same, piece.stop] = stream, at
+    _kept.put(piece, stream, at)
 
 
-_ended: dict[tuple[str, int, int, int], tuple[BinaryIO, int]] = {}
-"""The one stream kept open: slices of a compressed file that are read in turn need not decompress it anew each time."""
+class _Kept:
+    """The one stream kept open between slices: those of a compressed file that are read in turn, all or some of them, need
+    not decompress it anew each time. It stands at the first line that starts at or after `stop`."""
+
+    def __init__(self) -> None:
+        self.key: tuple[str, int, int] | None = None
+        self.stop = self.at = 0
+        self.stream: BinaryIO | None = None
+
+    def take(self, piece: Slice) -> tuple[BinaryIO, int]:
+        """A stream and its offset, at or before the first line of the slice."""
+        stream, self.stream = self.stream, None
+        if stream is not None:
+            if self.key == self._key(piece.file) and self.stop <= piece.start:
+                return stream, self.at
+            stream.close()
+        return open_text(piece.file), 0
+
+    def put(self, piece: Slice, stream: BinaryIO, at: int) -> None:
+        if self.stream is not None:
+            self.stream.close()
+        self.key, self.stop, self.at, self.stream = self._key(piece.file), piece.stop, at, stream
+
+    @staticmethod
+    def _key(file: str) -> tuple[str, int, int]:
+        if is_url(file):
+            return file, 0, 0
+        stat = Path(file).stat()
+        return file, stat.st_size, stat.st_mtime_ns
 
 
-def _drop_ended() -> None:
-    for stream, _ in _ended.values():
-        stream.close()
-    _ended.clear()
+_kept = _Kept()
 
 
 def _texts(source: SourceConfig, piece: Slice) -> Iterator[tuple[int, bytes]]:
@@ -297,12 +322,14 @@ def _texts(source: SourceConfig, piece: Slice) -> Iterator[tuple[int, bytes]]:
             yield at, line.rstrip(b"\r\n")
         return
     if source.txt_split == "file":
-        if piece.stop > MAX_FILE_BYTES:
-            raise InputError(
-                f"{piece.file} has {piece.stop:,} bytes, too many for one document. Set txt_split: paragraph or line for it."
-            )
         with open_text(piece.file) as stream:
-            yield 0, stream.read()
+            text = stream.read(MAX_FILE_BYTES + 1)
+        if len(text) > MAX_FILE_BYTES:
+            raise InputError(
+                f"{piece.file} has more than {MAX_FILE_BYTES:,} bytes, too many for one document. "
+                "Set txt_split: paragraph or line for it."
+            )
+        yield 0, text
         return
     # A paragraph belongs to the slice that holds the empty line before it (or the file's first byte).
     began: int | None = 0 if piece.start == 0 else None
@@ -329,7 +356,7 @@ def _texts(source: SourceConfig, piece: Slice) -> Iterator[tuple[int, bytes]]:
 
 def _parquet_records(source: SourceConfig, piece: Slice) -> Iterator[tuple[Place, Any, str | None]]:
     wanted = {field[0] for _, field in Template(source.text).parts if field}
-    with pq.ParquetFile(piece.file) as parquet:
+    with open_raw(piece.file) as raw, pq.ParquetFile(raw) as parquet:
         found = [c for c in parquet.schema_arrow.names if c in wanted]
         columns = found if len(found) == len(wanted) else None  # one is absent: read all, so that the message lists them
         row = sum(parquet.metadata.row_group(g).num_rows for g in range(piece.start))

@@ -1,20 +1,25 @@
-"""Files of text as they lie on disk: which kind, their uncompressed bytes, and clear errors for broken ones."""
+"""Files of text as they lie on a disk or behind a URL: which kind, their uncompressed bytes, and clear errors for broken ones."""
 
 from __future__ import annotations
 
+import glob
 import gzip
 import io
 import zlib
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 import zstandard
 
-from slmctl.errors import InputError
+from slmctl.errors import InputError, SlmError
+from slmctl.files import HashCache
+from slmctl.storage import filesystem, is_url, remote_errors
 
 COMPRESSED = (".gz", ".zst")
 BLOCK = 1 << 20
+SAMPLE = 1 << 23
+"""Bytes of text by which the size of a large compressed file is estimated."""
 
 
 def kind_of(file: str) -> str:
@@ -43,13 +48,15 @@ class reading:  # noqa: N801 - used as `with reading(file)`
             raise InputError(f"{self.file} is broken or cut off ({e}). Fetch it again or leave it out.") from e
         if isinstance(e, OSError):
             raise InputError(f"cannot read {self.file}: {e}") from e
+        if is_url(self.file) and isinstance(e, Exception) and not isinstance(e, SlmError):
+            raise InputError(f"cannot read {self.file}: {type(e).__name__}: {e}") from e
 
 
 class _ZstdReader(io.RawIOBase):
     """The bytes of a .zst file of any number of frames. Unlike zstandard's own reader it refuses a frame cut short."""
 
     def __init__(self, file: str) -> None:
-        self._file = open(file, "rb")
+        self._file = open_raw(file)
         self._frame: Any = None
         self._input = self._output = b""
 
@@ -77,18 +84,65 @@ class _ZstdReader(io.RawIOBase):
         super().close()
 
 
+def expand(pattern: str) -> list[str]:
+    """The files that a path, glob or URL names, sorted; empty where there are none."""
+    if not is_url(pattern):
+        matches = [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern, recursive=True))
+        return [m for m in matches if Path(m).is_file()]
+    fs, path = filesystem(pattern)
+    with remote_errors(pattern):
+        try:
+            return sorted(
+                str(fs.unstrip_protocol(p)) for p in (fs.glob(path) if glob.has_magic(path) else [path]) if fs.isfile(p)
+            )
+        except FileNotFoundError:
+            return []
+
+
+def open_raw(file: str) -> BinaryIO:
+    """The bytes of a file as they are stored."""
+    if not is_url(file):
+        return open(file, "rb", buffering=BLOCK)
+    fs, path = filesystem(file)
+    with remote_errors(file):
+        return cast(BinaryIO, fs.open(path, "rb", block_size=8 * BLOCK))
+
+
+def stored_size(file: str) -> int:
+    if not is_url(file):
+        return Path(file).stat().st_size
+    fs, path = filesystem(file)
+    with remote_errors(file):
+        return int(fs.info(path)["size"])
+
+
+def content_id(file: str, hashes: HashCache) -> str:
+    """What tells a file's content: SHA-256 of a local file; of a remote one what its store says of the content (the
+    entity tag, or a hash), else SHA-256 too."""
+    if not is_url(file):
+        return hashes.sha256(Path(file))
+    fs, path = filesystem(file)
+    with remote_errors(file):
+        info = fs.info(path)
+        for key in ("sha256", "md5Hash", "crc32c", "blob_id", "ETag", "etag"):
+            if info.get(key):
+                return f"{key.lower()}:{str(info[key]).strip(chr(34))}:{info['size']}"
+        return hashes.stream(open_raw(file))
+
+
 def open_text(file: str) -> BinaryIO:
     """The uncompressed bytes of a line file."""
     if file.endswith(".gz"):
-        return io.BufferedReader(gzip.open(file, "rb"), BLOCK)
+        return io.BufferedReader(cast(io.RawIOBase, gzip.GzipFile(fileobj=open_raw(file))), BLOCK)
     if file.endswith(".zst"):
         return io.BufferedReader(_ZstdReader(file), BLOCK)
-    return open(file, "rb", buffering=BLOCK)
+    return open_raw(file)
 
 
 def skip(stream: BinaryIO, file: str, n: int) -> None:
+    """Moves a stream of `open_text` n bytes on."""
     if not file.endswith(COMPRESSED):
-        stream.seek(n)
+        stream.seek(n, io.SEEK_CUR)
         return
     while n > 0:
         got = len(stream.read(min(n, BLOCK)))
@@ -97,11 +151,18 @@ def skip(stream: BinaryIO, file: str, n: int) -> None:
         n -= got
 
 
-def text_size(file: str) -> int:
+def text_size(file: str) -> tuple[int, bool]:
+    """Uncompressed bytes, and whether that is exact: of a large compressed file it is estimated from its first megabytes."""
+    stored = stored_size(file)
     if not file.endswith(COMPRESSED):
-        return Path(file).stat().st_size
-    size = 0
+        return stored, True
     with reading(file), open_text(file) as stream:
-        while block := stream.read(BLOCK):
-            size += len(block)
-    return size
+        head = 0
+        while head < SAMPLE and (block := stream.read(BLOCK)):
+            head += len(block)
+        if head < SAMPLE:
+            return head, True
+        compressed = zlib.compress if file.endswith(".gz") else zstandard.ZstdCompressor(level=3).compress
+    with reading(file), open_text(file) as stream:
+        sample = stream.read(SAMPLE)
+    return max(head, round(stored * len(sample) / max(1, len(compressed(sample))))), False

@@ -27,24 +27,17 @@ def pieces(text: str) -> Iterator[str]:
     yield text[at:]
 
 
-class Tokenizer:
-    """A fast Hugging Face tokenizer, as a document encoder.
+class Encoder:
+    """Documents to token ids: the part of a tokenizer that many processes share, given as `tokenizer.json` text."""
 
-    Raises `InputError` where it is not a fast one or has no end-of-sequence token.
-    """
+    def __init__(self, backend: Any, eos_id: int) -> None:
+        self.backend, self.eos_id = backend, eos_id
 
-    def __init__(self, hf: Any, origin: str) -> None:
-        self.hf = hf
-        if not getattr(hf, "is_fast", False):
-            raise InputError(f"{origin}: the tokenizer has no fast (Rust) form. Convert it to tokenizer.json first.")
-        if hf.eos_token_id is None:
-            raise InputError(
-                f"{origin}: the tokenizer has no end-of-sequence token, which separates documents. "
-                "Set eos_token in its tokenizer_config.json, or give another with model.tokenizer."
-            )
-        self.eos_id: int = hf.eos_token_id
-        self.backend = hf.backend_tokenizer
-        self.size: int = len(hf)
+    @staticmethod
+    def from_json(text: str, eos_id: int) -> Encoder:
+        from tokenizers import Tokenizer as Backend
+
+        return Encoder(Backend.from_str(text), eos_id)
 
     def encode(self, texts: list[str], parse_special_tokens: bool = False) -> list[np.ndarray]:
         """Token ids (int64) of each text, nothing added. A special token's name in a text is plain text by default.
@@ -69,11 +62,44 @@ class Tokenizer:
         """A text of many megabytes, piece by piece: an encoding takes hundreds of bytes a token while it is made."""
         return np.concatenate([self._encode([piece])[0] for piece in pieces(text)])
 
+    def check_ids(self, ids: np.ndarray, vocab_size: int) -> None:
+        """Raises `MismatchError` where an id has no row in the model's embedding of `vocab_size` rows."""
+        if ids.size and int(ids.max()) >= vocab_size:
+            bad = int(ids.max())
+            raise MismatchError(
+                f"token id {bad} ({self.backend.id_to_token(bad)!r}) is beyond the model's vocabulary of "
+                f"{vocab_size}. Tokenizer and model do not belong together; give the right one with model.tokenizer."
+            )
+
+
+class Tokenizer(Encoder):
+    """A fast Hugging Face tokenizer.
+
+    Raises `InputError` where it is not a fast one or has no end-of-sequence token.
+    """
+
+    def __init__(self, hf: Any, origin: str) -> None:
+        self.hf = hf
+        if not getattr(hf, "is_fast", False):
+            raise InputError(f"{origin}: the tokenizer has no fast (Rust) form. Convert it to tokenizer.json first.")
+        if hf.eos_token_id is None:
+            raise InputError(
+                f"{origin}: the tokenizer has no end-of-sequence token, which separates documents. "
+                "Set eos_token in its tokenizer_config.json, or give another with model.tokenizer."
+            )
+        super().__init__(hf.backend_tokenizer, hf.eos_token_id)
+        self.size: int = len(hf)
+
     def fingerprint(self) -> str:
         """Hash of all that decides which ids a text becomes, and of the end-of-sequence id."""
         parts = json.loads(self.backend.to_str())
         kept = {k: parts.get(k) for k in ("added_tokens", "normalizer", "pre_tokenizer", "model")}
         return sha256_json({**kept, "eos_id": self.eos_id})
+
+    def vocabulary(self) -> dict[str, int]:
+        """Token to id, added tokens included: what two models must share for their losses to join."""
+        found: dict[str, int] = self.backend.get_vocab(with_added_tokens=True)
+        return found
 
 
 def load_tokenizer(path: str, gguf_file: str | None = None, revision: str | None = None) -> Tokenizer:
@@ -92,16 +118,6 @@ def load_tokenizer(path: str, gguf_file: str | None = None, revision: str | None
 
 def _first_line(e: BaseException) -> str:
     return str(e).strip().split("\n")[0] or type(e).__name__
-
-
-def check_ids(ids: np.ndarray, vocab_size: int, tokenizer: Tokenizer) -> None:
-    """Raises `MismatchError` where an id has no row in the model's embedding of `vocab_size` rows."""
-    if ids.size and int(ids.max()) >= vocab_size:
-        bad = int(ids.max())
-        raise MismatchError(
-            f"token id {bad} ({tokenizer.hf.convert_ids_to_tokens(bad)!r}) is beyond the model's vocabulary of "
-            f"{vocab_size}. Tokenizer and model do not belong together; give the right one with model.tokenizer."
-        )
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, directory: Path) -> None:

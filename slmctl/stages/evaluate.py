@@ -17,6 +17,7 @@ from slmctl.files import publishing, read_json, sha256_json, write_json
 from slmctl.model.loading import ModelSource, load_model
 from slmctl.model.split import SplitModel
 from slmctl.stages.workspace import DONE, INPUTS, Workspace, result_settings
+from slmctl.store import manifest as manifests
 from slmctl.store.manifest import differences, library_versions
 from slmctl.store.reader import RowReader
 from slmctl.template import FieldError
@@ -89,7 +90,7 @@ def evaluate_model(
     found: dict[str, Any] = {"heldout": {}, "tasks": {}}
     for heldout in workspace.heldout_names():
         tokens = workspace.open_tokens(f"heldout/{heldout}")
-        loss = heldout_loss(model, RowReader(tokens), device, config.batch_rows)
+        loss = heldout_loss(model, RowReader(tokens, documents=model.intra_document_mask), device, config.batch_rows)
         counts = tokens.manifest.counts
         found["heldout"][heldout] = {
             "loss": loss.loss,
@@ -200,7 +201,7 @@ def costs(workspace: Workspace) -> dict[str, Any]:
     if log:
         found["reference_tokens"] = log[-1]["tokens_seen"]
     for name in workspace.config.score.references:
-        path = workspace.scores(name) / "manifest.json"
-        if path.is_file():
-            found.setdefault("scored_tokens", {})[name] = read_json(path)["counts"]["predicted"]
+        if manifests.exists(workspace.scores(name)):
+            scores = manifests.load_manifest(workspace.scores(name), "scores")
+            found.setdefault("scored_tokens", {})[name] = scores.counts["predicted"]
     return found

@@ -1,47 +1,68 @@
-"""prepare: text to token shards, for the curated set, the corpus and each held-out set."""
+"""prepare: text to token shards, for the curated set, the corpus and each held-out set; by one worker or by many."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from slmctl.config import ScratchConfig, SourceConfig
+from slmctl.config import ScratchConfig
 from slmctl.console import progress, say
-from slmctl.corpus.packing import PADDING, Packer
-from slmctl.corpus.sources import Slice, Tally, documents, input_fingerprint, plan
-from slmctl.corpus.tokenizer import Tokenizer, check_ids, train_tokenizer, up_to_bytes
+from slmctl.corpus.make_shard import COUNTS, Job, Packing, make_shard, maker
+from slmctl.corpus.packing import PADDING
+from slmctl.corpus.sources import Slice, Tally, documents, files_of, input_fingerprint, plan
+from slmctl.corpus.tokenizer import Tokenizer, train_tokenizer, up_to_bytes
 from slmctl.errors import ConfigError, InputError
-from slmctl.files import read_json, sha256_file, sha256_json
+from slmctl.files import read_json, sha256_json
 from slmctl.model.loading import load_model_config
-from slmctl.stages.workspace import DONE, INPUTS, Workspace
-from slmctl.store.manifest import FILE, Manifest, Shard, is_complete, library_versions, load_manifest
-from slmctl.store.order import permutation
-from slmctl.store.shards import ShardWriter, rows_per_group, whole_shard
+from slmctl.processes import spread
+from slmctl.stages.build import Build, describe_rest
+from slmctl.stages.workers import Share, cores
+from slmctl.stages.workspace import DONE, INPUTS, Workspace, read_plan
+from slmctl.store import manifest as manifests
+from slmctl.store.build import Coverage, in_order
+from slmctl.store.manifest import Manifest, is_complete, library_versions, load_manifest
+from slmctl.store.shards import rows_per_group
 
-BATCH_DOCUMENTS = 512
-BATCH_BYTES = 2**20
-COUNTS = ("documents", "text_bytes", "empty_documents", "skipped_documents", "split_documents", "tokens", "padding")
+WORTH_A_PROCESS = 2**24
+"""Bytes of text from which on a further process pays for its start."""
 
 
-def prepare(workspace: Workspace) -> None:
-    """Makes every token set that is absent or no longer matches its inputs."""
+def set_names(workspace: Workspace) -> list[str]:
+    return ["curated", "corpus", *[f"heldout/{n}" for n in workspace.config.data.heldout]]
+
+
+def prepare(workspace: Workspace, share: Share = Share()) -> None:  # noqa: B008 - frozen
+    """Makes every token set that is absent or no longer matches its inputs; of many workers, this one's share of the shards.
+    Whoever completes a set writes its manifest."""
+    with workspace.planning():
+        vocab_size = begin(workspace)
+        found = [plan_set(workspace, name, vocab_size) for name in set_names(workspace)]
+    builds = [b for b in found if b is not None]
+    jobs = share.of([job for build in builds for job in build.jobs])
+    make_shards(workspace, [j for j in jobs if j is not None], share)
+    for build in builds:
+        coverage = build.finish()
+        if coverage is not None:
+            say(describe_rest(build, coverage))
+
+
+def begin(workspace: Workspace) -> int:
+    """Makes the tokenizer where the pipeline asks for one. Returns the rows of the model's embedding."""
     config = workspace.config
     if config.model.scratch is not None:
         make_tokenizer(workspace, config.model.scratch)
-        vocab_size = config.model.scratch.vocab_size
-    else:
-        model = load_model_config(workspace.base_source())
-        vocab_size = model.vocab_size
-        room = getattr(model, "max_position_embeddings", None)
-        if room is not None and config.data.seq_len > room:
-            raise ConfigError(
-                f"data.seq_len: {config.data.seq_len} is beyond the {room} positions of the base model; use at most {room}."
-            )
-    for name in ("curated", "corpus", *[f"heldout/{n}" for n in config.data.heldout]):
-        prepare_set(workspace, name, vocab_size)
+        return config.model.scratch.vocab_size
+    model = load_model_config(workspace.base_source())
+    room = getattr(model, "max_position_embeddings", None)
+    if room is not None and config.data.seq_len > room:
+        raise ConfigError(
+            f"data.seq_len: {config.data.seq_len} is beyond the {room} positions of the base model; use at most {room}."
+        )
+    return int(model.vocab_size)
 
 
 def make_tokenizer(workspace: Workspace, scratch: ScratchConfig) -> None:
@@ -53,11 +74,11 @@ def make_tokenizer(workspace: Workspace, scratch: ScratchConfig) -> None:
         inputs["curated"] = input_fingerprint(data.curated, workspace.hashes)
         inputs["corpus"] = input_fingerprint(data.corpus, workspace.hashes)
     except InputError as e:
-        if keeps(directory, inputs, DONE):
+        if keeps(directory, inputs):
             say(f"tokenizer: its texts cannot be read here, so the one made from them is kept ({e})")
             return
         raise
-    if workspace.begin(directory, inputs):
+    if workspace.begin(directory, inputs, lock=False):
         say("tokenizer: complete, skipped")
         return
 
@@ -68,72 +89,128 @@ def make_tokenizer(workspace: Workspace, scratch: ScratchConfig) -> None:
             for piece in pieces:
                 texts = (text for _, text in documents(sources[piece.source], piece, Tally()))
                 yield from up_to_bytes(texts, max(1, budget // len(pieces)))
+                workspace.hashes.beat()
 
     train_tokenizer(sample(), scratch.vocab_size, directory)
     workspace.finish(directory, {"vocab_size": scratch.vocab_size})
     say(f"tokenizer: {scratch.vocab_size} entries, trained on curated and corpus text")
 
 
-def keeps(directory: Path, inputs: dict[str, Any], last: str) -> bool:
+def keeps(directory: Path, inputs: dict[str, Any]) -> bool:
     """Whether a folder is complete, and made from `inputs` as far as these go."""
-    if not (directory / last).is_file() or not (directory / INPUTS).is_file():
+    if not (directory / DONE).is_file() or not (directory / INPUTS).is_file():
         return False
     made = read_json(directory / INPUTS)
     return all(made.get(k) == v for k, v in inputs.items())
 
 
-def prepare_set(workspace: Workspace, name: str, vocab_size: int) -> None:
-    """Makes one token set: `curated`, `corpus` or `heldout/<name>`."""
-    config, directory, sources = workspace.config, workspace.tokens(name), workspace.sources(name)
+def plan_set(workspace: Workspace, name: str, vocab_size: int) -> Build | None:
+    """Readies one token set, and says which shards make it up; None where it is complete."""
+    config, folder, sources = workspace.config, workspace.tokens(name), workspace.sources(name)
     tokenizer = workspace.tokenizer()
-    check_ids(np.array([tokenizer.eos_id]), vocab_size, tokenizer)
+    tokenizer.check_ids(np.array([tokenizer.eos_id]), vocab_size)
     try:
         made_from = workspace.set_inputs(name)
     except InputError as e:
-        if keeps(directory, workspace.packing_inputs(), FILE):
+        kept = load_manifest(folder, "tokens") if manifests.exists(folder) else None
+        if kept is not None and all(kept.made_from.get(k) == v for k, v in workspace.packing_inputs().items()):
             say(f"prepare {name}: its texts cannot be read here, so the set made from them is kept ({e})")
-            return
+            return None
         raise
-    if workspace.begin(directory, made_from, FILE) and is_complete(directory, "tokens"):
-        check_ids(np.array([load_manifest(directory, "tokens").format["max_id"]]), vocab_size, tokenizer)
+
+    def slices() -> dict[str, Any]:
+        pieces = plan(sources, config.data.shard_bytes)
+        if not pieces:
+            raise InputError(
+                f"{name} is empty: its files hold no text. Check data.{name.replace('/', '.')} in the configuration."
+            )
+        places = [{f: i for i, f in enumerate(files_of(s))} if s.hub is None else {s.hub: 0} for s in sources]
+        return {"slices": [[p.source, places[p.source][p.file], p.start, p.stop, p.limit] for p in pieces]}
+
+    found = workspace.begin_set(folder, f"tokens/{name}", made_from, slices)
+    if manifests.exists(folder) and is_complete(folder, "tokens"):
+        tokenizer.check_ids(np.array([load_manifest(folder, "tokens").format["max_id"]]), vocab_size)
         say(f"prepare {name}: complete, skipped")
+        return None
+    return _build(workspace, name, found, vocab_size)
+
+
+def _build(workspace: Workspace, name: str, found: dict[str, Any], vocab_size: int) -> Build:
+    config, folder, sources = workspace.config, workspace.tokens(name), workspace.sources(name)
+    tokenizer, data = workspace.tokenizer(), config.data
+    columns = columns_of(tokenizer, vocab_size)
+    files = [files_of(s) if s.hub is None else [s.hub] for s in sources]
+    pieces = [Slice(s, files[s][f], start, stop, limit) for s, f, start, stop, limit in found["slices"]]
+    bound = {"binding": sha256_json(found)}
+    packing = Packing(str(folder), sources, columns, data.seq_len, config.seed, data.shard_bytes, vocab_size, bound)
+
+    def manifest(coverage: Coverage) -> Manifest:
+        facts = [f for f in coverage.facts if f is not None]
+        counts = {k: sum(f["counts"][k] for f in facts) for k in COUNTS}
+        if counts["tokens"] == 0:
+            raise InputError(
+                f"{name} is empty: no document with text in its files ({counts['empty_documents']} empty, "
+                f"{counts['skipped_documents']} skipped). Check data.{name.replace('/', '.')} in the configuration."
+            )
+        described = {
+            "columns": columns,
+            "eos_id": tokenizer.eos_id,
+            "padding_document": PADDING,
+            "max_id": max(f["max_id"] for f in facts),
+        }
+        made = Manifest(
+            "tokens", data.seq_len, rows_per_group(data.seq_len), in_order(coverage), found["made_from"], described, counts,
+            versions=library_versions(),
+        )  # fmt: skip
+        say(describe(name, counts, len(made.shards)))
+        return made
+
+    jobs = [Job(packing, i, piece) for i, piece in enumerate(pieces)]
+    return Build(f"prepare {name}", folder, "tokens", len(pieces), lambda _: bound, manifest, jobs)
+
+
+def builds(workspace: Workspace) -> list[Build]:
+    """The token sets as they were planned, for those who only look. Raises `InputError` where one was not planned yet."""
+    found = []
+    config = workspace.config
+    vocab_size = (
+        config.model.scratch.vocab_size if config.model.scratch else load_model_config(workspace.base_source()).vocab_size
+    )
+    for name in set_names(workspace):
+        planned = read_plan(workspace.tokens(name))
+        if planned is None:
+            raise InputError(f"{workspace.tokens(name)} was not planned yet. Run `slmctl prepare` first.")
+        found.append(_build(workspace, name, planned, vocab_size))
+    return found
+
+
+def make_shards(workspace: Workspace, jobs: list[Job], share: Share) -> None:
+    """Makes shards, in several processes where there is work and room for them."""
+    if not jobs:
         return
-    pieces = plan(sources, config.data.shard_bytes)
-    if not pieces:
-        raise InputError(f"{name} is empty: its files hold no text. Check data.{name.replace('/', '.')} in the configuration.")
-    binding = sha256_json(made_from)
-    shards: list[Shard] = []
-    counts = dict.fromkeys(COUNTS, 0)
-    max_id = 0
-    with progress(f"prepare {name}", len(pieces), "shards") as ticker:
-        for index, piece in enumerate(pieces):
-            path = directory / f"shard-{index:05d}.parquet"
-            facts = whole_shard(path, {"binding": binding})
-            if facts is None:
-                facts = make_shard(path, sources[piece.source], piece, index, tokenizer, vocab_size, workspace, binding)
-            for key in COUNTS:
-                counts[key] += facts["counts"][key]
-            max_id = max(max_id, facts["max_id"])
-            first = shards[-1].first_row + shards[-1].rows if shards else 0
-            tokens, size = facts["counts"]["tokens"], path.stat().st_size
-            shards.append(Shard(path.name, first, facts["rows"], facts["groups"], tokens, size, sha256_file(path)))
-            ticker.advance(1, f"{counts['tokens']:,} tokens")
-    if counts["tokens"] == 0:
-        raise InputError(
-            f"{name} is empty: no document with text in its files ({counts['empty_documents']} empty, "
-            f"{counts['skipped_documents']} skipped). Check data.{name.replace('/', '.')} in the configuration."
-        )
-    described = {
-        "columns": columns_of(tokenizer, vocab_size),
-        "eos_id": tokenizer.eos_id,
-        "padding_document": PADDING,
-        "max_id": max_id,
-    }
-    Manifest(
-        "tokens", config.data.seq_len, rows_per_group(config.data.seq_len), shards, made_from, described, counts,
-        versions=library_versions(),
-    ).save(directory)  # fmt: skip
-    say(describe(name, counts, len(shards)))
+    size = sum(min(j.slice.stop - j.slice.start, 2 * j.packing.shard_bytes) for j in jobs)
+    room = cores()
+    processes = max(1, min(room, len(jobs), size // WORTH_A_PROCESS))
+    label = "prepare" if share.count == 1 else f"prepare, worker {share.index} of {share.count}"
+    with progress(label, len(jobs), "shards") as ticker:
+        if processes == 1:
+            for job in jobs:
+                make_shard(workspace.tokenizer(), job)
+                ticker.advance(1)
+            return
+        text, eos_id = workspace.tokenizer().backend.to_str(), workspace.tokenizer().eos_id
+        for _ in spread(jobs, Setup(text, eos_id), processes, max(1, room // processes)):
+            ticker.advance(1)
+
+
+class Setup:
+    """What a process needs before it can make shards."""
+
+    def __init__(self, tokenizer_json: str, eos_id: int) -> None:
+        self.tokenizer_json, self.eos_id = tokenizer_json, eos_id
+
+    def __call__(self, threads: int) -> Any:
+        return maker(self.tokenizer_json, self.eos_id, threads)
 
 
 def describe(name: str, counts: dict[str, int], shards: int) -> str:
@@ -150,79 +227,3 @@ def describe(name: str, counts: dict[str, int], shards: int) -> str:
 def columns_of(tokenizer: Tokenizer, vocab_size: int) -> dict[str, str]:
     small = max(tokenizer.size, vocab_size) <= 2**16
     return {"input_id": "uint16" if small else "int32", "document": "int64"}
-
-
-def make_shard(
-    path: Path,
-    source: SourceConfig,
-    piece: Slice,
-    index: int,
-    tokenizer: Tokenizer,
-    vocab_size: int,
-    workspace: Workspace,
-    binding: str,
-) -> dict[str, Any]:
-    """Tokenises, shuffles, packs and publishes one slice. Returns the facts in its footer."""
-    data, seed = workspace.config.data, workspace.config.seed
-    block_rows = rows_per_group(data.seq_len)
-    packer = Packer(data.seq_len, tokenizer.eos_id, block_rows)
-    tally, rows, groups, max_id = Tally(), 0, 0, 0
-    with ShardWriter(path, columns_of(tokenizer, vocab_size), block_rows * data.seq_len) as writer:
-
-        def put(blocks: Iterator[tuple[np.ndarray, np.ndarray]]) -> None:
-            nonlocal rows, groups, max_id
-            for ids, document in blocks:
-                writer.write(input_id=ids, document=document)
-                rows += len(ids) // data.seq_len
-                groups += 1
-                max_id = max(max_id, int(ids.max()))
-
-        for number, window in enumerate(windows(documents(source, piece, tally), 2 * data.shard_bytes)):
-            shuffled = [window[i] for i in permutation(len(window), seed, "documents", index, number)]
-            for batch in batches(shuffled):
-                encoded = tokenizer.encode([text for _, text in batch], source.parse_special_tokens)
-                for (ordinal, _), ids in zip(batch, encoded, strict=True):
-                    check_ids(ids, vocab_size, tokenizer)
-                    put(packer.add(ids, (index << 32) | ordinal))
-        put(packer.finish())
-        counts = {
-            **{"documents": tally.documents, "text_bytes": tally.text_bytes, "empty_documents": tally.empty},
-            **{"skipped_documents": tally.skipped, "split_documents": packer.split, "tokens": packer.tokens},
-            "padding": rows * data.seq_len - packer.tokens,
-        }
-        writer.facts = {
-            "binding": binding,
-            "max_id": max_id,
-            "slice": index,
-            "rows": rows,
-            "counts": counts,
-        }
-    return {**writer.facts, "groups": groups}
-
-
-def windows(pairs: Iterator[tuple[int, str]], max_chars: int) -> Iterator[list[tuple[int, str]]]:
-    """Documents in lists of bounded size: what is shuffled together, so that a slice of any size fits in memory."""
-    held: list[tuple[int, str]] = []
-    size = 0
-    for pair in pairs:
-        held.append(pair)
-        size += len(pair[1])
-        if size >= max_chars:
-            yield held
-            held, size = [], 0
-    if held:
-        yield held
-
-
-def batches(pairs: list[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
-    """Documents in batches that the tokenizer takes at once."""
-    held: list[tuple[int, str]] = []
-    size = 0
-    for pair in pairs:
-        held.append(pair)
-        size += len(pair[1])
-        if len(held) >= BATCH_DOCUMENTS or size >= BATCH_BYTES:
-            yield held
-            held, size = [], 0
-    if held:
-        yield held

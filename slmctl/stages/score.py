@@ -1,42 +1,57 @@
-"""score: the reference model's loss (and entropy) of every corpus token, into shards beside the token shards."""
+"""score: the reference model's loss (and entropy) of every corpus token, into shards beside the token shards; by one worker
+or by many. They need no process group: each makes its own share of the shards."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from slmctl.config import ScoreConfig
 from slmctl.console import progress, say
+from slmctl.corpus.packing import target_mask
 from slmctl.corpus.tokenizer import load_tokenizer
-from slmctl.errors import ConfigError, MismatchError, TrainingError
-from slmctl.files import sha256_file, sha256_json
-from slmctl.model.loading import load_model
+from slmctl.errors import ConfigError, InputError, MismatchError, TrainingError
+from slmctl.files import sha256_json
+from slmctl.model.loading import ModelSource, load_model
 from slmctl.model.row_losses import row_losses
 from slmctl.model.split import SplitModel, refuse_ids_beyond
-from slmctl.stages.workspace import Workspace
-from slmctl.store.manifest import FILE, Manifest, Shard, is_complete, library_versions
-from slmctl.store.reader import TokenSet
-from slmctl.store.shards import ShardWriter, whole_shard
+from slmctl.selection.storage import COMPACT_BITS, keep_mantissa_bits
+from slmctl.stages.build import Build, describe_rest
+from slmctl.stages.workers import Share
+from slmctl.stages.workspace import Workspace, read_plan
+from slmctl.store import manifest as manifests
+from slmctl.store.build import Bound, Coverage, in_order, make
+from slmctl.store.manifest import Manifest, is_complete, library_versions
+from slmctl.store.read_ahead import ReadAhead
+from slmctl.store.reader import RowReader, Rows, TokenSet
+from slmctl.store.shards import ShardWriter, shard_name
 
 SENTINEL = -1.0
 """Stored where nothing is predicted: padding and first tokens. A real loss is never negative."""
+ROUNDING = 1e-3
+"""How far below zero rounding can take a loss (nats); what is lower is not a loss."""
 
 
-def score(workspace: Workspace, references: list[str] | None = None) -> None:
-    """Makes each score set (or those named) that is absent or no longer matches its inputs."""
+def score(workspace: Workspace, references: list[str] | None = None, share: Share = Share()) -> None:  # noqa: B008 - frozen
+    """Makes each score set (or those named) that is absent or no longer matches its inputs; of many workers, this one's
+    share of the shards."""
+    for name in named(workspace, references):
+        score_set(workspace, name, share)
+
+
+def named(workspace: Workspace, references: list[str] | None) -> list[str]:
+    """Raises `ConfigError` for a name that the configuration does not have."""
     known = workspace.config.score.references
     for name in references or []:
         if name not in known:
             raise ConfigError(f"--reference {name}: there is no such one. score.references has: {', '.join(known)}.")
-    for name in references or known:
-        score_set(workspace, name)
+    return references or list(known)
 
 
-def score_set(workspace: Workspace, name: str) -> None:
-    config = workspace.config
-    settings = config.score
+def score_set(workspace: Workspace, name: str, share: Share) -> None:
+    config, settings = workspace.config, workspace.config.score
     source = workspace.reference_source(name)
     tokens = workspace.open_tokens("corpus")
     made_from = {
@@ -45,90 +60,170 @@ def score_set(workspace: Workspace, name: str) -> None:
         "reference": workspace.fingerprint(source),
         **workspace.score_inputs(),
     }
-    directory = workspace.scores(name)
-    if workspace.begin(directory, made_from, FILE) and is_complete(directory, "scores"):
+    if workspace.accepted:
+        made_from["accepted_mismatches"] = sorted(workspace.accepted)
+    folder = workspace.scores(name)
+    with workspace.planning():
+        plan = workspace.begin_set(folder, f"scores/{name}", made_from, lambda: {"shards": len(tokens.manifest.shards)})
+    if manifests.exists(folder) and is_complete(folder, "scores"):
         say(f"score {name}: complete, skipped")
         return
-    found = load_tokenizer(source.path).fingerprint()
-    if found != made_from["tokenizer"]:
+    build = _build(workspace, name, tokens, plan)
+    mine = share.of(build.jobs)
+    if mine:
+        refuse_other_vocabulary(workspace, name, source)
+        model = SplitModel(load_model(source, settings.precision, workspace.device), config.data.intra_document_mask)
+        model.check(workspace.tokenizer().eos_id)
+        refuse_ids_beyond(tokens.manifest.format["max_id"], model.vocab_size, source.path)
+        label = f"score {name}" + (f", worker {share.index} of {share.count}" if share.count > 1 else "")
+        todo = sum(tokens.manifest.shards[i].rows for i in mine) * tokens.seq_len
+        with progress(label, todo, "tokens") as ticker:
+            for index in mine:
+                before = ticker.done
+                scorer = partial(score_shard, build, tokens, index, model, settings, workspace.device, ticker)
+                make(folder, index, build.bound(index), scorer)
+                ticker.advance(before + tokens.manifest.shards[index].rows * tokens.seq_len - ticker.done)
+    coverage = build.finish()
+    if coverage is not None:
+        say(describe_rest(build, coverage))
+
+
+def _build(workspace: Workspace, name: str, tokens: TokenSet, plan: dict[str, Any]) -> Build:
+    settings = workspace.config.score
+    binding = sha256_json(plan)
+
+    def bound(index: int) -> dict[str, Any]:
+        return {"binding": binding, "token_shard": tokens.manifest.shards[index].footer_sha256}
+
+    def manifest(coverage: Coverage) -> Manifest:
+        predicted = sum(f["predicted"] for f in coverage.facts if f is not None)
+        described = {
+            "columns": columns_of(settings),
+            "unit": "nats",
+            "shift": "value i is the loss of predicting token i from the tokens before it in its row",
+            "sentinel": SENTINEL,
+            "mantissa_bits": {"float16": 10, "compact": COMPACT_BITS, "float32": 23}[settings.dtype],
+        }
+        shards = in_order(coverage)
+        size = sum(s.bytes for s in shards)
+        say(f"score {name}: {predicted:,} losses in {len(shards)} shards, {size / max(predicted, 1):.2f} bytes a token")
+        return Manifest(
+            "scores", tokens.seq_len, tokens.manifest.group_rows, shards, plan["made_from"], described, {"predicted": predicted},
+            versions=library_versions(),
+        )  # fmt: skip
+
+    count = len(tokens.manifest.shards)
+    return Build(f"score {name}", workspace.scores(name), "scores", count, bound, manifest, list(range(count)))
+
+
+def builds(workspace: Workspace, references: list[str] | None) -> list[Build]:
+    """The score sets as they were planned, for those who only look. Raises `InputError` where one was not planned yet."""
+    found = []
+    tokens = TokenSet(workspace.tokens("corpus"))
+    for name in named(workspace, references):
+        plan = read_plan(workspace.scores(name))
+        if plan is None:
+            raise InputError(f"{workspace.scores(name)} was not planned yet. Run `slmctl score` first.")
+        if plan["made_from"]["tokens"] != tokens.manifest.content_hash:
+            raise MismatchError(
+                f"{workspace.scores(name)} belongs to other tokens than {tokens.folder}. Run `slmctl score` again."
+            )
+        found.append(_build(workspace, name, tokens, plan))
+    return found
+
+
+def refuse_other_vocabulary(workspace: Workspace, name: str, source: ModelSource) -> None:
+    """Raises `MismatchError` where the reference's tokenizer gives other tokens the same ids: losses join by token. What a
+    tokenizer does besides (its end-of-sequence token, its chat template) does not matter to a model that is given ids."""
+    ours = workspace.tokenizer().vocabulary()
+    theirs = {i: t for t, i in load_tokenizer(source.path, source.gguf_file).vocabulary().items()}
+    differ = sorted((i, t) for t, i in ours.items() if theirs.get(i) != t)
+    if differ:
+        i, token = differ[0]
         raise MismatchError(
-            f"score {name}: the tokenizer of {source.path} (fingerprint {found[:12]}…) is not the one that the corpus was "
-            f"prepared with ({made_from['tokenizer'][:12]}…). Losses join by token, so both must share one vocabulary."
+            f"score {name}: the tokenizer of {source.path} is not the one that the corpus was prepared with: {len(differ)} of "
+            f"{len(ours)} ids mean other tokens (id {i} is {token!r} in the corpus, {theirs.get(i)!r} there). Losses join by "
+            "token, so both must share one vocabulary."
         )
-    model = SplitModel(load_model(source, settings.precision, workspace.device), config.data.intra_document_mask)
-    model.check(workspace.tokenizer().eos_id)
-    refuse_ids_beyond(tokens.manifest.format["max_id"], model.vocab_size, source.path)
-    binding = sha256_json(made_from)
-    shards: list[Shard] = []
-    predicted = 0
-    with progress(f"score {name}", tokens.rows * tokens.seq_len, "tokens") as ticker:
-        for index, info in enumerate(tokens.manifest.shards):
-            path = directory / info.file
-            bound = {"binding": binding, "token_shard": info.sha256}
-            facts = whole_shard(path, bound)
-            if facts is None:
-                facts = score_shard(path, tokens, index, model, settings, workspace.device, bound, ticker)
-            else:
-                ticker.advance(info.rows * tokens.seq_len)
-            predicted += facts["predicted"]
-            sha = sha256_file(path)
-            shards.append(Shard(info.file, info.first_row, info.rows, info.groups, info.tokens, path.stat().st_size, sha))
-    described = {
-        "columns": columns_of(settings),
-        "unit": "nats",
-        "shift": "value i is the loss of predicting token i from the tokens before it in its row",
-        "sentinel": SENTINEL,
-    }
-    Manifest(
-        "scores", tokens.seq_len, tokens.manifest.group_rows, shards, made_from, described, {"predicted": predicted},
-        versions=library_versions(),
-    ).save(directory)  # fmt: skip
-    size = sum(s.bytes for s in shards)
-    say(f"score {name}: {predicted:,} losses in {len(shards)} shards, {size / max(predicted, 1):.2f} bytes a token")
 
 
 def columns_of(settings: ScoreConfig) -> dict[str, str]:
-    return {"ref_loss": settings.dtype, **({"ref_entropy": settings.dtype} if settings.entropy else {})}
+    stored = "float32" if settings.dtype == "float32" else "float16"
+    return {"ref_loss": stored, **({"ref_entropy": stored} if settings.entropy else {})}
 
 
 def score_shard(
-    path: Path,
-    tokens: TokenSet,
-    index: int,
-    model: SplitModel,
-    settings: ScoreConfig,
-    device: str,
-    bound: dict[str, Any],
-    ticker: Any,
-) -> dict[str, Any]:
-    """Scores and publishes one shard. Returns the facts in its footer."""
+    build: Build, tokens: TokenSet, index: int, model: SplitModel, settings: ScoreConfig, device: str, ticker: Any
+) -> bool:
+    """Scores and publishes one shard. Returns whether this worker was the first."""
     info = tokens.manifest.shards[index]
     first_group = sum(s.groups for s in tokens.manifest.shards[:index])
+    reader = RowReader(tokens, cache_groups=2, documents=model.intra_document_mask)
+    ahead = ReadAhead(reader.group, first_group + info.groups - 1, threads=1)
     predicted = 0
-    with ShardWriter(path, columns_of(settings), tokens.manifest.group_rows * tokens.seq_len) as writer:
-        for group in range(first_group, first_group + info.groups):
-            read = tokens.read_group(group, ["input_id", "document"])
-            out: dict[str, list[np.ndarray]] = {n: [] for n in columns_of(settings)}
-            for at in range(0, len(read["input_id"]), settings.batch_rows):
-                rows = slice(at, at + settings.batch_rows)
-                losses, entropy, target = row_losses(
-                    model, read["input_id"][rows], read["document"][rows], device, settings.entropy
+    try:
+        with ShardWriter(
+            build.folder, shard_name(index), columns_of(settings), tokens.manifest.group_rows * tokens.seq_len
+        ) as writer:
+            for group in range(first_group, first_group + info.groups):
+                columns, n = score_group(
+                    ahead.get(group), model, settings, device, f"{info.file}, row group {group - first_group}", ticker
                 )
-                refuse_nonfinite(losses, target, f"{path.name}, rows {info.first_row} and on")
-                for column, values in (("ref_loss", losses), ("ref_entropy", entropy)):
-                    if values is not None:
-                        out[column].append(np.where(target, np.maximum(values, 0.0), SENTINEL).astype(settings.dtype))
-                predicted += int(target.sum())
-                ticker.advance(target.size)
-            writer.write(**{n: np.concatenate(parts).ravel() for n, parts in out.items()})
-        writer.facts = {**bound, "rows": info.rows, "predicted": predicted}
-    return {**writer.facts, "groups": info.groups}
+                writer.write(**columns)
+                predicted += n
+            writer.facts = {**build.bound(index), "rows": info.rows, "tokens": info.tokens, "predicted": predicted}
+        return writer.won
+    finally:
+        ahead.close()
 
 
-def refuse_nonfinite(losses: np.ndarray, target: np.ndarray, place: str) -> None:
-    bad = ~np.isfinite(losses[target])
-    if bad.any():
+def score_group(
+    rows: Rows, model: SplitModel, settings: ScoreConfig, device: str, place: str, ticker: Any
+) -> tuple[dict[str, np.ndarray], int]:
+    """The columns of one row group, as they are stored, and how many tokens are predicted."""
+    out = {n: np.full(rows.ids_BT.shape, SENTINEL, dtype=t) for n, t in columns_of(settings).items()}
+    predicted = 0
+    for at in range(0, len(rows.ids_BT), settings.batch_rows):
+        part = slice(at, at + settings.batch_rows)
+        losses, entropy, target = row_losses(model, rows.ids_BT[part], rows.document_BT[part], device, settings.entropy)
+        for column, values in (("ref_loss", losses), ("ref_entropy", entropy)):
+            if values is not None:
+                refuse_impossible(values[target], column, place)
+                out[column][part][target] = stored(values[target], settings.dtype)
+        predicted += int(target.sum())
+        ticker.advance(target.size)
+    return {n: c.ravel() for n, c in out.items()}, predicted
+
+
+def stored(values: np.ndarray, dtype: str) -> np.ndarray:
+    """Losses (nats, float32) as they are stored. What rounding took below zero is zero; what float16 cannot hold is its
+    largest number."""
+    values = np.maximum(values, 0.0)
+    if dtype == "float32":
+        return values
+    half = np.minimum(values, np.finfo(np.float16).max).astype(np.float16)
+    return keep_mantissa_bits(half, COMPACT_BITS) if dtype == "compact" else half
+
+
+def refuse_impossible(values: np.ndarray, column: str, place: str) -> None:
+    """Raises `TrainingError` for a value that no model gives: not finite, or negative beyond rounding."""
+    bad = ~np.isfinite(values)
+    negative = values < -ROUNDING
+    if bad.any() or negative.any():
+        what = f"{int(bad.sum())} values of {column} that are not finite" if bad.any() else f"a {column} of {values.min():.3g}"
         raise TrainingError(
-            f"the reference model gives {int(bad.sum())} non-finite losses in {place}; that shard was not written. "
+            f"the reference model gives {what} in {place}; that shard was not written. "
             "Use score.precision: float32, or check the reference model."
         )
+
+
+def impossible(scores_opened: Any, group: int, columns: dict[str, np.ndarray], tokens: TokenSet, intra: bool) -> str | None:
+    """What is wrong with the values of a row group of scores, if anything: for `--verify`."""
+    document = tokens.read_group(group, ["document"])["document"]
+    target = target_mask(document, intra)
+    for name, values in columns.items():
+        if not (values[~target] == SENTINEL).all():
+            return f"{name} has a value where nothing is predicted"
+        if not (np.isfinite(values[target]) & (values[target] >= 0)).all():
+            return f"{name} has a value that is negative or not finite"
+    return None

@@ -18,7 +18,7 @@ from slmctl.model.loading import ModelSource, load_model, save_model
 from slmctl.model.split import SplitModel, refuse_ids_beyond
 from slmctl.stages.workspace import Workspace, result_settings
 from slmctl.store import manifest
-from slmctl.store.reader import RowReader, TokenSet
+from slmctl.store.reader import RowReader, ScoreSet, TokenSet
 from slmctl.training.batches import OneSet, RowSource, TwoSets
 from slmctl.training.loop import Evaluator, Run, train
 
@@ -51,8 +51,8 @@ def train_base(workspace: Workspace, resume: bool = True) -> None:
             save_model(model, workspace.tokenizer().hf, temporary)
     else:
         split = SplitModel(model.to(workspace.device), workspace.config.data.intra_document_mask)
-        source = OneSet(RowReader(corpus), workspace.config.seed + 1)  # another order than the arms', which share theirs
-        train(_run(workspace, "base", workspace.base, split, scratch.train, ALL_TOKENS, source))
+        source = OneSet(_reader(workspace, corpus), workspace.config.seed + 1)  # another order than the arms', which share theirs
+        train(_run(workspace, "base", workspace.base, split, scratch.train, ALL_TOKENS, source, inputs))
     workspace.finish(workspace.base)
 
 
@@ -100,12 +100,12 @@ def train_reference(workspace: Workspace, resume: bool = True) -> None:
     if workspace.begin(workspace.reference, inputs, fresh=not resume):
         say("train-ref: complete, skipped")
         return
-    source: RowSource = OneSet(RowReader(curated), config.seed)
+    source: RowSource = OneSet(_reader(workspace, curated), config.seed)
     if corpus is not None:
-        source = TwoSets(RowReader(curated), RowReader(corpus), settings.mix, config.seed)
+        source = TwoSets(_reader(workspace, curated), _reader(workspace, corpus), settings.mix, config.seed)
     split = _load(workspace, base, settings, [curated, corpus] if corpus is not None else [curated])
     training = workspace.reference / "training"
-    run = _run(workspace, "reference", training, split, settings, ALL_TOKENS, source)
+    run = _run(workspace, "reference", training, split, settings, ALL_TOKENS, source, inputs)
     run.keep_best_on = settings.keep_best_on
     train(run)
     for file in (training / "model").iterdir():  # reference/ is itself the model directory
@@ -153,9 +153,13 @@ def train_arm(workspace: Workspace, name: str, settings: ArmConfig, resume: bool
         say(f"pretrain {name}: complete, skipped")
         return
     split = _load(workspace, base, settings, [corpus])
-    source = OneSet(RowReader(corpus, scores), config.seed)
-    train(_run(workspace, name, directory, split, settings, settings.selection, source))
+    source = OneSet(_reader(workspace, corpus, scores), config.seed)
+    train(_run(workspace, name, directory, split, settings, settings.selection, source, inputs))
     workspace.finish(directory, {"heldout": workspace.heldout_hashes()})
+
+
+def _reader(workspace: Workspace, tokens: TokenSet, scores: ScoreSet | None = None) -> RowReader:
+    return RowReader(tokens, scores, documents=workspace.config.data.intra_document_mask)
 
 
 def _load(workspace: Workspace, source: ModelSource, settings: TrainingConfig, sets: list[TokenSet]) -> SplitModel:
@@ -182,6 +186,7 @@ def _run(
     settings: TrainingConfig,
     selection: SelectionConfig,
     source: RowSource,
+    made_from: dict[str, Any],
 ) -> Run:
     config = workspace.config
     sweep(directory)
@@ -198,12 +203,13 @@ def _run(
         device=workspace.device,
         evaluate=heldout_evaluator(workspace, settings),
         tracking=config.tracking,
+        made_from=made_from,
     )
 
 
 def heldout_evaluator(workspace: Workspace, settings: TrainingConfig) -> Evaluator:
     """Held-out losses by set name, under the precision of training."""
-    readers = {n: RowReader(workspace.open_tokens(f"heldout/{n}")) for n in workspace.heldout_names()}
+    readers = {n: _reader(workspace, workspace.open_tokens(f"heldout/{n}")) for n in workspace.heldout_names()}
     bf16 = settings.precision == "bf16_autocast"
 
     def evaluate(model: SplitModel) -> dict[str, float]:

@@ -2,15 +2,19 @@
 
 Each stage's folder holds `inputs.json` (all that the stage's result depends on, by content) from its start, and a last
 file, written when it is complete. Same inputs and complete: skip. Same inputs and not complete: go on. Other inputs:
-the old folder is moved aside, never deleted, and the stage says what changed.
+the old folder is moved aside, never deleted, and the stage says what changed. Sets of shards, which many workers make at
+once, hold `plan.json` instead, and `manifest.json` when they are complete.
 """
 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
+import shutil
 import time
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -19,14 +23,15 @@ import yaml
 
 from slmctl.config import PipelineConfig, SourceConfig, TrainingConfig
 from slmctl.config_file import dump_config
-from slmctl.console import say
+from slmctl.console import say, warn
 from slmctl.corpus.sources import input_fingerprint
 from slmctl.corpus.tokenizer import Tokenizer, load_tokenizer
-from slmctl.errors import ConfigError, InputError, SlmError
-from slmctl.files import HashCache, publishing, read_json, sweep, write_json
+from slmctl.errors import ConfigError, InputError, MismatchError, SlmError
+from slmctl.files import HashCache, is_temporary, publishing, read_json, sweep, write_json
 from slmctl.model.loading import ModelSource, local_copy, model_fingerprint, pick_device
-from slmctl.store import manifest as manifests
-from slmctl.store.manifest import differences, refuse_mismatch
+from slmctl.storage import Folder, LocalFolder
+from slmctl.store.build import PLAN
+from slmctl.store.manifest import differences
 from slmctl.store.reader import ScoreSet, TokenSet
 
 RESOLVED = "config.resolved.yaml"
@@ -35,9 +40,11 @@ DONE = "done.json"
 
 _NOT_THE_RESULT = {
     *("save_every", "keep_last", "log_every", "alignment_check", "eval_every", "eval_tokens"),
-    *("micro_batch_rows", "keep_best_on", "arms"),
+    *("micro_batch_rows", "keep_best_on", "arms", "loader_threads"),
 }
 
+PATIENCE = 600
+"""Seconds without a sign of life after which a worker no longer waits for the one that plans."""
 
 _locks: dict[Path, IO[str]] = {}
 """Held until the process ends: the lock files of the folders that it works on."""
@@ -56,7 +63,9 @@ class Workspace:
 
     def __post_init__(self) -> None:
         self.root = Path(self.config.output_dir)
+        self.store = Folder.at(self.config.store_dir or self.root)
         self.hashes = HashCache(self.root / ".cache" / "hashes.json")
+        self.accepted: list[str] = []
         self._tokenizer: Tokenizer | None = None
 
     def open(self) -> Workspace:
@@ -77,7 +86,9 @@ class Workspace:
                 )
         elif self.root.exists() and not self.root.is_dir():
             raise ConfigError(f"output_dir {self.root} is a file. Choose another output_dir (-o output_dir=...).")
-        elif self.root.is_dir() and any(f.name not in {"data", ".cache"} for f in self.root.iterdir()):
+        elif self.root.is_dir() and any(
+            f.name not in {"data", ".cache"} and not is_temporary(f) and f != resolved for f in self.root.iterdir()
+        ):
             raise ConfigError(f"output_dir {self.root} holds other files. Choose a new or empty folder (-o output_dir=...).")
         if not resolved.is_file():
             self.record()
@@ -90,11 +101,11 @@ class Workspace:
 
     # --- places ---
 
-    def tokens(self, name: str) -> Path:
-        return self.root / "tokens" / name
+    def tokens(self, name: str) -> Folder:
+        return self.store / "tokens" / name
 
-    def scores(self, name: str) -> Path:
-        return self.root / "scores" / name
+    def scores(self, name: str) -> Folder:
+        return self.store / "scores" / name
 
     def arm(self, name: str) -> Path:
         return self.root / "pretrain" / name
@@ -123,6 +134,24 @@ class Workspace:
     def device(self) -> str:
         return pick_device(self.config.device)
 
+    # --- what does not match ---
+
+    def refuse(self, label: str, found: dict[str, Any], wanted: dict[str, Any], advice: str) -> None:
+        """Raises `MismatchError` naming each differing field, what was found and what was wanted; a field that
+        `accept_mismatch` names is let through with a warning, and kept in `accepted` for the run's record."""
+        differ = [f"{label}:{d}" for d in differences(found, wanted)]
+        accepted = {d for d in differ if d.rsplit(": found ", 1)[0] in self.config.accept_mismatch}
+        for line in sorted(accepted):
+            warn(f"accept_mismatch lets through {line}")
+            if line not in self.accepted:
+                self.accepted.append(line)
+        if left := [d for d in differ if d not in accepted]:
+            listing = "\n".join(f"  {d}" for d in left)
+            names = json.dumps([*self.config.accept_mismatch, *[d.rsplit(": found ", 1)[0] for d in left]])
+            raise MismatchError(
+                f"{label} does not match:\n{listing}\n{advice} To go on with it as it is, give -o 'accept_mismatch={names}'."
+            )
+
     # --- models ---
 
     def base_source(self) -> ModelSource:
@@ -138,10 +167,10 @@ class Workspace:
             raise InputError(f"{self.base} is absent or not complete. Run `slmctl train-base` first.")
         wanted = self.base_inputs()
         made = read_json(self.base / INPUTS)
-        refuse_mismatch(str(self.base), {k: made.get(k) for k in wanted}, wanted, advice)
+        self.refuse("base", {k: made.get(k) for k in wanted}, wanted, advice)
         path = str(self.base / "model")
         tokenizer = {"tokenizer": load_tokenizer(path).fingerprint()}
-        refuse_mismatch(path, tokenizer, {"tokenizer": self.tokenizer().fingerprint()}, advice)
+        self.refuse("base", tokenizer, {"tokenizer": self.tokenizer().fingerprint()}, advice)
         return ModelSource(path, attn_implementation=model.attn_implementation)
 
     def base_inputs(self) -> dict[str, Any]:
@@ -171,7 +200,7 @@ class Workspace:
                 raise InputError(f"{self.reference} is absent or not complete. Run `slmctl train-ref` first.")
             wanted = self.reference_inputs()
             made = read_json(self.reference / INPUTS)
-            refuse_mismatch(path, {k: made.get(k) for k in wanted}, wanted, "Run `slmctl train-ref` again.")
+            self.refuse("reference", {k: made.get(k) for k in wanted}, wanted, "Run `slmctl train-ref` again.")
         return local_copy(ModelSource(path, attn_implementation=self.config.model.attn_implementation))
 
     def fingerprint(self, source: ModelSource) -> dict[str, Any]:
@@ -215,12 +244,12 @@ class Workspace:
         tokenizer, seq_len or seed.
         """
         found = TokenSet(self.tokens(name))
+        self.hold(f"tokens/{name}")
         made = found.manifest.made_from
         wanted = self.packing_inputs()
         with suppress(InputError):  # a stage may run on a machine that has the shards alone
             wanted = self.set_inputs(name)
-        label = f"{self.tokens(name)}/{manifests.FILE}"
-        refuse_mismatch(label, {k: made.get(k) for k in wanted}, wanted, "Run `slmctl prepare` again.")
+        self.refuse(f"tokens/{name}", {k: made.get(k) for k in wanted}, wanted, "Run `slmctl prepare` again.")
         return found
 
     def score_inputs(self) -> dict[str, Any]:
@@ -238,7 +267,11 @@ class Workspace:
         wanted = self.score_inputs()
         if self.config.score.references[name] != "reference" or self.reference.is_dir():
             wanted["reference"] = self.fingerprint(self.reference_source(name))
-        return ScoreSet(self.scores(name), tokens, wanted)
+        found = ScoreSet(self.scores(name), tokens)
+        self.hold(f"scores/{name}")
+        made = found.manifest.made_from
+        self.refuse(f"scores/{name}", {k: made.get(k) for k in wanted}, wanted, "Run `slmctl score` again.")
+        return found
 
     def heldout_names(self) -> list[str]:
         return self.config.eval.heldout or list(self.config.data.heldout)
@@ -248,52 +281,142 @@ class Workspace:
 
     # --- completeness ---
 
-    def begin(self, directory: Path, inputs: dict[str, Any], last: str = DONE, fresh: bool = False) -> bool:
+    def begin(self, directory: Path, inputs: dict[str, Any], last: str = DONE, fresh: bool = False, lock: bool = True) -> bool:
         """Readies a stage's folder. Returns True where the stage is complete with these very inputs.
 
         `fresh` moves aside whatever is there. Raises `SlmError` where another process works on the folder.
         """
         label = directory.relative_to(self.root)
-        self.lock(str(label))
+        if lock:
+            self.lock(str(label))
+        if self.accepted:
+            inputs = {**inputs, "accepted_mismatches": sorted(self.accepted)}
         path = directory / INPUTS
         if path.is_file() and not fresh:
-            found = read_json(path)
-            changed = differences(found, inputs)
-            if not changed:
+            if not self.changed(str(label), read_json(path), inputs):
                 sweep(directory)
                 return (directory / last).is_file()
-            say(f"{label}: made from other inputs, so it is made anew. Changed:")
-            for line in changed[:8]:
-                say(f"  {line}")
-            if len(changed) > 8:
-                say(f"  and {len(changed) - 8} more")
         if directory.is_dir() and any(directory.iterdir()):
             self.move_aside(directory)
         self.record()
         write_json(path, inputs)
         return False
 
+    def changed(self, label: str, found: Any, inputs: Any) -> bool:
+        """Whether a folder was made from other inputs; says which."""
+        changed = differences(found, inputs)
+        if changed:
+            say(f"{label}: made from other inputs, so it is made anew. Changed:")
+            for line in changed[:8]:
+                say(f"  {line}")
+            if len(changed) > 8:
+                say(f"  and {len(changed) - 8} more")
+        return bool(changed)
+
+    def begin_set(
+        self, folder: Folder, label: str, made_from: dict[str, Any], plan: Callable[[], dict[str, Any]]
+    ) -> dict[str, Any]:
+        """Readies the folder of a set of shards for any number of workers, and returns its plan: the one that was published
+        first. To be called while `planning`.
+
+        Raises `SlmError` where a set made from other inputs is there and others work on it, `MismatchError` where it is on
+        an object store, which nothing is moved aside on.
+        """
+        found = read_plan(folder)
+        if found is None and any(not n.startswith(".") for n in folder.listing()):
+            say(f"{label}: made by another version of slmctl, so it is made anew")
+            self.clear_set(folder, label)
+        elif found is not None and self.changed(label, found["made_from"], made_from):
+            self.clear_set(folder, label)
+            found = None
+        if found is None:
+            folder.put_json(PLAN, {"made_from": made_from, **plan()})
+            found = read_plan(folder)
+            assert found is not None
+            if found["made_from"] != made_from:
+                raise SlmError(f"another slmctl has just begun {label} from other inputs. Give each its own output_dir.")
+        folder.sweep()
+        self.hold(label)
+        self.record()
+        return found
+
+    def clear_set(self, folder: Folder, label: str) -> None:
+        if not isinstance(folder, LocalFolder):
+            raise MismatchError(
+                f"{folder} holds a set that was made from other inputs. Give another store_dir, or delete that folder first."
+            )
+        self.lock(label)
+        self.move_aside(folder.path, label)
+
+    @contextmanager
+    def planning(self) -> Iterator[None]:
+        """One worker plans at a time; the others wait for it, unless it shows no sign of life for `PATIENCE` seconds.
+        Plans are published by whoever is first, so that two that plan at once do no harm."""
+        path = self.root / ".cache" / "locks" / "planning.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "w") as file:
+            started = said = time.monotonic()
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    os.utime(path)
+                    break
+                except BlockingIOError:
+                    quiet = time.time() - path.stat().st_mtime
+                    if quiet > PATIENCE and time.monotonic() - started > 10:
+                        warn(f"the worker that plans has shown no sign of life for {quiet:.0f} s; planning here instead")
+                        break
+                    if time.monotonic() - said > 15:
+                        said = time.monotonic()
+                        say("waiting for another worker to plan")
+                    time.sleep(0.1)
+                except OSError:  # a file system without locks
+                    break
+            self.hashes.beat = lambda: os.utime(path)
+            yield
+
+    def hold(self, label: str) -> None:
+        """Keeps others from moving a set aside until this process ends; any number of processes may hold it."""
+        with suppress(PermissionError, OSError):  # what cannot be written here is not moved aside from here either
+            self._lock(label, fcntl.LOCK_SH)
+
     def lock(self, label: str) -> None:
         """Keeps other processes out of one stage's folder until this one ends."""
-        path = (self.root / ".cache" / "locks" / f"{label.replace(os.sep, '-')}.lock").resolve()
-        if path in _locks:
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "w")
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock(label, fcntl.LOCK_EX)
         except BlockingIOError:
-            file.close()
             raise SlmError(f"another slmctl is working on {self.root / label}. Wait for it, or stop it first.") from None
+
+    def _lock(self, label: str, kind: int) -> None:
+        path = (self.root / ".cache" / "locks" / f"{label.replace(os.sep, '-')}.lock").resolve()
+        file = _locks.get(path)
+        if file is None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = open(path, "w")
+        try:
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if path not in _locks:
+                file.close()
+            raise
         _locks[path] = file
 
-    def move_aside(self, directory: Path) -> None:
-        label = str(directory.relative_to(self.root)).replace(os.sep, "-")
+    def move_aside(self, directory: Path, label: str | None = None) -> None:
+        label = (label or str(directory.relative_to(self.root))).replace(os.sep, "-")
         stale = self.root / "stale" / f"{label}-{time.strftime('%Y%m%dT%H%M%S')}-{time.time_ns() % 10**6:06d}"
         stale.parent.mkdir(parents=True, exist_ok=True)
-        os.rename(directory, stale)
-        say(f"{directory.relative_to(self.root)}: the old files are kept in {stale}; delete them when you no longer need them")
+        shutil.move(directory, stale)  # a rename, where store_dir is on the same file system
+        say(f"{directory}: the old files are kept in {stale}; delete them when you no longer need them")
 
     def finish(self, directory: Path, facts: dict[str, Any] | None = None) -> None:
         """Marks a stage complete."""
         write_json(directory / DONE, {"completed": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **(facts or {})})
+
+
+def read_plan(folder: Folder) -> dict[str, Any] | None:
+    """A set's plan; None where there is none."""
+    try:
+        found: dict[str, Any] = folder.get_json(PLAN)
+    except FileNotFoundError:
+        return None
+    return found

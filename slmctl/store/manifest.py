@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from slmctl.errors import CorruptError, InputError, MismatchError
-from slmctl.files import read_json, sha256_json, write_json
+from slmctl.files import sha256_json
+from slmctl.storage import Folder
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FILE = "manifest.json"
 
 
@@ -26,7 +27,8 @@ class Shard:
     tokens: int
     """Positions that are not padding."""
     bytes: int
-    sha256: str
+    footer_sha256: str
+    """SHA-256 of the file's footer, which lists the hash of every column chunk: it stands for the whole content."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,9 @@ class Manifest:
         """Hash of all but the library versions: what a dependent set names."""
         return sha256_json({k: v for k, v in asdict(self).items() if k != "versions"})
 
-    def save(self, directory: Path) -> None:
-        write_json(directory / FILE, {**asdict(self), "content_hash": self.content_hash})
+    def save(self, place: Folder | Path, replace: bool = False) -> bool:
+        """Publishes it. Returns False where another was there first and stays."""
+        return Folder.at(place).put_json(FILE, {**asdict(self), "content_hash": self.content_hash}, replace)
 
 
 def library_versions() -> dict[str, str]:
@@ -64,23 +67,26 @@ def library_versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{n: version(n) for n in names}}
 
 
-def exists(directory: Path) -> bool:
-    return (directory / FILE).is_file()
+def exists(place: Folder | Path) -> bool:
+    return Folder.at(place).exists(FILE)
 
 
-def is_complete(directory: Path, kind: str) -> bool:
+def is_complete(place: Folder | Path, kind: str) -> bool:
     """Whether every shard that the manifest names is there, in its size."""
-    shards = load_manifest(directory, kind).shards
-    return all((directory / s.file).is_file() and (directory / s.file).stat().st_size == s.bytes for s in shards)
+    folder = Folder.at(place)
+    manifest, files = load_manifest(folder, kind), folder.listing()
+    return all(s.file in files and files[s.file].size == s.bytes for s in manifest.shards)
 
 
-def load_manifest(directory: Path, kind: str) -> Manifest:
+def load_manifest(place: Folder | Path, kind: str) -> Manifest:
     """Raises `InputError` where there is none, `CorruptError` where it was altered, `MismatchError` for another kind."""
-    path = directory / FILE
-    if not path.is_file():
+    folder = Folder.at(place)
+    path = f"{folder}/{FILE}"
+    try:
+        data = folder.get_json(FILE)
+    except FileNotFoundError:
         stage = "prepare" if kind == "tokens" else "score"
-        raise InputError(f"{path} does not exist: the set is absent or not complete. Run `slmctl {stage}` first.")
-    data = read_json(path)
+        raise InputError(f"{path} does not exist: the set is absent or not complete. Run `slmctl {stage}` first.") from None
     found = data.get("schema_version") if isinstance(data, dict) else None
     if found != SCHEMA_VERSION:
         raise MismatchError(f"{path}: schema_version is {found}, this slmctl reads {SCHEMA_VERSION}. Make the set anew.")

@@ -22,6 +22,16 @@ def permutation(n: int, *key: int | str) -> np.ndarray:
     return order
 
 
+def rank_slice(step: int, rows_per_step: int, rank: int, world_size: int) -> tuple[int, int]:
+    """Positions [start, stop) of the order that rank `rank` reads for step `step` (from 1): the ranks' slices lie end to
+    end, so a step's rows are the same at any world size. `world_size` must divide `rows_per_step`."""
+    if rows_per_step % world_size:
+        raise ValueError(f"{rows_per_step} rows cannot be shared evenly by {world_size} ranks")
+    share = rows_per_step // world_size
+    start = (step - 1) * rows_per_step + rank * share
+    return start, start + share
+
+
 class RowOrder:
     """Visits the rows of one set, whose row groups hold `group_rows` rows each, in manifest order."""
 

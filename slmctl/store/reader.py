@@ -1,8 +1,13 @@
-"""Reading sets: tokens, and tokens joined by position with reference losses."""
+"""Reading sets: tokens, and tokens joined by position with reference losses.
+
+What is read is verified as it is read; who reads may be any number of threads.
+"""
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,78 +15,94 @@ from typing import Any
 import numpy as np
 
 from slmctl.errors import CorruptError
-from slmctl.files import sha256_file
+from slmctl.storage import Folder
 from slmctl.store.manifest import Manifest, load_manifest, refuse_mismatch
 from slmctl.store.shards import ShardFile
 
-OPEN_FILES = 32
+OPEN_FILES = 256
 
 
 @dataclass
 class Rows:
-    """Rows of one set. `ref_loss_BT` is present where a score set was joined."""
+    """Rows of one set, each [B, T]. `ref_loss_BT` is present where a score set was joined."""
 
     ids_BT: np.ndarray
     document_BT: np.ndarray
+    """-1 on padding; the number of the token's document, or 0 where the reader was told to leave documents out."""
     ref_loss_BT: np.ndarray | None = None
 
 
 class ShardSet:
-    """The shards of one manifest. A shard's content hash is verified when it is first opened."""
+    """The shards of one manifest.
 
-    def __init__(self, directory: Path, kind: str) -> None:
-        self.directory = directory
-        self.manifest: Manifest = load_manifest(directory, kind)
+    Raises `CorruptError` where files of the set are missing, or others lie among them.
+    """
+
+    def __init__(self, place: Folder | Path | str, kind: str) -> None:
+        self.folder = Folder.at(place)
+        self.manifest: Manifest = load_manifest(self.folder, kind)
         self.seq_len = self.manifest.seq_len
         self.rows = self.manifest.rows
         per_group = self.manifest.group_rows
+        shards = self.manifest.shards
         self.group_rows = np.array(
-            [min(per_group, s.rows - g * per_group) for s in self.manifest.shards for g in range(s.groups)], dtype=np.int64
+            [min(per_group, s.rows - g * per_group) for s in shards for g in range(s.groups)], dtype=np.int64
         )
         self.first_row = np.concatenate([[0], np.cumsum(self.group_rows)])
-        self.place = [(i, g) for i, s in enumerate(self.manifest.shards) for g in range(s.groups)]
+        self.place = [(i, g) for i, s in enumerate(shards) for g in range(s.groups)]
         self._open: OrderedDict[int, ShardFile] = OrderedDict()
-        self._verified: set[int] = set()
+        self._lock = threading.Lock()
+        self._check_files()
+
+    def _check_files(self) -> None:
+        named = {s.file for s in self.manifest.shards}
+        found = {n for n in self.folder.listing() if n.startswith("shard-") and n.endswith(".parquet")}
+        if missing := sorted(named - found):
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            raise CorruptError(f"{self.folder}/{missing[0]}{more}: missing, though the manifest names it. Run its stage again.")
+        if extra := sorted(found - named):
+            raise CorruptError(
+                f"{self.folder}/{extra[0]} is not named by the manifest: it belongs elsewhere. Move it away, so that no tool "
+                "that reads the whole folder takes it in."
+            )
 
     def read_group(self, group: int, columns: list[str]) -> dict[str, np.ndarray]:
         """Columns of row group `group` of the whole set, each [rows, T]."""
         shard, within = self.place[group]
-        values = self._file(shard).read(within, columns)
+        values = self.file(shard).read(within, columns)
         shape = (int(self.group_rows[group]), self.seq_len)
         for name, column in values.items():
             if column.size != shape[0] * shape[1]:
                 file = self.manifest.shards[shard].file
-                raise CorruptError(f"{self.directory / file}: column {name} has {column.size} values, wanted {shape}.")
+                raise CorruptError(f"{self.folder}/{file}: column {name} has {column.size} values, wanted {shape}.")
         return {n: c.reshape(shape) for n, c in values.items()}
 
-    def _file(self, shard: int) -> ShardFile:
-        if shard in self._open:
-            self._open.move_to_end(shard)
-            return self._open[shard]
+    def valid_tokens(self, group: int) -> int:
+        """Tokens of a row group that are not padding, which only the end of a shard can hold."""
+        shard, within = self.place[group]
         info = self.manifest.shards[shard]
-        path = self.directory / info.file
-        if shard not in self._verified:
-            try:
-                found = sha256_file(path)
-            except OSError as e:
-                raise CorruptError(f"{path} cannot be read ({e.strerror}). Run its stage again to make it anew.") from e
-            if found != info.sha256:
-                raise CorruptError(
-                    f"{path} is not the file that {self.directory.name}/manifest.json describes: sha256 found "
-                    f"{found[:12]}…, wanted {info.sha256[:12]}…. Delete it and run its stage again."
-                )
-            self._verified.add(shard)
-        self._open[shard] = ShardFile(path)
-        if len(self._open) > OPEN_FILES:
-            self._open.popitem(last=False)[1].close()
-        return self._open[shard]
+        before = within * self.manifest.group_rows * self.seq_len
+        return min(int(self.group_rows[group]) * self.seq_len, info.tokens - before)
+
+    def file(self, shard: int) -> ShardFile:
+        """An open shard, checked against the manifest."""
+        with self._lock:
+            if shard in self._open:
+                self._open.move_to_end(shard)
+                return self._open[shard]
+        opened = ShardFile(self.folder, self.manifest.shards[shard].file, self.manifest.shards[shard])
+        with self._lock:
+            kept = self._open.setdefault(shard, opened)
+            if len(self._open) > OPEN_FILES:
+                self._open.popitem(last=False)  # closed once no thread reads from it any more
+        return kept
 
 
 class TokenSet(ShardSet):
     """A set of token shards."""
 
-    def __init__(self, directory: Path) -> None:
-        super().__init__(directory, "tokens")
+    def __init__(self, place: Folder | Path | str) -> None:
+        super().__init__(place, "tokens")
 
 
 class ScoreSet(ShardSet):
@@ -90,57 +111,87 @@ class ScoreSet(ShardSet):
     Raises `MismatchError` where it was made from other tokens, or under other settings than `wanted` names.
     """
 
-    def __init__(self, directory: Path, tokens: TokenSet, wanted: dict[str, Any] | None = None) -> None:
-        super().__init__(directory, "scores")
+    def __init__(self, place: Folder | Path | str, tokens: TokenSet, wanted: dict[str, Any] | None = None) -> None:
+        super().__init__(place, "scores")
         made = self.manifest.made_from
         wanted = {"tokens": tokens.manifest.content_hash, **(wanted or {})}
         refuse_mismatch(
-            f"{directory}/manifest.json",
+            f"{self.folder}/manifest.json",
             {k: made.get(k) for k in wanted},
             wanted,
             "These scores belong to other inputs. Run `slmctl score` again.",
         )
-        refuse_mismatch(
-            f"{directory}: the shards",
-            {"rows": [s.rows for s in self.manifest.shards], "group_rows": self.manifest.group_rows, "seq_len": self.seq_len},
+        shapes = [
             {
-                "rows": [s.rows for s in tokens.manifest.shards],
-                "group_rows": tokens.manifest.group_rows,
-                "seq_len": tokens.seq_len,
-            },
-            "Run `slmctl score` again.",
-        )
+                "rows": [s.rows for s in m.shards],
+                "tokens": [s.tokens for s in m.shards],
+                "group_rows": m.group_rows,
+                "seq_len": m.seq_len,
+            }
+            for m in (self.manifest, tokens.manifest)
+        ]
+        refuse_mismatch(f"{self.folder}: the shards", shapes[0], shapes[1], "Run `slmctl score` again.")
 
 
 class RowReader:
-    """Fetches rows by number, joining losses by position. Holds the last `cache_groups` row groups in memory."""
+    """Fetches rows by number, joining losses by position. Holds the last `cache_groups` row groups in memory, as they are
+    stored. With `documents=False` the document column is not read: padding is known from the manifest."""
 
-    def __init__(self, tokens: TokenSet, scores: ScoreSet | None = None, cache_groups: int = 32) -> None:
-        self.tokens, self.scores, self.cache_groups = tokens, scores, cache_groups
-        self._cache: OrderedDict[int, Rows] = OrderedDict()
+    def __init__(self, tokens: TokenSet, scores: ScoreSet | None = None, cache_groups: int = 32, documents: bool = True) -> None:
+        self.tokens, self.scores, self.cache_groups, self.documents = tokens, scores, cache_groups, documents
+        self._cache: OrderedDict[int, Future[Rows]] = OrderedDict()
+        self._lock = threading.Lock()
 
     def group(self, group: int) -> Rows:
-        """All rows of one row group."""
-        if group in self._cache:
-            self._cache.move_to_end(group)
-            return self._cache[group]
-        read = self.tokens.read_group(group, ["input_id", "document"])
-        losses = self.scores.read_group(group, ["ref_loss"])["ref_loss"] if self.scores is not None else None
-        self._cache[group] = Rows(read["input_id"], read["document"], losses)
-        if len(self._cache) > self.cache_groups:
-            self._cache.popitem(last=False)
-        return self._cache[group]
+        """All rows of one row group. A thread that asks for what another is reading waits for it."""
+        with self._lock:
+            found = self._cache.get(group)
+            if found is not None:
+                self._cache.move_to_end(group)
+            else:
+                mine: Future[Rows] = Future()
+                self._cache[group] = mine
+                if len(self._cache) > self.cache_groups:
+                    self._cache.popitem(last=False)
+        if found is not None:
+            return found.result()
+        try:
+            mine.set_result(self._read(group))
+        except BaseException as e:
+            with self._lock:
+                self._cache.pop(group, None)
+            mine.set_exception(e)
+            raise
+        return mine.result()
 
-    def fetch(self, rows: np.ndarray) -> Rows:
-        """Rows by number, in the order given. ids int64 [B, T], document int64 [B, T], ref_loss float32 [B, T]."""
-        groups = np.searchsorted(self.tokens.first_row, rows, side="right") - 1
-        shape = (len(rows), self.tokens.seq_len)
-        out = Rows(np.empty(shape, np.int64), np.empty(shape, np.int64))
+    def _read(self, group: int) -> Rows:
+        read = self.tokens.read_group(group, ["input_id", "document"] if self.documents else ["input_id"])
+        if self.documents:
+            document = read["document"]
+        else:
+            document = np.zeros(read["input_id"].size, dtype=np.int8)
+            document[self.tokens.valid_tokens(group) :] = -1
+            document = document.reshape(read["input_id"].shape)
+        losses = self.scores.read_group(group, ["ref_loss"])["ref_loss"] if self.scores is not None else None
+        return Rows(read["input_id"], document, losses)
+
+    def blank(self, rows: int) -> Rows:
+        """Room for so many rows: ids int32 (int64 where the vocabulary asks for it), documents and losses as stored."""
+        shape = (rows, self.tokens.seq_len)
+        out = Rows(np.empty(shape, np.int32), np.empty(shape, np.int64 if self.documents else np.int8))
         if self.scores is not None:
-            out.ref_loss_BT = np.empty(shape, np.float32)
-        for g in np.unique(groups):
-            here = groups == g
-            found, within = self.group(int(g)), rows[here] - self.tokens.first_row[g]
+            out.ref_loss_BT = np.empty(shape, self.scores.manifest.format["columns"]["ref_loss"])
+        return out
+
+    def fetch(self, rows: np.ndarray, out: Rows | None = None) -> Rows:
+        """Rows by number, in the order given, written straight to `out` (as `blank` makes it)."""
+        out = out or self.blank(len(rows))
+        groups = np.searchsorted(self.tokens.first_row, rows, side="right") - 1
+        order = np.argsort(groups, kind="stable")
+        cuts = np.flatnonzero(np.diff(groups[order])) + 1
+        for here in np.split(order, cuts) if len(order) else ():
+            g = int(groups[here[0]])
+            found, within = self.group(g), rows[here] - self.tokens.first_row[g]
             out.ids_BT[here] = found.ids_BT[within]
             out.document_BT[here] = found.document_BT[within]
             if out.ref_loss_BT is not None and found.ref_loss_BT is not None:

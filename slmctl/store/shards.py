@@ -1,13 +1,20 @@
-"""Shards on disk: Parquet with one value a token in flat required columns.
+"""Shards on disk: Parquet with one value a token in flat required columns, every byte of which is covered by a hash.
+
+The footer holds, under the key `slmctl`, what the shard was made from (`facts`) and the XXH3-128 of each column chunk's
+bytes. Chunks and footer tile the file, so the hash of the footer, which a manifest keeps, stands for the whole content,
+and a reader verifies just the bytes that it reads, from a disk or over a network.
 
 Encodings were measured, not guessed: BYTE_STREAM_SPLIT with zstd level 1 for ids and losses, DELTA_BINARY_PACKED for
-the document column (long constant runs), one page a row group, page checksums written and verified.
+the document column (long constant runs), one page a row group.
 """
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
-import zlib
+import threading
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,15 +22,23 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xxhash
 
 from slmctl.errors import CorruptError
-from slmctl.files import publishing
+from slmctl.files import disk_errors, sha256_json
+from slmctl.storage import Folder, Source, discard
+from slmctl.store.manifest import Shard
 
 GROUP_TOKENS = 2**18
 _ENCODINGS = {"document": "DELTA_BINARY_PACKED"}
 _META = "slmctl"
-_UNREADABLE = (OSError, pa.ArrowException, KeyError, ValueError, TypeError)
+_MAGIC = b"PAR1"
+_TAIL = 2**16
+_UNREADABLE = (OSError, pa.ArrowException, KeyError, ValueError, TypeError, IndexError, OverflowError)
 """What a damaged file makes pyarrow raise."""
+
+Range = tuple[int, int]
+"""Offset and length."""
 
 
 def rows_per_group(seq_len: int) -> int:
@@ -31,127 +46,281 @@ def rows_per_group(seq_len: int) -> int:
     return max(1, GROUP_TOKENS // seq_len)
 
 
+def shard_name(index: int) -> str:
+    return f"shard-{index:05d}.parquet"
+
+
 class ShardWriter:
-    """Streams one shard, a row group at a time; the file appears, verified, when the `with` block ends without an error.
+    """Streams one shard, a row group at a time; it is published, verified, when the `with` block ends without an error.
 
     `columns` gives name to NumPy type, `group_tokens` the size of a full row group. `facts` (any JSON), set before the
-    block ends, goes to the Parquet footer and is read by `shard_facts`.
+    block ends, goes to the footer. Afterwards `shard` describes the file under its name: this one, or the one that
+    another worker published first (`won` tells).
     """
 
-    def __init__(self, path: Path, columns: dict[str, str], group_tokens: int) -> None:
-        self.path = path
+    def __init__(self, folder: Folder, name: str, columns: dict[str, str], group_tokens: int) -> None:
+        self.folder, self.name = folder, name
         self.types = {n: np.dtype(t) for n, t in columns.items()}
         self.schema = pa.schema([pa.field(n, pa.from_numpy_dtype(t), nullable=False) for n, t in self.types.items()])
         self.group_tokens = group_tokens
         self.facts: dict[str, Any] = {}
-        self._checks: list[int] = []
-        self._publishing = publishing(path, self._verify)
+        self.won = False
+        self._written: list[list[str]] = []
 
     def __enter__(self) -> ShardWriter:
-        temporary = self._publishing.__enter__()
-        self._writer = pq.ParquetWriter(
-            temporary,
-            self.schema,
-            compression="zstd",
-            compression_level=1,
-            use_dictionary=False,
-            write_statistics=False,
-            column_encoding={n: _ENCODINGS.get(n, "BYTE_STREAM_SPLIT") for n in self.types},
-            write_page_checksum=True,
-            data_page_size=2**30,
-            max_rows_per_page=self.group_tokens,
-        )
+        with self._errors():
+            self._temporary = self.folder.temporary(self.name)
+            self._writer = pq.ParquetWriter(
+                self._temporary,
+                self.schema,
+                compression="zstd",
+                compression_level=1,
+                use_dictionary=False,
+                write_statistics=False,
+                column_encoding={n: _ENCODINGS.get(n, "BYTE_STREAM_SPLIT") for n in self.types},
+                write_page_checksum=True,
+                data_page_size=2**30,
+                max_rows_per_page=self.group_tokens,
+            )
         return self
 
     def write(self, **columns: np.ndarray) -> None:
         """Adds one row group; each column is [tokens of the group]."""
         group = {n: np.ascontiguousarray(columns[n], dtype=t) for n, t in self.types.items()}
-        self._checks.append(_checksum(group))
-        table = pa.table([pa.array(c) for c in group.values()], schema=self.schema)
-        self._writer.write_table(table, row_group_size=self.group_tokens)
+        self._written.append([_hash(c.view(np.uint8)) for c in group.values()])
+        with self._errors():
+            table = pa.table([pa.array(c) for c in group.values()], schema=self.schema)
+            self._writer.write_table(table, row_group_size=self.group_tokens)
 
     def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, trace: TracebackType | None) -> None:
         try:
-            facts = json.dumps({"facts": self.facts, "crc32": self._checks}, sort_keys=True)
-            self._writer.add_key_value_metadata({_META: f"{zlib.crc32(facts.encode()):08x}{facts}"})
-            self._writer.close()
-        except Exception as late:
-            if kind is None:
-                self._publishing.__exit__(type(late), late, late.__traceback__)
-                raise
-        self._publishing.__exit__(kind, e, trace)
+            with self._errors():
+                try:
+                    self._writer.close()
+                except Exception:
+                    if kind is None:
+                        raise
+                if kind is None:
+                    self._finish()
+                    self.won = self.folder.publish(self._temporary, self.name)
+                    self.shard = ShardFile(self.folder, self.name).described()
+        finally:
+            discard(self._temporary)
 
-    def _verify(self, temporary: Path) -> None:
-        with pq.ParquetFile(temporary, page_checksum_verification=True) as file:
-            found = [_checksum(_read(file, g, list(self.types))) for g in range(file.num_row_groups)]
-        if found != self._checks:
-            raise CorruptError(f"{self.path}: what was read back differs from what was written. Check disk and memory.")
+    def _errors(self) -> AbstractContextManager[None]:
+        return disk_errors(Path(f"{self.folder}/{self.name}"))
+
+    def _finish(self) -> None:
+        """Reads back all that was written, compares it with what it was, and completes the footer with the hashes."""
+        with pq.ParquetFile(self._temporary, page_checksum_verification=True) as file:
+            metadata, schema = file.metadata, file.schema_arrow
+            for group, wanted in enumerate(self._written):
+                read = _decode(file, group, list(self.types))
+                if [_hash(np.ascontiguousarray(c).view(np.uint8)) for c in read.values()] != wanted:
+                    raise CorruptError(
+                        f"{self.folder}/{self.name}: what was read back is not what was written. Check disk and memory."
+                    )
+        ranges, end = _chunk_ranges(metadata)
+        with open(self._temporary, "r+b") as raw:
+            hashes: dict[str, list[str]] = {n: [] for n in self.types}
+            for column, (offset, n) in ranges:
+                raw.seek(offset)
+                hashes[column].append(_hash(raw.read(n)))
+            described = {"facts": self.facts, "chunks": hashes, "layout": _layout(metadata)}
+            text = json.dumps(described, sort_keys=True)
+            sealed = schema.with_metadata({_META: f"{hashlib.sha256(text.encode()).hexdigest()}{text}"})
+            footer = io.BytesIO()
+            pq.write_metadata(sealed, footer, metadata_collector=[metadata] if self._written else None)
+            raw.seek(end)
+            raw.truncate()
+            raw.write(footer.getvalue()[len(_MAGIC) :])
 
 
-def _checksum(group: dict[str, np.ndarray]) -> int:
-    crc = 0
-    for column in group.values():
-        crc = zlib.crc32(column.tobytes(), crc)
-    return crc
+def _hash(data: Any) -> str:
+    return xxhash.xxh3_128_hexdigest(data)
 
 
-def _read(file: pq.ParquetFile, group: int, columns: list[str]) -> dict[str, np.ndarray]:
+def _decode(file: pq.ParquetFile, group: int, columns: list[str]) -> dict[str, np.ndarray]:
     table = file.read_row_group(group, columns=columns, use_threads=False)
     return {n: table.column(n).combine_chunks().to_numpy(zero_copy_only=False) for n in columns}
 
 
-def _footer(path: Path) -> dict[str, Any] | None:
-    """Facts and value checksums in a shard's footer; None where the file is absent, damaged or not a shard of ours."""
-    try:
-        with pq.ParquetFile(path) as file:
-            text = (file.metadata.metadata or {})[_META.encode()]
-            if int(text[:8], 16) != zlib.crc32(text[8:]):
-                return None
-            footer: dict[str, Any] = json.loads(text[8:])
-            return {**footer, "groups": file.num_row_groups}
-    except _UNREADABLE:
-        return None
+def _chunk_ranges(metadata: pq.FileMetaData) -> tuple[list[tuple[str, Range]], int]:
+    """(column, range) of each chunk in file order, the leading magic bytes counted to the first; and where the footer
+    begins. Raises `ValueError` where chunks do not lie end to end."""
+    found: list[tuple[str, Range]] = []
+    at = 0
+    for g in range(metadata.num_row_groups):
+        group = metadata.row_group(g)
+        for c in range(metadata.num_columns):
+            chunk = group.column(c)
+            start = at or len(_MAGIC)
+            if chunk.data_page_offset != start or chunk.has_dictionary_page:
+                raise ValueError("column chunks do not lie end to end")
+            end = start + chunk.total_compressed_size
+            found.append((chunk.path_in_schema, (at, end - at)))
+            at = end
+    return found, at or len(_MAGIC)
 
 
-def shard_facts(path: Path) -> dict[str, Any] | None:
-    """The facts in a shard's footer; None where the file is absent, damaged or not a shard of ours."""
-    footer = _footer(path)
-    return {**footer["facts"], "groups": footer["groups"]} if footer is not None else None
+def _layout(metadata: pq.FileMetaData) -> str:
+    """Hash of all that the Parquet footer says of types, sizes, encodings and places."""
+    described = {k: v for k, v in metadata.to_dict().items() if k != "serialized_size"}
+    return sha256_json([described, str(metadata.schema).partition("\n")[2]])  # the first line is an object's address
 
 
-def whole_shard(path: Path, bound: dict[str, Any]) -> dict[str, Any] | None:
-    """The facts of a shard that is there already, holds the values that were written, and has `bound` among its facts;
-    else None."""
-    footer, facts = _footer(path), shard_facts(path)
-    if footer is None or facts is None or any(facts.get(k) != v for k, v in bound.items()):
-        return None
-    try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            found = [_checksum(_read(file, g, file.schema_arrow.names)) for g in range(file.num_row_groups)]
-    except _UNREADABLE:
-        return None
-    return facts if found == footer["crc32"] else None
+class _Verified(io.RawIOBase):
+    """A file of which only verified ranges can be read: what pyarrow decodes is what was hashed."""
+
+    def __init__(self, size: int) -> None:
+        self.size_, self.at = size, 0
+        self.held: list[tuple[int, bytes]] = []
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.at
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self.at = (0, self.at, self.size_)[whence] + offset
+        return self.at
+
+    def read(self, n: int = -1) -> bytes:
+        n = self.size_ - self.at if n is None or n < 0 else min(n, self.size_ - self.at)
+        for start, data in self.held:
+            if start <= self.at and self.at + n <= start + len(data):
+                found = data[self.at - start : self.at - start + n]
+                self.at += n
+                return found
+        raise OSError(f"bytes {self.at} to {self.at + n} are not among those that were verified")
 
 
 class ShardFile:
-    """An open shard. Every read verifies page checksums; failures are `CorruptError`s that name the file.
+    """An open shard. Each read verifies the hashes of the bytes that it reads; failures are `CorruptError`s that name the file.
 
-    Page checksums do not cover the footer: whoever opens a file compares its content hash first, as `ShardSet` does.
+    `wanted` is a manifest's entry: the file must be the very one. Without it only the file's agreement with its own footer
+    is known.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, folder: Folder, name: str, wanted: Shard | None = None) -> None:
+        self.name = f"{folder}/{name}"
+        self.wanted = wanted
+        self._lock = threading.Lock()
         try:
-            self.file = pq.ParquetFile(path, page_checksum_verification=True)
+            self.source: Source = folder.open(name)
+        except FileNotFoundError:
+            raise CorruptError(f"{self.name} does not exist, though its manifest names it. Run its stage again.") from None
+        except OSError as e:
+            raise CorruptError(f"{self.name} cannot be opened ({e}). Run its stage again to make it anew.") from e
+        try:
+            self._open()
         except _UNREADABLE as e:
-            raise CorruptError(f"{path} cannot be read ({e}). Delete it and run its stage again.") from e
+            raise self._broken(str(e).split("\n")[0]) from e
+
+    def _broken(self, why: str) -> CorruptError:
+        return CorruptError(f"{self.name} is broken: {why}. Delete it and run its stage again.")
+
+    def _open(self) -> None:
+        size, wanted = self.source.size, self.wanted
+        if wanted is not None and size != wanted.bytes:
+            raise self._broken(f"it has {size} bytes, its manifest says {wanted.bytes}")
+        tail = self.source.read_at(max(0, size - _TAIL), min(size, _TAIL))
+        if len(tail) < 12 or tail[-4:] != _MAGIC:
+            raise self._broken("it does not end as a Parquet file")
+        length = int.from_bytes(tail[-8:-4], "little") + 8
+        if length > size:
+            raise self._broken("its footer's length is impossible")
+        if length > len(tail):
+            tail = self.source.read_at(size - length, length)
+        self.footer_sha256 = hashlib.sha256(tail[-length:]).hexdigest()
+        if wanted is not None and self.footer_sha256 != wanted.footer_sha256:
+            raise self._broken(
+                f"its footer is not the one that its manifest names (sha256 found {self.footer_sha256[:12]}…, wanted "
+                f"{wanted.footer_sha256[:12]}…): it was altered, or belongs elsewhere"
+            )
+        self._bytes = _Verified(size)
+        self._bytes.held = [(size - len(tail), tail)]
+        self.file = pq.ParquetFile(self._bytes, page_checksum_verification=False)
+        metadata = self.file.metadata
+        text = (metadata.metadata or {})[_META.encode()].decode()
+        if hashlib.sha256(text[64:].encode()).hexdigest() != text[:64]:
+            raise self._broken("its own description is altered")
+        described = json.loads(text[64:])
+        if described["layout"] != _layout(metadata):
+            raise self._broken("its footer is altered")
+        ranges, end = _chunk_ranges(metadata)
+        if end != size - length:
+            raise self._broken("data and footer do not make up the whole file")
+        self.facts: dict[str, Any] = described["facts"]
+        self.groups: int = metadata.num_row_groups
+        self.columns = [f.name for f in self.file.schema_arrow]
+        self._chunks: dict[tuple[int, str], tuple[Range, str]] = {}
+        for i, (column, where) in enumerate(ranges):
+            group = i // len(self.columns)
+            self._chunks[group, column] = (where, described["chunks"][column][group])
+
+    def described(self) -> Shard:
+        """The manifest's entry of this file, but for its place in the set."""
+        return Shard(
+            self.name.rpartition("/")[2],
+            0,
+            self.facts["rows"],
+            self.groups,
+            self.facts["tokens"],
+            self.source.size,
+            self.footer_sha256,
+        )
+
+    def verified_bytes(self, group: int, column: str) -> tuple[int, bytes]:
+        """Offset and bytes of one column chunk. Raises `CorruptError` where they are not those that were written."""
+        (offset, n), wanted = self._chunks[group, column]
+        data = self.source.read_at(offset, n)
+        if len(data) != n:
+            raise self._broken(f"row group {group}, column {column} is cut off: {len(data)} bytes of {n}")
+        if _hash(data) != wanted or (offset == 0 and data[:4] != _MAGIC):
+            raise self._broken(f"row group {group}, column {column} is not what was written (its hash differs)")
+        return offset, data
 
     def read(self, group: int, columns: list[str]) -> dict[str, np.ndarray]:
-        """Columns of one row group, each [tokens of the group]."""
-        try:
-            return _read(self.file, group, columns)
-        except _UNREADABLE as e:
-            raise CorruptError(f"{self.path}, row group {group}: {e}. Delete the file and run its stage again.") from e
+        """Columns of one row group, each [tokens of the group]. May be called from several threads."""
+        absent = [c for c in columns if c not in self.columns]
+        if absent:
+            raise CorruptError(f"{self.name} has no column {absent[0]}; it has {', '.join(self.columns)}.")
+        held = [self.verified_bytes(group, c) for c in columns]
+        with self._lock:
+            self._bytes.held = held
+            try:
+                return _decode(self.file, group, columns)
+            except _UNREADABLE as e:
+                raise self._broken(f"row group {group}: {e}") from e
+            finally:
+                self._bytes.held = []
+
+    def verify(self) -> None:
+        """Reads every byte and compares it with the hashes."""
+        for group, column in self._chunks:
+            self.verified_bytes(group, column)
 
     def close(self) -> None:
         self.file.close()
+        self.source.close()
+
+
+def whole_shard(folder: Folder, name: str, bound: dict[str, Any]) -> Shard | None:
+    """The description of a shard that is there already, agrees with its own hashes to the last byte and has `bound`
+    among its facts; None where there is none such."""
+    try:
+        file = ShardFile(folder, name)
+        try:
+            if any(file.facts.get(k) != v for k, v in bound.items()):
+                return None
+            file.verify()
+            return file.described()
+        finally:
+            file.close()
+    except CorruptError:
+        return None

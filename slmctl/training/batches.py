@@ -13,8 +13,9 @@ from torch import Tensor
 
 from slmctl.config import SelectionConfig
 from slmctl.corpus.packing import PADDING, restarting_positions, target_mask
+from slmctl.errors import ConfigError
 from slmctl.selection.select import selected_count
-from slmctl.store.order import MixedOrder, RowOrder
+from slmctl.store.order import MixedOrder, RowOrder, rank_slice
 from slmctl.store.reader import RowReader, Rows
 
 
@@ -24,7 +25,11 @@ class RowSource(Protocol):
     rows: int
     """Rows of one epoch."""
 
-    def fetch(self, start: int, stop: int) -> Rows: ...
+    def blank(self, rows: int) -> Rows:
+        """Room for so many rows."""
+
+    def fetch(self, start: int, stop: int, out: Rows) -> Rows:
+        """The rows at positions [start, stop), written to `out`. Any number of threads may ask."""
 
 
 class OneSet:
@@ -34,9 +39,10 @@ class OneSet:
         self.reader = reader
         self.order = RowOrder(reader.tokens.group_rows, seed)
         self.rows = self.order.rows
+        self.blank = reader.blank
 
-    def fetch(self, start: int, stop: int) -> Rows:
-        return self.reader.fetch(self.order.at(start, stop))
+    def fetch(self, start: int, stop: int, out: Rows) -> Rows:
+        return self.reader.fetch(self.order.at(start, stop), out)
 
 
 class TwoSets:
@@ -47,11 +53,10 @@ class TwoSets:
         orders = [RowOrder(r.tokens.group_rows, seed) for r in self.readers]
         self.order = MixedOrder(orders[0], orders[1], mix, seed)
         self.rows = self.order.rows
+        self.blank = first.blank
 
-    def fetch(self, start: int, stop: int) -> Rows:
+    def fetch(self, start: int, stop: int, out: Rows) -> Rows:
         sets, rows = self.order.at(start, stop)
-        shape = (len(rows), self.readers[0].tokens.seq_len)
-        out = Rows(np.empty(shape, np.int64), np.empty(shape, np.int64))
         for i, reader in enumerate(self.readers):
             here = sets == i
             found = reader.fetch(rows[here])
@@ -75,13 +80,20 @@ class MicroBatch:
 
 @dataclass
 class StepBatch:
-    """All rows of one optimizer step."""
+    """The rows of one optimizer step that this rank works on, in memory that the device copies from without waiting."""
 
     rows: Rows
-    target_BT: np.ndarray
+    ids_BT: Tensor
+    ref_loss_BT: Tensor | None
+    target: Tensor
     counts_G: np.ndarray
     tokens: int
     """Tokens that are not padding."""
+
+    @property
+    def target_BT(self) -> np.ndarray:
+        """Positions that may be selected."""
+        return self.target.numpy()
 
     @property
     def selected(self) -> int:
@@ -90,7 +102,11 @@ class StepBatch:
 
 
 class Batcher:
-    """Cuts a row source into steps, and steps into micro-batches. State is the step number alone."""
+    """Cuts a row source into steps, and steps into micro-batches. State is the step number alone.
+
+    Of each step, rank r of `world_size` gets the r-th part: whole selection groups. So neither the number of ranks, nor the
+    micro-batch, nor the number of reading threads changes which tokens make a step.
+    """
 
     def __init__(
         self,
@@ -101,38 +117,66 @@ class Batcher:
         intra_document_mask: bool,
         seed: int,
         device: str,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         self.source, self.rows_per_step, self.selection = source, rows_per_step, selection
         self.micro_groups = max(1, micro_rows // selection.group_rows)
         self.intra, self.seed, self.device = intra_document_mask, seed, device
+        self.rank, self.world_size = rank, world_size
+        groups = rows_per_step // selection.group_rows
+        if groups % world_size:
+            raise ConfigError(
+                f"batch_tokens makes {groups} selection groups a step, which {world_size} ranks cannot share evenly. "
+                "Make it a multiple of seq_len x group_rows x ranks."
+            )
+        self.first_group = rank * (groups // world_size)
 
     def step(self, step: int) -> StepBatch:
-        """The rows of step `step` (from 1)."""
-        rows = self.source.fetch((step - 1) * self.rows_per_step, step * self.rows_per_step)
-        target_BT = target_mask(rows.document_BT, self.intra)
-        valid_G = target_BT.reshape(-1, self.selection.group_rows * target_BT.shape[1]).sum(axis=1)
+        """This rank's rows of step `step` (from 1). Any thread may ask."""
+        start, stop = rank_slice(step, self.rows_per_step, self.rank, self.world_size)
+        room = self.source.blank(stop - start)
+        ids, document, ref = (self._memory(a) for a in (room.ids_BT, room.document_BT, room.ref_loss_BT))
+        assert ids is not None
+        assert document is not None
+        rows = self.source.fetch(start, stop, Rows(ids.numpy(), document.numpy(), ref.numpy() if ref is not None else None))
+        target = self._memory(target_mask(rows.document_BT, self.intra), copy=True)
+        assert target is not None
+        per_group = self.selection.group_rows * rows.ids_BT.shape[1]
+        valid_G = target.numpy().reshape(-1, per_group).sum(axis=1)
         ratio = 1.0 if self.selection.criterion == "all" else self.selection.ratio
         counts_G = np.array([selected_count(int(v), ratio) for v in valid_G], dtype=np.int64)
-        return StepBatch(rows, target_BT, counts_G, int((rows.document_BT != PADDING).sum()))
+        return StepBatch(rows, ids, ref, target, counts_G, int((rows.document_BT != PADDING).sum()))
+
+    def _memory(self, array: np.ndarray | None, copy: bool = False) -> Tensor | None:
+        """A tensor over the array's memory, or, for a GPU, page-locked memory of its shape."""
+        if array is None:
+            return None
+        tensor = torch.from_numpy(array)
+        if self.device == "cpu":
+            return tensor
+        pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        return pinned.copy_(tensor) if copy else pinned
 
     def micro_batches(self, step: int, batch: StepBatch) -> Iterator[MicroBatch]:
         rows = batch.rows
         for first in range(0, len(batch.counts_G), self.micro_groups):
             groups = slice(first, first + self.micro_groups)
             part = slice(first * self.selection.group_rows, (first + self.micro_groups) * self.selection.group_rows)
-            position = restarting_positions(rows.document_BT[part]) if self.intra else None
-            counts = batch.counts_G[groups]
+            position = torch.from_numpy(restarting_positions(rows.document_BT[part])) if self.intra else None
+            counts = torch.from_numpy(batch.counts_G[groups])
+            ref = batch.ref_loss_BT
             yield MicroBatch(
-                self._tensor(rows.ids_BT[part]),
-                self._tensor(batch.target_BT[part]),
-                self._tensor(position) if position is not None else None,
-                self._tensor(rows.ref_loss_BT[part]) if rows.ref_loss_BT is not None else None,
-                self._tensor(counts),
-                [mix_seed(self.seed, step, first + i) for i in range(len(counts))],
+                self._send(batch.ids_BT[part]).long(),
+                self._send(batch.target[part]),
+                self._send(position) if position is not None else None,
+                self._send(ref[part]).float() if ref is not None else None,
+                self._send(counts),
+                [mix_seed(self.seed, step, self.first_group + first + i) for i in range(len(counts))],
             )
 
-    def _tensor(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+    def _send(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.device, non_blocking=True)
 
 
 def mix_seed(*parts: int) -> int:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from slmctl.console import warn
 from slmctl.errors import CorruptError, SlmError
 from slmctl.files import publishing, read_json, sha256_file, sha256_json, sweep, write_json
+from slmctl.store.manifest import refuse_mismatch
 
 STATE = "state.json"
 
@@ -48,9 +49,15 @@ def all_checkpoints(root: Path) -> list[Path]:
 
 
 def save(
-    root: Path, keep_last: int, progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer, counts: Tensor
+    root: Path,
+    keep_last: int,
+    progress: Progress,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    counts: Tensor,
+    made_from: dict[str, Any] | None = None,
 ) -> Path:
-    """Publishes a checkpoint and removes those beyond `keep_last`."""
+    """Publishes a checkpoint and removes those beyond `keep_last`. `made_from` is what the run depends on, by content."""
     from torch.distributed.checkpoint import state_dict_saver
     from torch.distributed.checkpoint.api import CheckpointException
 
@@ -66,22 +73,26 @@ def save(
                     f"cannot write checkpoint {final} ({cause}). Is the disk full? Free some space and run again."
                 ) from e
         progress.files = {f.name: sha256_file(f) for f in sorted(temporary.iterdir())}
-        write_json(temporary / STATE, {"progress": asdict(progress), "sha256": sha256_json(asdict(progress))})
+        state = {"progress": asdict(progress), "made_from": made_from or {}}
+        write_json(temporary / STATE, {**state, "sha256": sha256_json(state)})
     for old in all_checkpoints(root)[:-keep_last]:
         shutil.rmtree(old, ignore_errors=True)
     return final
 
 
-def load_latest(root: Path, model: nn.Module, optimizer: torch.optim.Optimizer, counts: Tensor) -> Progress | None:
+def load_latest(
+    root: Path, model: nn.Module, optimizer: torch.optim.Optimizer, counts: Tensor, made_from: dict[str, Any] | None = None
+) -> Progress | None:
     """Loads the newest checkpoint that verifies, in place; None where there is none.
 
-    A broken one is named in a warning, and the one before it is taken.
+    A broken one is named in a warning, and the one before it is taken. Raises `MismatchError` for a checkpoint of a run
+    that was made from something else than `made_from`.
     """
     sweep(root)
     found = all_checkpoints(root)
     for directory in reversed(found):
         try:
-            return _load(directory, model, optimizer, counts)
+            return _load(directory, model, optimizer, counts, made_from or {})
         except CorruptError as e:
             broken = directory.with_name(f"broken-{directory.name}")  # out of the way of pruning, yet not lost
             shutil.rmtree(broken, ignore_errors=True)
@@ -92,7 +103,9 @@ def load_latest(root: Path, model: nn.Module, optimizer: torch.optim.Optimizer, 
     return None
 
 
-def _load(directory: Path, model: nn.Module, optimizer: torch.optim.Optimizer, counts: Tensor) -> Progress:
+def _load(
+    directory: Path, model: nn.Module, optimizer: torch.optim.Optimizer, counts: Tensor, made_from: dict[str, Any]
+) -> Progress:
     from torch.distributed.checkpoint import state_dict_loader
     from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.state_dict import set_state_dict
@@ -100,11 +113,12 @@ def _load(directory: Path, model: nn.Module, optimizer: torch.optim.Optimizer, c
     state = read_json(directory / STATE)
     try:
         progress = Progress(**state["progress"])
-        sound = state["sha256"] == sha256_json(state["progress"])
+        sound = state["sha256"] == sha256_json({k: state[k] for k in ("progress", "made_from")})
     except (TypeError, KeyError):
         sound = False
     if not sound:
         raise CorruptError(f"checkpoint {directory} is broken: {STATE} is altered.")
+    refuse_mismatch(f"checkpoint {directory}", state["made_from"], made_from, "It belongs to another run. Move it away.")
     for name, wanted in progress.files.items():
         file = directory / name
         if not file.is_file() or sha256_file(file) != wanted:

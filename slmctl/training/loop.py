@@ -7,7 +7,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from slmctl.files import publishing
 from slmctl.model.loading import save_model
 from slmctl.model.split import SplitModel
 from slmctl.signals import deferring
+from slmctl.store.read_ahead import ReadAhead
 from slmctl.training import checkpoint
 from slmctl.training.alignment import AlignmentWatch
 from slmctl.training.batches import Batcher, RowSource, StepBatch, mix_seed
@@ -54,6 +55,8 @@ class Run:
     evaluate: Evaluator
     tracking: TrackingConfig
     keep_best_on: str | None = None
+    made_from: dict[str, Any] = field(default_factory=dict)
+    """What the run depends on, by content: a checkpoint names it, and is not loaded into another run."""
 
 
 def train(run: Run) -> None:
@@ -73,7 +76,7 @@ class Trainer:
         self.optimizer = build_optimizer(run.model, run.settings)
         self.counts = torch.zeros(2, run.model.vocab_size, dtype=torch.int64)  # seen and selected, by token id
         self.checkpoints = run.directory / "checkpoints"
-        found = checkpoint.load_latest(self.checkpoints, run.model, self.optimizer, self.counts)
+        found = checkpoint.load_latest(self.checkpoints, run.model, self.optimizer, self.counts, run.made_from)
         self.progress = found or checkpoint.Progress()
         rows = rows_per_step(run.settings, run.seq_len)
         self.batcher = Batcher(
@@ -88,6 +91,7 @@ class Trainer:
                 f"{run.name}: warmup {run.settings.warmup:g} takes all of the {self.steps} steps, so lr never reaches its peak. "
                 "Give it as a share (below 1), or as fewer steps."
             )
+        self.ahead = ReadAhead(self.batcher.step, self.steps, run.settings.loader_threads)
         self.flops = flops_per_token(run.model.model, run.seq_len)
         self.peak = peak_flops(run.device)
         self.watch = AlignmentWatch(steps=min(3, self.steps - self.progress.step))
@@ -127,6 +131,7 @@ class Trainer:
         else:
             self.trackers.close(failed=False)
         finally:
+            self.ahead.close()
             self.metrics.close()
             self.evals.close()
         self.export()
@@ -136,7 +141,7 @@ class Trainer:
         started = time.perf_counter()
         run, settings = self.run, self.run.settings
         torch.manual_seed(mix_seed(run.seed, step))  # dropout, if the model has any, depends on the step alone
-        batch = self.batcher.step(step)
+        batch = self.ahead.get(step)
         results = self.forward_backward(step, batch)
         loss = sum(float(r.loss.detach()) for r in results)
         clip = settings.grad_clip or math.inf
@@ -251,8 +256,9 @@ class Trainer:
                     save_model(run.model.model, run.tokenizer, temporary)
 
     def save(self) -> Path:
+        run = self.run
         return checkpoint.save(
-            self.checkpoints, self.run.settings.keep_last, self.progress, self.run.model, self.optimizer, self.counts
+            self.checkpoints, run.settings.keep_last, self.progress, run.model, self.optimizer, self.counts, run.made_from
         )
 
     def export(self) -> None:

@@ -1,0 +1,133 @@
+"""One slice of text to one token shard. Needs no model library, so that any number of processes may do it cheaply."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from slmctl.config import SourceConfig
+from slmctl.corpus.packing import Packer
+from slmctl.corpus.sources import Slice, Tally, documents
+from slmctl.corpus.tokenizer import Encoder
+from slmctl.storage import Folder
+from slmctl.store.build import make
+from slmctl.store.order import permutation
+from slmctl.store.shards import ShardWriter, rows_per_group, shard_name
+
+BATCH_DOCUMENTS = 512
+BATCH_BYTES = 2**20
+COUNTS = ("documents", "text_bytes", "empty_documents", "skipped_documents", "split_documents", "tokens", "padding")
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How the shards of one set are made, from whatever slice."""
+
+    folder: str
+    sources: list[SourceConfig]
+    columns: dict[str, str]
+    seq_len: int
+    seed: int
+    shard_bytes: int
+    vocab_size: int
+    bound: dict[str, str]
+    """Facts that bind a shard to the set's inputs."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One shard to make."""
+
+    packing: Packing
+    index: int
+    slice: Slice
+
+
+def maker(tokenizer_json: str, eos_id: int, threads: int) -> Callable[[Job], None]:
+    """What makes shards in a process of its own, with so many threads for the tokenizer."""
+    os.environ["RAYON_NUM_THREADS"] = str(threads)
+    os.environ["TOKENIZERS_PARALLELISM"] = "true" if threads > 1 else "false"
+    return partial(make_shard, Encoder.from_json(tokenizer_json, eos_id))
+
+
+def make_shard(encoder: Encoder, job: Job) -> None:
+    """Makes a shard unless it is there, whole."""
+    folder = Folder.at(job.packing.folder)
+    make(folder, job.index, job.packing.bound, partial(_write, encoder, folder, job))
+
+
+def _write(encoder: Encoder, folder: Folder, job: Job) -> bool:
+    """Tokenises, shuffles, packs and publishes one slice. Returns whether this worker was the first."""
+    packing, index, source = job.packing, job.index, job.packing.sources[job.slice.source]
+    seq_len = packing.seq_len
+    block_rows = rows_per_group(seq_len)
+    packer = Packer(seq_len, encoder.eos_id, block_rows)
+    tally, rows, max_id = Tally(), 0, 0
+    with ShardWriter(folder, shard_name(index), packing.columns, block_rows * seq_len) as writer:
+
+        def put(blocks: Iterator[tuple[np.ndarray, np.ndarray]]) -> None:
+            nonlocal rows, max_id
+            for ids, document in blocks:
+                writer.write(input_id=ids, document=document)
+                rows += len(ids) // seq_len
+                max_id = max(max_id, int(ids.max()))
+
+        for number, window in enumerate(windows(documents(source, job.slice, tally), 2 * packing.shard_bytes)):
+            shuffled = [window[i] for i in permutation(len(window), packing.seed, "documents", index, number)]
+            for batch in batches(shuffled):
+                encoded = encoder.encode([text for _, text in batch], source.parse_special_tokens)
+                for (ordinal, _), ids in zip(batch, encoded, strict=True):
+                    encoder.check_ids(ids, packing.vocab_size)
+                    put(packer.add(ids, document_number(index, ordinal)))
+        put(packer.finish())
+        counts = {
+            **{"documents": tally.documents, "text_bytes": tally.text_bytes, "empty_documents": tally.empty},
+            **{"skipped_documents": tally.skipped, "split_documents": packer.split, "tokens": packer.tokens},
+            "padding": rows * seq_len - packer.tokens,
+        }
+        writer.facts = {
+            **packing.bound,
+            "max_id": max_id,
+            "slice": index,
+            "rows": rows,
+            "tokens": packer.tokens,
+            "counts": counts,
+        }
+    return writer.won
+
+
+def document_number(shard: int, ordinal: int) -> int:
+    """A document's number in the `document` column: its shard, and its place among the records of the shard's slice."""
+    return (shard << 32) | ordinal
+
+
+def windows(pairs: Iterator[tuple[int, str]], max_chars: int) -> Iterator[list[tuple[int, str]]]:
+    """Documents in lists of bounded size: what is shuffled together, so that a slice of any size fits in memory."""
+    held: list[tuple[int, str]] = []
+    size = 0
+    for pair in pairs:
+        held.append(pair)
+        size += len(pair[1])
+        if size >= max_chars:
+            yield held
+            held, size = [], 0
+    if held:
+        yield held
+
+
+def batches(pairs: list[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
+    """Documents in batches that the tokenizer takes at once."""
+    held: list[tuple[int, str]] = []
+    size = 0
+    for pair in pairs:
+        held.append(pair)
+        size += len(pair[1])
+        if len(held) >= BATCH_DOCUMENTS or size >= BATCH_BYTES:
+            yield held
+            held, size = [], 0
+    if held:
+        yield held

@@ -1,0 +1,257 @@
+"""inspect: a shard by eye. What it says it is, what its values look like, and a document beside the text it came from."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from slmctl.console import out
+from slmctl.corpus.sources import Slice, Tally, documents, files_of
+from slmctl.errors import ConfigError, InputError
+from slmctl.model.loading import load_model
+from slmctl.model.row_losses import row_losses
+from slmctl.model.split import SplitModel
+from slmctl.selection.select import excess_loss, select_top, selected_count
+from slmctl.selection.storage import share_replaced
+from slmctl.stages.score import SENTINEL, columns_of, stored
+from slmctl.stages.workspace import Workspace, read_plan
+from slmctl.storage import Folder
+from slmctl.store.reader import RowReader, ScoreSet, ShardSet, TokenSet
+from slmctl.store.shards import ShardWriter, rows_per_group, shard_name
+
+EDGES = (0.0, 0.01, 0.1, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, np.inf)
+"""Bins of the loss histogram (nats)."""
+CONTEXT = 24
+"""Tokens shown before one of high loss."""
+
+
+def inspect(workspace: Workspace, which: str, shard: int, document: int | None, top: int) -> None:
+    """Prints a shard's manifest entry and statistics; for scores the tokens of highest loss in context; and, where
+    `document` is given, the n-th document of the shard beside its source. Raises `ConfigError` for a set or shard that is
+    not there."""
+    tokens, scores = open_set(workspace, which)
+    shown: ShardSet = scores or tokens
+    if not 0 <= shard < len(shown.manifest.shards):
+        raise ConfigError(f"--shard {shard}: {which} has shards 0 to {len(shown.manifest.shards) - 1}.")
+    print_manifest(shown, shard)
+    ids, numbers, columns = read_shard(tokens, scores, shard)
+    if not ids.size:
+        line("the shard is empty: its slice of the text holds no document")
+        return
+    if scores is None:
+        print_tokens(workspace, ids, numbers)
+    else:
+        print_losses(columns)
+        if top:
+            print_highest(workspace, ids, columns["ref_loss"], top)
+    if document is not None:
+        print_document(workspace, which, tokens, shard, document, ids, numbers, columns.get("ref_loss"))
+
+
+def line(text: str = "") -> None:
+    out.print(text, soft_wrap=True, markup=False, emoji=False)
+
+
+def open_set(workspace: Workspace, which: str) -> tuple[TokenSet, ScoreSet | None]:
+    """`tokens/NAME` or `scores/NAME` (with the corpus it belongs to). Raises `ConfigError` for another name."""
+    kind, _, name = which.partition("/")
+    if kind == "tokens" and name:
+        return TokenSet(workspace.tokens(name)), None
+    if kind == "scores" and name:
+        tokens = TokenSet(workspace.tokens("corpus"))
+        return tokens, ScoreSet(workspace.scores(name), tokens)
+    known = ["tokens/curated", "tokens/corpus", *[f"tokens/heldout/{n}" for n in workspace.config.data.heldout]]
+    known += [f"scores/{n}" for n in workspace.config.score.references]
+    raise ConfigError(f"{which!r} is no set of this pipeline. It has: {', '.join(known)}.")
+
+
+def print_manifest(shown: ShardSet, shard: int) -> None:
+    manifest = shown.manifest
+    info = manifest.shards[shard]
+    tokens = sum(s.tokens for s in manifest.shards)
+    size = sum(s.bytes for s in manifest.shards)
+    line(f"{shown.folder}/manifest.json")
+    line(f"  {manifest.kind}: {len(manifest.shards)} shards, {manifest.rows:,} rows of {manifest.seq_len}, {tokens:,} tokens")
+    line(f"  {size:,} bytes, {size / max(1, tokens):.3f} a token; columns {manifest.format['columns']}")
+    line(f"  content hash {manifest.content_hash}")
+    for key, value in manifest.made_from.items():
+        text = json.dumps(value, ensure_ascii=False)
+        line(f"  made from {key}: {text if len(text) <= 100 else text[:97] + '...'}")
+    file = shown.file(shard)
+    file.verify()
+    line(f"{file.name}")
+    line(f"  rows {info.first_row:,} to {info.first_row + info.rows:,}, {info.groups} row groups, {info.tokens:,} tokens, {info.bytes:,} bytes")
+    line(f"  footer sha256 {info.footer_sha256}; every byte verified")
+
+
+def read_shard(tokens: TokenSet, scores: ScoreSet | None, shard: int) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """(ids, document numbers, score columns) of a whole shard, each [rows, T]."""
+    groups = [g for g, (s, _) in enumerate(tokens.place) if s == shard]
+    read = [tokens.read_group(g, ["input_id", "document"]) for g in groups]
+    blank = np.zeros((0, tokens.seq_len), np.int64)
+    ids, document = (np.concatenate([blank, *[r[c] for r in read]]) for c in ("input_id", "document"))
+    if scores is None:
+        return ids, document, {}
+    columns = list(scores.manifest.format["columns"])
+    joined = [scores.read_group(g, columns) for g in groups]
+    return ids, document, {c: np.concatenate([blank.astype(np.float32), *[j[c] for j in joined]]) for c in columns}
+
+
+def print_tokens(workspace: Workspace, ids: np.ndarray, numbers: np.ndarray) -> None:
+    valid = numbers >= 0
+    _, lengths = np.unique(numbers[valid], return_counts=True)
+    low, middle, high = np.quantile(lengths, (0.1, 0.5, 0.9))
+    line(f"  {len(lengths):,} documents of {low:.0f} / {middle:.0f} / {high:.0f} tokens (10%, half, 90%), padding {int((~valid).sum()):,}")
+    counts = np.bincount(ids[valid].astype(np.int64))
+    common = np.argsort(-counts, kind="stable")[:12]
+    line("  most frequent: " + ", ".join(f"{shown(workspace, [int(i)])} {counts[i] / valid.sum():.1%}" for i in common if counts[i]))
+
+
+def print_losses(columns: dict[str, np.ndarray]) -> None:
+    for name, values in columns.items():
+        given = values[values != SENTINEL].astype(np.float64)
+        if not given.size:
+            continue
+        low, middle, high = np.quantile(given, (0.1, 0.5, 0.9))
+        line(f"{name} (nats): mean {given.mean():.4f}, 10% {low:.4f}, half {middle:.4f}, 90% {high:.4f}, highest {given.max():.3f}")
+        counts, _ = np.histogram(given, EDGES)
+        for i, n in enumerate(counts):
+            bar = "█" * round(40 * n / counts.max())
+            line(f"  {EDGES[i]:>5g} to {EDGES[i + 1]:<5g} {n / given.size:>6.1%} {bar}")
+
+
+def shown(workspace: Workspace, ids: list[int]) -> str:
+    """Tokens as text on one line, whatever is in them."""
+    return json.dumps(workspace.tokenizer().hf.decode(ids), ensure_ascii=False)
+
+
+def print_highest(workspace: Workspace, ids: np.ndarray, losses: np.ndarray, top: int) -> None:
+    line(f"highest losses, each token after up to {CONTEXT} before it in its row:")
+    flat = losses.ravel()
+    for at in np.argsort(-flat, kind="stable")[:top]:
+        row, column = divmod(int(at), losses.shape[1])
+        before = [int(i) for i in ids[row, max(0, column - CONTEXT) : column]]
+        line(f"  {flat[at]:7.3f}  {shown(workspace, before)} -> {shown(workspace, [int(ids[row, column])])}")
+
+
+def print_document(
+    workspace: Workspace,
+    which: str,
+    tokens: TokenSet,
+    shard: int,
+    n: int,
+    ids: np.ndarray,
+    numbers: np.ndarray,
+    losses: np.ndarray | None,
+) -> None:
+    """The n-th document of a shard, as it is stored, beside the text that its source has for it."""
+    known = np.unique(numbers[numbers >= 0])
+    if not 0 <= n < len(known):
+        raise ConfigError(f"--document {n}: the shard has documents 0 to {len(known) - 1}.")
+    here = numbers == known[n]
+    stored_ids = [int(i) for i in ids[here]]
+    ordinal = int(known[n]) & 0xFFFFFFFF
+    name = which.partition("/")[2] if which.startswith("tokens/") else "corpus"
+    tokenizer = workspace.tokenizer()
+    line(f"document {n} of shard {shard} (record {ordinal} of its slice): {len(stored_ids)} tokens, the last of which ends it")
+    line("  stored: " + shown(workspace, stored_ids))
+    source_text, parse = source_of(workspace, name, shard, ordinal)
+    line("  source: " + json.dumps(source_text, ensure_ascii=False))
+    wanted = [*[int(i) for i in tokenizer.encode([source_text], parse)[0]], tokenizer.eos_id]
+    if wanted == stored_ids:
+        line("  the same tokens, every one")
+    else:
+        first = next((i for i, (a, b) in enumerate(zip(stored_ids, wanted, strict=False)) if a != b), min(len(stored_ids), len(wanted)))
+        line(f"  DIFFERENT from token {first} on: stored {stored_ids[first : first + 5]}, the source gives {wanted[first : first + 5]}")
+    if losses is not None:
+        line("  loss of each token (nats; - where nothing is predicted):")
+        pieces = [f"{shown(workspace, [i])} {v:.2f}" if v != SENTINEL else f"{shown(workspace, [i])} -" for i, v in zip(stored_ids, losses[here], strict=True)]
+        for at in range(0, len(pieces), 8):
+            line("    " + "  ".join(pieces[at : at + 8]))
+
+
+def source_of(workspace: Workspace, name: str, shard: int, ordinal: int) -> tuple[str, bool]:
+    """The text of a record of a shard's slice, read again from its source. Raises `InputError` where it is not there."""
+    plan = read_plan(workspace.tokens(name))
+    if plan is None:
+        raise InputError(f"{workspace.tokens(name)} has no plan.json, so the document's source is not known.")
+    s, f, start, stop, limit = plan["slices"][shard]
+    source = workspace.sources(name)[s]
+    piece = Slice(s, files_of(source)[f] if source.hub is None else str(source.hub), start, stop, limit)
+    for found, text in documents(source, piece, Tally()):
+        if found == ordinal:
+            return text, source.parse_special_tokens
+    raise InputError(f"record {ordinal} of {piece.file} is not there any more: the text has changed since it was prepared.")
+
+
+# --- what storage costs and does ---
+
+
+def compare_storage(workspace: Workspace, which: str, rows: int) -> None:
+    """Prints, for each storage type, bytes a token and the share of the selection that it changes, measured with this
+    pipeline's base and reference on rows taken evenly from its corpus; beside it what a bfloat16 forward changes."""
+    config = workspace.config
+    kind, _, name = which.partition("/")
+    if kind != "scores" or name not in config.score.references:
+        known = ", ".join(f"scores/{n}" for n in config.score.references)
+        raise ConfigError(f"--storage looks at scores; give one of {known}.")
+    arm = next((a for a in config.pretrain.arms.values() if a.selection.needs_reference), None)
+    if arm is None:
+        raise ConfigError("no arm of this pipeline selects by a reference, so no storage of losses can change its selection.")
+    tokens = workspace.open_tokens("corpus")
+    chosen = np.unique(np.linspace(0, tokens.rows - 1, min(rows, tokens.rows)).astype(np.int64))
+    group = arm.selection.group_rows
+    chosen = chosen[: max(group, len(chosen) // group * group)]
+    if len(chosen) < group:
+        raise InputError(f"the corpus has {tokens.rows} rows, fewer than the {group} of a selection group.")
+    read = RowReader(tokens).fetch(chosen)
+    ref, target = _losses(workspace, workspace.reference_source(name), "float32", read)
+    live, _ = _losses(workspace, workspace.base_source(), "float32", read)
+    rough, _ = _losses(workspace, workspace.base_source(), "bfloat16", read)
+
+    def selection(live: np.ndarray, ref: np.ndarray) -> np.ndarray:
+        valid = torch.from_numpy(target).view(-1, group * tokens.seq_len)
+        counts = torch.tensor([selected_count(int(v), arm.selection.ratio) for v in valid.sum(dim=1)])
+        scores = excess_loss(torch.from_numpy(live), torch.from_numpy(ref)).view_as(valid)
+        found: np.ndarray = select_top(scores, valid, counts).numpy()
+        return found
+
+    exact = selection(live, ref)
+    line(f"{int(target.sum()):,} losses of {len(chosen)} rows; the top {arm.selection.ratio:.0%} of groups of {group} rows:")
+    line(f"  {'storage':<22}{'bytes a token':>14}{'of the selection replaced':>28}")
+    for dtype in ("float32", "float16", "compact"):
+        kept = np.where(target, stored(np.where(target, ref, 0.0), dtype).astype(np.float32), np.float32(SENTINEL))
+        size = _bytes_of(kept, dtype, tokens.seq_len) / target.size
+        line(f"  {dtype:<22}{size:>14.3f}{share_replaced(exact, selection(live, kept)):>28.3%}")
+    line(f"  {'a bfloat16 live model':<22}{'':>14}{share_replaced(exact, selection(rough, ref)):>28.3%}")
+    line(f"  {'a random selection':<22}{'':>14}{1 - arm.selection.ratio:>28.1%}")
+
+
+def _losses(workspace: Workspace, source: Any, precision: str, read: Any) -> tuple[np.ndarray, np.ndarray]:
+    model = SplitModel(load_model(source, precision, workspace.device), workspace.config.data.intra_document_mask)
+    step = workspace.config.score.batch_rows
+    parts: Iterator[tuple[np.ndarray, Any, np.ndarray]] = (
+        row_losses(model, read.ids_BT[at : at + step], read.document_BT[at : at + step], workspace.device)
+        for at in range(0, len(read.ids_BT), step)
+    )
+    found = list(parts)
+    return np.concatenate([np.nan_to_num(f[0]) for f in found]), np.concatenate([f[2] for f in found])
+
+
+def _bytes_of(losses: np.ndarray, dtype: str, seq_len: int) -> int:
+    """Size of a shard of these losses."""
+    from slmctl.config import ScoreConfig
+
+    columns = columns_of(ScoreConfig(dtype=dtype, entropy=False))  # type: ignore[arg-type]
+    per_group = rows_per_group(seq_len)
+    with tempfile.TemporaryDirectory() as directory:
+        with ShardWriter(Folder.at(directory), shard_name(0), columns, per_group * seq_len) as writer:
+            for at in range(0, len(losses), per_group):
+                writer.write(ref_loss=losses[at : at + per_group].ravel())
+            writer.facts = {"rows": len(losses), "tokens": losses.size}
+        return writer.shard.bytes
