@@ -85,7 +85,9 @@ def print_manifest(shown: ShardSet, shard: int) -> None:
     file = shown.file(shard)
     file.verify()
     line(f"{file.name}")
-    line(f"  rows {info.first_row:,} to {info.first_row + info.rows:,}, {info.groups} row groups, {info.tokens:,} tokens, {info.bytes:,} bytes")
+    line(
+        f"  rows {info.first_row:,} to {info.first_row + info.rows:,}, {info.groups} row groups, {info.tokens:,} tokens, {info.bytes:,} bytes"
+    )
     line(f"  footer sha256 {info.footer_sha256}; every byte verified")
 
 
@@ -106,10 +108,15 @@ def print_tokens(workspace: Workspace, ids: np.ndarray, numbers: np.ndarray) -> 
     valid = numbers >= 0
     _, lengths = np.unique(numbers[valid], return_counts=True)
     low, middle, high = np.quantile(lengths, (0.1, 0.5, 0.9))
-    line(f"  {len(lengths):,} documents of {low:.0f} / {middle:.0f} / {high:.0f} tokens (10%, half, 90%), padding {int((~valid).sum()):,}")
+    line(
+        f"  {len(lengths):,} documents of {low:.0f} / {middle:.0f} / {high:.0f} tokens (10%, half, 90%), padding {int((~valid).sum()):,}"
+    )
     counts = np.bincount(ids[valid].astype(np.int64))
     common = np.argsort(-counts, kind="stable")[:12]
-    line("  most frequent: " + ", ".join(f"{shown(workspace, [int(i)])} {counts[i] / valid.sum():.1%}" for i in common if counts[i]))
+    line(
+        "  most frequent: "
+        + ", ".join(f"{shown(workspace, [int(i)])} {counts[i] / valid.sum():.1%}" for i in common if counts[i])
+    )
 
 
 def print_losses(columns: dict[str, np.ndarray]) -> None:
@@ -118,7 +125,9 @@ def print_losses(columns: dict[str, np.ndarray]) -> None:
         if not given.size:
             continue
         low, middle, high = np.quantile(given, (0.1, 0.5, 0.9))
-        line(f"{name} (nats): mean {given.mean():.4f}, 10% {low:.4f}, half {middle:.4f}, 90% {high:.4f}, highest {given.max():.3f}")
+        line(
+            f"{name} (nats): mean {given.mean():.4f}, 10% {low:.4f}, half {middle:.4f}, 90% {high:.4f}, highest {given.max():.3f}"
+        )
         counts, _ = np.histogram(given, EDGES)
         for i, n in enumerate(counts):
             bar = "█" * round(40 * n / counts.max())
@@ -166,11 +175,18 @@ def print_document(
     if wanted == stored_ids:
         line("  the same tokens, every one")
     else:
-        first = next((i for i, (a, b) in enumerate(zip(stored_ids, wanted, strict=False)) if a != b), min(len(stored_ids), len(wanted)))
-        line(f"  DIFFERENT from token {first} on: stored {stored_ids[first : first + 5]}, the source gives {wanted[first : first + 5]}")
+        first = next(
+            (i for i, (a, b) in enumerate(zip(stored_ids, wanted, strict=False)) if a != b), min(len(stored_ids), len(wanted))
+        )
+        line(
+            f"  DIFFERENT from token {first} on: stored {stored_ids[first : first + 5]}, the source gives {wanted[first : first + 5]}"
+        )
     if losses is not None:
         line("  loss of each token (nats; - where nothing is predicted):")
-        pieces = [f"{shown(workspace, [i])} {v:.2f}" if v != SENTINEL else f"{shown(workspace, [i])} -" for i, v in zip(stored_ids, losses[here], strict=True)]
+        pieces = [
+            f"{shown(workspace, [i])} {v:.2f}" if v != SENTINEL else f"{shown(workspace, [i])} -"
+            for i, v in zip(stored_ids, losses[here], strict=True)
+        ]
         for at in range(0, len(pieces), 8):
             line("    " + "  ".join(pieces[at : at + 8]))
 

@@ -22,10 +22,10 @@ from slmctl.stages.build import Build, describe_rest
 from slmctl.stages.workers import Share
 from slmctl.stages.workspace import Workspace, read_plan
 from slmctl.store import manifest as manifests
-from slmctl.store.build import Bound, Coverage, in_order, make
+from slmctl.store.build import Coverage, in_order, make
 from slmctl.store.manifest import Manifest, is_complete, library_versions
 from slmctl.store.read_ahead import ReadAhead
-from slmctl.store.reader import RowReader, Rows, TokenSet
+from slmctl.store.reader import RowReader, Rows, ShardSet, TokenSet
 from slmctl.store.shards import ShardWriter, shard_name
 
 SENTINEL = -1.0
@@ -217,7 +217,7 @@ def refuse_impossible(values: np.ndarray, column: str, place: str) -> None:
         )
 
 
-def impossible(scores_opened: Any, group: int, columns: dict[str, np.ndarray], tokens: TokenSet, intra: bool) -> str | None:
+def impossible(_scores: ShardSet, group: int, columns: dict[str, np.ndarray], tokens: TokenSet, intra: bool) -> str | None:
     """What is wrong with the values of a row group of scores, if anything: for `--verify`."""
     document = tokens.read_group(group, ["document"])["document"]
     target = target_mask(document, intra)

@@ -50,8 +50,8 @@ def _slurm(env: Mapping[str, str]) -> Share:
     index = (task - first) // step
     if not 0 <= index < count:
         raise ConfigError(
-            f"Slurm array task {task} of {count} (from {first}, step {step}) is not one of a regular array. Submit it as --array=0-N, "
-            "or give --shard-index and --shard-count."
+            f"Slurm array task {task} of {count} (from {first}, step {step}) is not one of a regular array. "
+            "Submit it as --array=0-N, or give --shard-index and --shard-count."
         )
     return Share(index, count)
 

@@ -292,10 +292,9 @@ class Workspace:
         if self.accepted:
             inputs = {**inputs, "accepted_mismatches": sorted(self.accepted)}
         path = directory / INPUTS
-        if path.is_file() and not fresh:
-            if not self.changed(str(label), read_json(path), inputs):
-                sweep(directory)
-                return (directory / last).is_file()
+        if path.is_file() and not fresh and not self.changed(str(label), read_json(path), inputs):
+            sweep(directory)
+            return (directory / last).is_file()
         if directory.is_dir() and any(directory.iterdir()):
             self.move_aside(directory)
         self.record()

@@ -275,22 +275,34 @@ class ShardFile:
             self.footer_sha256,
         )
 
-    def verified_bytes(self, group: int, column: str) -> tuple[int, bytes]:
-        """Offset and bytes of one column chunk. Raises `CorruptError` where they are not those that were written."""
-        (offset, n), wanted = self._chunks[group, column]
-        data = self.source.read_at(offset, n)
-        if len(data) != n:
-            raise self._broken(f"row group {group}, column {column} is cut off: {len(data)} bytes of {n}")
-        if _hash(data) != wanted or (offset == 0 and data[:4] != _MAGIC):
-            raise self._broken(f"row group {group}, column {column} is not what was written (its hash differs)")
-        return offset, data
+    def _verified(self, group: int, columns: list[str]) -> list[tuple[int, bytes]]:
+        """(offset, bytes) that hold the chunks of a row group, neighbours read as one. Raises `CorruptError` where they are
+        not those that were written."""
+        runs: list[list[tuple[str, Range, str]]] = []
+        for column in sorted(columns, key=lambda c: self._chunks[group, c][0]):
+            where, wanted = self._chunks[group, column]
+            if runs and sum(runs[-1][-1][1]) == where[0]:
+                runs[-1].append((column, where, wanted))
+            else:
+                runs.append([(column, where, wanted)])
+        found = []
+        for run in runs:
+            start, stop = run[0][1][0], sum(run[-1][1])
+            data = self.source.read_at(start, stop - start)
+            if len(data) != stop - start:
+                raise self._broken(f"row group {group} is cut off: {len(data)} bytes of {stop - start}")
+            for column, (offset, n), wanted in run:
+                if _hash(memoryview(data)[offset - start : offset - start + n]) != wanted or (offset == 0 and data[:4] != _MAGIC):
+                    raise self._broken(f"row group {group}, column {column} is not what was written (its hash differs)")
+            found.append((start, data))
+        return found
 
     def read(self, group: int, columns: list[str]) -> dict[str, np.ndarray]:
         """Columns of one row group, each [tokens of the group]. May be called from several threads."""
         absent = [c for c in columns if c not in self.columns]
         if absent:
             raise CorruptError(f"{self.name} has no column {absent[0]}; it has {', '.join(self.columns)}.")
-        held = [self.verified_bytes(group, c) for c in columns]
+        held = self._verified(group, columns)
         with self._lock:
             self._bytes.held = held
             try:
@@ -302,8 +314,8 @@ class ShardFile:
 
     def verify(self) -> None:
         """Reads every byte and compares it with the hashes."""
-        for group, column in self._chunks:
-            self.verified_bytes(group, column)
+        for group in range(self.groups):
+            self._verified(group, self.columns)
 
     def close(self) -> None:
         self.file.close()
