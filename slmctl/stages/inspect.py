@@ -50,7 +50,7 @@ def inspect(workspace: Workspace, which: str, shard: int, document: int | None, 
         if top:
             print_highest(workspace, ids, columns["ref_loss"], top)
     if document is not None:
-        print_document(workspace, which, tokens, shard, document, ids, numbers, columns.get("ref_loss"))
+        print_document(workspace, which, shard, document, ids, numbers, columns.get("ref_loss"))
 
 
 def line(text: str = "") -> None:
@@ -85,9 +85,8 @@ def print_manifest(shown: ShardSet, shard: int) -> None:
     file = shown.file(shard)
     file.verify()
     line(f"{file.name}")
-    line(
-        f"  rows {info.first_row:,} to {info.first_row + info.rows:,}, {info.groups} row groups, {info.tokens:,} tokens, {info.bytes:,} bytes"
-    )
+    line(f"  rows {info.first_row:,} to {info.first_row + info.rows:,} in {info.groups} row groups")
+    line(f"  {info.tokens:,} tokens, {info.bytes:,} bytes")
     line(f"  footer sha256 {info.footer_sha256}; every byte verified")
 
 
@@ -108,9 +107,8 @@ def print_tokens(workspace: Workspace, ids: np.ndarray, numbers: np.ndarray) -> 
     valid = numbers >= 0
     _, lengths = np.unique(numbers[valid], return_counts=True)
     low, middle, high = np.quantile(lengths, (0.1, 0.5, 0.9))
-    line(
-        f"  {len(lengths):,} documents of {low:.0f} / {middle:.0f} / {high:.0f} tokens (10%, half, 90%), padding {int((~valid).sum()):,}"
-    )
+    padding = int((~valid).sum())
+    line(f"  {len(lengths):,} documents of {low:.0f} / {middle:.0f} / {high:.0f} tokens (10%, half, 90%), padding {padding:,}")
     counts = np.bincount(ids[valid].astype(np.int64))
     common = np.argsort(-counts, kind="stable")[:12]
     line(
@@ -151,7 +149,6 @@ def print_highest(workspace: Workspace, ids: np.ndarray, losses: np.ndarray, top
 def print_document(
     workspace: Workspace,
     which: str,
-    tokens: TokenSet,
     shard: int,
     n: int,
     ids: np.ndarray,
@@ -178,9 +175,8 @@ def print_document(
         first = next(
             (i for i, (a, b) in enumerate(zip(stored_ids, wanted, strict=False)) if a != b), min(len(stored_ids), len(wanted))
         )
-        line(
-            f"  DIFFERENT from token {first} on: stored {stored_ids[first : first + 5]}, the source gives {wanted[first : first + 5]}"
-        )
+        ours, theirs = stored_ids[first : first + 5], wanted[first : first + 5]
+        line(f"  DIFFERENT from token {first} on: stored {ours}, the source gives {theirs}")
     if losses is not None:
         line("  loss of each token (nats; - where nothing is predicted):")
         pieces = [

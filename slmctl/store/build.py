@@ -123,8 +123,8 @@ def in_order(coverage: Coverage) -> list[Shard]:
 
 
 def make(folder: Folder, index: int, bound: dict[str, Any], write: Callable[[], bool]) -> None:
-    """Runs `write`, which tells whether it published its own, unless a whole shard that is bound to the same inputs is there. A broken one is set aside first; a
-    temporary that was swept away while its writer hung is written again."""
+    """Runs `write`, which tells whether it published its own, unless a whole shard that is bound to the same inputs is there.
+    A broken one is set aside first; a temporary that was swept away while its writer hung is written again."""
     name = shard_name(index)
     for _ in range(3):
         if folder.exists(name):

@@ -85,15 +85,15 @@ class StepBatch:
     rows: Rows
     ids_BT: Tensor
     ref_loss_BT: Tensor | None
-    target: Tensor
+    target_BT: Tensor
     counts_G: np.ndarray
     tokens: int
     """Tokens that are not padding."""
 
     @property
-    def target_BT(self) -> np.ndarray:
-        """Positions that may be selected."""
-        return self.target.numpy()
+    def target_mask(self) -> np.ndarray:
+        """Positions that may be selected [B, T]."""
+        return self.target_BT.numpy()
 
     @property
     def selected(self) -> int:
@@ -168,7 +168,7 @@ class Batcher:
             ref = batch.ref_loss_BT
             yield MicroBatch(
                 self._send(batch.ids_BT[part]).long(),
-                self._send(batch.target[part]),
+                self._send(batch.target_BT[part]),
                 self._send(position) if position is not None else None,
                 self._send(ref[part]).float() if ref is not None else None,
                 self._send(counts),

@@ -226,9 +226,9 @@ class Trainer:
 
     def count(self, batch: StepBatch, results: list[MicroResult]) -> None:
         """Counts by token id what could be and what was trained on."""
-        ids = torch.from_numpy(batch.rows.ids_BT)
+        ids = batch.ids_BT
         chosen: Tensor = torch.cat([r.selected_BT for r in results]).cpu()
-        for i, mask in enumerate((torch.from_numpy(batch.target_BT), chosen)):
+        for i, mask in enumerate((batch.target_BT, chosen)):
             self.counts[i] += torch.bincount(ids[mask], minlength=self.counts.shape[1])
 
     def evaluate(self) -> None:

@@ -103,7 +103,7 @@ def loss_metrics(batch: StepBatch, results: list[MicroResult]) -> tuple[dict[str
     live_BT = torch.cat([r.live_BT for r in results]).cpu().numpy()
     selected_BT = torch.cat([r.selected_BT for r in results]).cpu().numpy()
     threshold = torch.cat([r.threshold_G for r in results]).cpu().double().numpy()
-    target_BT = batch.target_BT
+    target_BT = batch.target_mask
     live = live_BT[target_BT].astype(np.float64)
     chosen = selected_BT[target_BT]
     metrics: dict[str, Any] = {
