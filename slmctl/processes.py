@@ -8,9 +8,13 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
+from types import FrameType
 from typing import Any, TypeVar
 
 from slmctl.errors import SlmError
+
+PATIENCE = 10
+"""Seconds that a process gets to end by itself."""
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -40,7 +44,9 @@ def spread(
                 assert isinstance(ready, Connection)
                 try:
                     done, value = ready.recv()
-                except (EOFError, ConnectionResetError):
+                    if done and queue:
+                        ready.send(queue.pop())
+                except (EOFError, OSError):
                     workers[ready].join()
                     raise SlmError(
                         f"a worker process died (exit code {workers[ready].exitcode}; -9 often means that memory ran out). "
@@ -49,26 +55,39 @@ def spread(
                 if not done:
                     raise value
                 left -= 1
-                if queue:
-                    ready.send(queue.pop())
                 yield value
     finally:
         for pipe, process in workers.items():
             process.terminate()
             pipe.close()
         for process in workers.values():
+            process.join(PATIENCE)
+            process.kill()  # one that hangs
             process.join()
 
 
 def _serve(pipe: Connection, setup: Callable[[int], Callable[[Any], Any]], threads: int, parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and ends this process
-    try:
-        work = setup(threads)
-        while os.getppid() == parent:
-            try:
-                result = (True, work(pipe.recv()))
-            except SlmError as e:
-                result = (False, e)
+    signal.signal(signal.SIGTERM, _end)
+    work = None
+    while os.getppid() == parent:
+        try:
+            job = pipe.recv()
+        except (EOFError, OSError):
+            return
+        try:
+            work = work or setup(threads)
+            result = (True, work(job))
+        except SlmError as e:
+            result = (False, e)
+        except Exception as e:  # of whatever kind: the parent says it
+            result = (False, SlmError(f"a worker process failed with {type(e).__name__}: {e}"))
+        try:
             pipe.send(result)
-    except (EOFError, OSError):
-        return
+        except OSError:
+            return
+
+
+def _end(_signum: int, _frame: FrameType | None) -> None:
+    """Ends the process so that what it was writing is removed by whoever wrote it."""
+    raise SystemExit(0)

@@ -21,6 +21,7 @@ from slmctl.processes import spread
 from slmctl.stages.build import Build, describe_rest
 from slmctl.stages.workers import Share, cores
 from slmctl.stages.workspace import DONE, INPUTS, Workspace, read_plan
+from slmctl.storage import is_private
 from slmctl.store import manifest as manifests
 from slmctl.store.build import Coverage, in_order
 from slmctl.store.manifest import Manifest, is_complete, library_versions, load_manifest
@@ -40,9 +41,9 @@ def prepare(workspace: Workspace, share: Share = Share()) -> None:  # noqa: B008
     with workspace.planning():
         vocab_size = begin(workspace)
         found = [plan_set(workspace, name, vocab_size) for name in set_names(workspace)]
-    builds = [b for b in found if b is not None]
-    jobs = share.of([job for build in builds for job in build.jobs])
-    make_shards(workspace, [j for j in jobs if j is not None], share)
+    builds = [b for b in found if isinstance(b, Build)]
+    jobs: list[Job | None] = [j for f in found for j in (f.jobs if isinstance(f, Build) else [None] * f)]
+    make_shards(workspace, [j for j in share.of(jobs) if j is not None], share)
     for build in builds:
         coverage = build.finish()
         if coverage is not None:
@@ -103,8 +104,9 @@ def keeps(directory: Path, inputs: dict[str, Any]) -> bool:
     return all(made.get(k) == v for k, v in inputs.items())
 
 
-def plan_set(workspace: Workspace, name: str, vocab_size: int) -> Build | None:
-    """Readies one token set, and says which shards make it up; None where it is complete."""
+def plan_set(workspace: Workspace, name: str, vocab_size: int) -> Build | int:
+    """Readies one token set, and says which shards make it up; where it is complete, only how many: a worker's share must
+    not depend on what others have completed before it began."""
     config, folder, sources = workspace.config, workspace.tokens(name), workspace.sources(name)
     tokenizer = workspace.tokenizer()
     tokenizer.check_ids(np.array([tokenizer.eos_id]), vocab_size)
@@ -114,7 +116,7 @@ def plan_set(workspace: Workspace, name: str, vocab_size: int) -> Build | None:
         kept = load_manifest(folder, "tokens") if manifests.exists(folder) else None
         if kept is not None and all(kept.made_from.get(k) == v for k, v in workspace.packing_inputs().items()):
             say(f"prepare {name}: its texts cannot be read here, so the set made from them is kept ({e})")
-            return None
+            return len(kept.shards)
         raise
 
     def slices() -> dict[str, Any]:
@@ -128,9 +130,10 @@ def plan_set(workspace: Workspace, name: str, vocab_size: int) -> Build | None:
 
     found = workspace.begin_set(folder, f"tokens/{name}", made_from, slices)
     if manifests.exists(folder) and is_complete(folder, "tokens"):
-        tokenizer.check_ids(np.array([load_manifest(folder, "tokens").format["max_id"]]), vocab_size)
+        complete = load_manifest(folder, "tokens")
+        tokenizer.check_ids(np.array([complete.format["max_id"]]), vocab_size)
         say(f"prepare {name}: complete, skipped")
-        return None
+        return len(complete.shards)
     return _build(workspace, name, found, vocab_size)
 
 
@@ -190,6 +193,8 @@ def make_shards(workspace: Workspace, jobs: list[Job], share: Share) -> None:
     size = sum(min(j.slice.stop - j.slice.start, 2 * j.packing.shard_bytes) for j in jobs)
     room = cores()
     processes = max(1, min(room, len(jobs), size // WORTH_A_PROCESS))
+    if any(is_private(p) for j in jobs for p in (j.packing.folder, j.slice.file)):
+        processes = 1
     label = "prepare" if share.count == 1 else f"prepare, worker {share.index} of {share.count}"
     with progress(label, len(jobs), "shards") as ticker:
         if processes == 1:

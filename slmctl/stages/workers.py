@@ -46,9 +46,10 @@ def _slurm(env: Mapping[str, str]) -> Share:
     task, first = _number(env, "SLURM_ARRAY_TASK_ID"), _number(env, "SLURM_ARRAY_TASK_MIN", 0)
     step = max(1, _number(env, "SLURM_ARRAY_TASK_STEP", 1))
     last = _number(env, "SLURM_ARRAY_TASK_MAX", -1)
-    count = _number(env, "SLURM_ARRAY_TASK_COUNT", (last - first) // step + 1 if last >= 0 else 0)
-    index = (task - first) // step
-    if not 0 <= index < count:
+    regular = (last - first) // step + 1
+    count = _number(env, "SLURM_ARRAY_TASK_COUNT", regular if last >= 0 else 0)
+    index, besides = divmod(task - first, step)
+    if besides or not 0 <= index < count or (last >= 0 and count != regular):  # else some shares would be no task's
         raise ConfigError(
             f"Slurm array task {task} of {count} (from {first}, step {step}) is not one of a regular array. "
             "Submit it as --array=0-N, or give --shard-index and --shard-count."

@@ -75,6 +75,8 @@ class Workspace:
         """
         resolved = self.root / RESOLVED
         sweep(self.root)
+        sweep(self.root / ".cache")
+        others = self._others()  # before the record, which whoever makes others publishes first
         if resolved.is_file():
             with open(resolved, encoding="utf-8") as f:
                 found = yaml.safe_load(f)
@@ -86,13 +88,16 @@ class Workspace:
                 )
         elif self.root.exists() and not self.root.is_dir():
             raise ConfigError(f"output_dir {self.root} is a file. Choose another output_dir (-o output_dir=...).")
-        elif self.root.is_dir() and any(
-            f.name not in {"data", ".cache"} and not is_temporary(f) and f != resolved for f in self.root.iterdir()
-        ):
+        elif others:
             raise ConfigError(f"output_dir {self.root} holds other files. Choose a new or empty folder (-o output_dir=...).")
         if not resolved.is_file():
             self.record()
         return self
+
+    def _others(self) -> list[Path]:
+        """Files in output_dir that no pipeline's first steps put there."""
+        known = {"data", ".cache", RESOLVED}
+        return [f for f in self.root.iterdir() if f.name not in known and not is_temporary(f)] if self.root.is_dir() else []
 
     def record(self) -> None:
         """Keeps the configuration that a stage is made with; a command that makes nothing leaves the old one."""
@@ -321,8 +326,9 @@ class Workspace:
         Raises `SlmError` where a set made from other inputs is there and others work on it, `MismatchError` where it is on
         an object store, which nothing is moved aside on.
         """
+        files = [n for n in folder.listing() if not n.startswith(".")]  # before the plan, which another may publish meanwhile
         found = read_plan(folder)
-        if found is None and any(not n.startswith(".") for n in folder.listing()):
+        if found is None and files:
             say(f"{label}: made by another version of slmctl, so it is made anew")
             self.clear_set(folder, label)
         elif found is not None and self.changed(label, found["made_from"], made_from):

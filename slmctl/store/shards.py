@@ -70,18 +70,22 @@ class ShardWriter:
     def __enter__(self) -> ShardWriter:
         with self._errors():
             self._temporary = self.folder.temporary(self.name)
-            self._writer = pq.ParquetWriter(
-                self._temporary,
-                self.schema,
-                compression="zstd",
-                compression_level=1,
-                use_dictionary=False,
-                write_statistics=False,
-                column_encoding={n: _ENCODINGS.get(n, "BYTE_STREAM_SPLIT") for n in self.types},
-                write_page_checksum=True,
-                data_page_size=2**30,
-                max_rows_per_page=self.group_tokens,
-            )
+            try:
+                self._writer = pq.ParquetWriter(
+                    self._temporary,
+                    self.schema,
+                    compression="zstd",
+                    compression_level=1,
+                    use_dictionary=False,
+                    write_statistics=False,
+                    column_encoding={n: _ENCODINGS.get(n, "BYTE_STREAM_SPLIT") for n in self.types},
+                    write_page_checksum=True,
+                    data_page_size=2**30,
+                    max_rows_per_page=self.group_tokens,
+                )
+            except BaseException:
+                discard(self._temporary)
+                raise
         return self
 
     def write(self, **columns: np.ndarray) -> None:
