@@ -6,10 +6,11 @@ written beside its final name, fsynced and linked; on an object store it is put 
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
-import shutil
 import tempfile
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -25,6 +26,11 @@ from slmctl.files import disk_errors, fsync_dir, is_abandoned, is_temporary, tem
 def is_url(place: str) -> bool:
     """Whether a path is a URL that fsspec opens (`s3://…`, `gs://…`, `hf://…`, `memory://…`)."""
     return "://" in place
+
+
+def is_private(place: str) -> bool:
+    """Whether a place is in this process's memory, so that no other process sees it."""
+    return "memory://" in place
 
 
 def filesystem(url: str) -> tuple[Any, str]:
@@ -82,7 +88,8 @@ class Folder(ABC):
         """The folder at a path or URL; it need not exist."""
         if isinstance(place, Folder):
             return place
-        return RemoteFolder(str(place)) if is_url(str(place)) else LocalFolder(Path(place))
+        path = str(place).removeprefix("file://")
+        return RemoteFolder(path) if is_url(path) else LocalFolder(Path(path))
 
     @abstractmethod
     def __truediv__(self, name: str) -> Folder: ...
@@ -106,6 +113,10 @@ class Folder(ABC):
     @abstractmethod
     def temporary(self, name: str) -> Path:
         """A local path to write `name` to before it is published by `publish`."""
+
+    @abstractmethod
+    def writes_at(self, name: str) -> Path:
+        """The place on a disk that runs full when `name` is written."""
 
     @abstractmethod
     def publish(self, temporary: Path, name: str) -> bool:
@@ -214,6 +225,9 @@ class LocalFolder(Folder):
         self.path.mkdir(parents=True, exist_ok=True)
         return temporary_beside(self.path / name)
 
+    def writes_at(self, name: str) -> Path:
+        return self.path / name
+
     def publish(self, temporary: Path, name: str) -> bool:
         final = self.path / name
         _fsync(temporary)
@@ -261,15 +275,22 @@ class RemoteSource(Source):
             self.size = int(fs.info(path)["size"])
 
     def read_at(self, offset: int, n: int) -> bytes:
-        with remote_errors(self.name):
-            return cast(bytes, self._fs.cat_file(self._path, start=offset, end=min(offset + n, self.size)))
+        stop = min(offset + n, self.size)
+        if stop <= offset:
+            return b""
+        try:
+            with remote_errors(self.name):
+                return cast(bytes, self._fs.cat_file(self._path, start=offset, end=stop))
+        except FileNotFoundError:
+            raise CorruptError(f"{self.name} was deleted while it was read. Run its stage again to make it anew.") from None
 
 
 class RemoteFolder(Folder):
-    """A prefix of an object store. There are no half-written files to sweep: a put is whole or absent."""
+    """A prefix of an object store, where a put is whole or absent. What is not yet put lies in the local folder for temporary
+    files (`TMPDIR`)."""
 
     def __init__(self, url: str) -> None:
-        self.url = url.rstrip("/")
+        self.url = url if url.endswith("://") else url.rstrip("/")
         self._fs, path = filesystem(self.url)
         self._path = path.rstrip("/")
         self._spool = Path(tempfile.gettempdir())
@@ -290,9 +311,12 @@ class RemoteFolder(Folder):
         return {f["name"].rpartition("/")[2]: Entry(int(f["size"]), _modified(f)) for f in found if f["type"] == "file"}
 
     def exists(self, name: str) -> bool:
-        with remote_errors(self.url):
-            self._fs.invalidate_cache()
-            return bool(self._fs.exists(f"{self._path}/{name}"))
+        try:
+            with remote_errors(self.url):
+                self._fs.invalidate_cache()
+                return bool(self._fs.info(f"{self._path}/{name}")["type"] == "file")
+        except FileNotFoundError:
+            return False
 
     def read(self, name: str) -> bytes:
         with remote_errors(f"{self.url}/{name}"):
@@ -302,21 +326,40 @@ class RemoteFolder(Folder):
         return RemoteSource(self._fs, f"{self._path}/{name}", f"{self.url}/{name}")
 
     def put(self, name: str, data: bytes, replace: bool = False) -> bool:
-        path = f"{self._path}/{name}"
-        with remote_errors(f"{self.url}/{name}"):
+        for pause in (0.1, 0.3, 1.0):
             try:
-                self._fs.pipe_file(path, data, mode="overwrite" if replace else "create")
-            except FileExistsError:
-                return False
-            except (NotImplementedError, TypeError):  # a store that cannot put on a condition
-                if not replace and self._fs.exists(path):
+                return self._put(name, data, replace)
+            except InputError as e:
+                if _http_status(e) != 409:  # two conditional puts met, and one of them has to ask again
+                    raise
+                time.sleep(pause)
+        return self._put(name, data, replace)
+
+    def _put(self, name: str, data: bytes, replace: bool) -> bool:
+        path, place = f"{self._path}/{name}", f"{self.url}/{name}"
+        try:
+            with remote_errors(place):
+                if not replace and _puts_on_condition(self._fs):
+                    self._fs.pipe_file(path, data, mode="create")
+                elif replace or not self.exists(name):
+                    self._fs.pipe_file(path, data)
+                else:
                     return False
-                self._fs.pipe_file(path, data)
-            return True
+        except FileExistsError:
+            return False
+        except FileNotFoundError as e:
+            raise InputError(f"{place} cannot be written: {e}. Correct store_dir.") from e
+        except InputError as e:
+            if not replace and _http_status(e) == 412:  # a failed condition, as stores other than Amazon's tell it
+                return False
+            raise
+        return True
 
     def temporary(self, name: str) -> Path:
-        with disk_errors(self._spool):
-            return Path(tempfile.mkdtemp(prefix="slmctl-", dir=self._spool)) / name
+        return temporary_beside(self._spool / f"slmctl-{name}")
+
+    def writes_at(self, name: str) -> Path:
+        return self._spool / name
 
     def publish(self, temporary: Path, name: str) -> bool:
         data = temporary.read_bytes()
@@ -336,12 +379,29 @@ class RemoteFolder(Folder):
     def set_aside(self, name: str) -> None:
         self.remove(name)
 
+    def sweep(self) -> list[str]:
+        swept = [f for f in self._spool.glob(".tmp-slmctl-*") if is_abandoned(f)]
+        for file in swept:
+            with suppress(OSError):  # another user's
+                file.unlink()
+        return [f.name for f in swept]
 
-def discard(temporary: Path) -> None:
-    """Removes a temporary, and the spool folder that was made for it."""
-    temporary.unlink(missing_ok=True)
-    if temporary.parent.name.startswith("slmctl-"):
-        shutil.rmtree(temporary.parent, ignore_errors=True)
+
+def _puts_on_condition(fs: Any) -> bool:
+    """Whether a file system's `pipe_file` takes `mode="create"`; one that takes any keyword may well ignore it."""
+    method = fs._pipe_file if hasattr(fs, "_pipe_file") else fs.pipe_file
+    return "mode" in inspect.signature(method).parameters
+
+
+def _http_status(e: BaseException | None) -> int | None:
+    """The HTTP status that an error, or one that it came from, tells of (as botocore's errors do)."""
+    while e is not None:
+        response = getattr(e, "response", None)
+        if isinstance(response, dict):
+            status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+            return status if isinstance(status, int) else None
+        e = e.__cause__
+    return None
 
 
 def _modified(info: dict[str, Any]) -> float:

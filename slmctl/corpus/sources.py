@@ -17,7 +17,18 @@ from typing import Any, BinaryIO
 import pyarrow.parquet as pq
 
 from slmctl.config import SourceConfig
-from slmctl.corpus.text_files import BLOCK, content_id, expand, kind_of, open_raw, open_text, reading, skip, text_size
+from slmctl.corpus.text_files import (
+    BLOCK,
+    content_id,
+    expand,
+    is_folder,
+    kind_of,
+    open_raw,
+    open_text,
+    reading,
+    skip,
+    text_size,
+)
 from slmctl.errors import InputError
 from slmctl.files import HashCache
 from slmctl.storage import is_url
@@ -57,7 +68,7 @@ def files_of(source: SourceConfig) -> list[str]:
         matches = expand(pattern)
         if not matches:
             what = "matches no file" if glob.has_magic(pattern) else "does not exist"
-            if not is_url(pattern) and Path(pattern).is_dir():
+            if is_folder(pattern):
                 what = f"is a folder, not a file: give a pattern such as {pattern}/*.jsonl"
             raise InputError(f"{pattern} {what}. Correct the path in the configuration, or give it with -o.")
         found += matches

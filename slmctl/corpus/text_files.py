@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import gzip
 import io
+import re
 import zlib
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -90,13 +91,35 @@ def expand(pattern: str) -> list[str]:
         matches = [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern, recursive=True))
         return [m for m in matches if Path(m).is_file()]
     fs, path = filesystem(pattern)
-    with remote_errors(pattern):
-        try:
-            return sorted(
-                str(fs.unstrip_protocol(p)) for p in (fs.glob(path) if glob.has_magic(path) else [path]) if fs.isfile(p)
-            )
-        except FileNotFoundError:
-            return []
+    if not glob.has_magic(path):
+        return [str(fs.unstrip_protocol(path))] if is_file(pattern) else []
+    try:
+        with remote_errors(pattern):
+            found = fs.glob(path, detail=True)
+            if not found:
+                fs.ls(re.split(r"[*?[]", path, maxsplit=1)[0].rpartition("/")[0])  # raises what a glob passes over
+    except FileNotFoundError:
+        return []
+    return sorted(str(fs.unstrip_protocol(p)) for p, info in found.items() if info["type"] == "file")
+
+
+def is_file(place: str) -> bool:
+    """Whether a path or URL names a file."""
+    return _remote_type(place) == "file" if is_url(place) else Path(place).is_file()
+
+
+def is_folder(place: str) -> bool:
+    """Whether a path or URL names a folder."""
+    return _remote_type(place) == "directory" if is_url(place) else Path(place).is_dir()
+
+
+def _remote_type(url: str) -> str | None:
+    fs, path = filesystem(url)
+    try:
+        with remote_errors(url):
+            return str(fs.info(path)["type"])
+    except FileNotFoundError:
+        return None
 
 
 def open_raw(file: str) -> BinaryIO:

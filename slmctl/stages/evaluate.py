@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 from typing import Any
 
 from slmctl.config import TaskConfig
 from slmctl.console import say, warn
 from slmctl.corpus.sources import plan, whole_records
+from slmctl.corpus.text_files import content_id, is_file
 from slmctl.errors import InputError
 from slmctl.evaluation.generation import Item, few_shot_prefix, make_item, read_items, run_task
 from slmctl.evaluation.heldout import heldout_loss, tokens_to_reach
@@ -49,7 +49,7 @@ def evaluate(workspace: Workspace) -> None:
     notes = [note for arm in arms for note in warn_of_changes(workspace, arm)]
     sources = models_of(workspace)
     for task in config.eval.tasks:
-        if not Path(task.path).is_file():
+        if not is_file(task.path):
             raise InputError(f"task {task.name}: {task.path} does not exist. Correct eval.tasks in the configuration.")
     inputs = {
         "settings": config.eval.model_dump(mode="json"),
@@ -58,7 +58,7 @@ def evaluate(workspace: Workspace) -> None:
         "heldout": workspace.heldout_hashes(),
         "models": {n: workspace.fingerprint(s) for n, s in sources.items()},
         "runs": {a: [made_from(workspace, a), sha256_json(read_log(workspace.arm(a) / "evals.jsonl"))] for a in arms},
-        "tasks": {t.name: workspace.hashes.sha256(Path(t.path)) for t in config.eval.tasks},
+        "tasks": {t.name: content_id(t.path, workspace.hashes) for t in config.eval.tasks},
         "curated": workspace.open_tokens("curated").manifest.content_hash,
     }
     if workspace.begin(workspace.evaluation, inputs, RESULTS):

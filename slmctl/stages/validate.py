@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from slmctl.config import PipelineConfig, SourceConfig
 from slmctl.corpus.sources import files_of
+from slmctl.corpus.text_files import is_file
 from slmctl.errors import SlmError
 
 
@@ -28,6 +28,9 @@ def missing_inputs(config: PipelineConfig) -> list[str]:
         except SlmError as e:
             missing.append(f"{where}: {e}")
     for i, task in enumerate(config.eval.tasks):
-        if not Path(task.path).is_file():
-            missing.append(f"eval.tasks.{i}.path: {task.path} does not exist.")
+        try:
+            if not is_file(task.path):
+                missing.append(f"eval.tasks.{i}.path: {task.path} does not exist.")
+        except SlmError as e:
+            missing.append(f"eval.tasks.{i}.path: {e}")
     return missing

@@ -15,7 +15,6 @@ import io
 import json
 import threading
 from contextlib import AbstractContextManager
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -26,7 +25,7 @@ import xxhash
 
 from slmctl.errors import CorruptError
 from slmctl.files import disk_errors, sha256_json
-from slmctl.storage import Folder, Source, discard
+from slmctl.storage import Folder, Source
 from slmctl.store.manifest import Shard
 
 GROUP_TOKENS = 2**18
@@ -84,7 +83,7 @@ class ShardWriter:
                     max_rows_per_page=self.group_tokens,
                 )
             except BaseException:
-                discard(self._temporary)
+                self._temporary.unlink(missing_ok=True)
                 raise
         return self
 
@@ -109,10 +108,10 @@ class ShardWriter:
                     self.won = self.folder.publish(self._temporary, self.name)
                     self.shard = ShardFile(self.folder, self.name).described()
         finally:
-            discard(self._temporary)
+            self._temporary.unlink(missing_ok=True)
 
     def _errors(self) -> AbstractContextManager[None]:
-        return disk_errors(Path(f"{self.folder}/{self.name}"))
+        return disk_errors(self.folder.writes_at(self.name))
 
     def _finish(self) -> None:
         """Reads back all that was written, compares it with what it was, and completes the footer with the hashes."""
