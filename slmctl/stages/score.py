@@ -148,8 +148,8 @@ def refuse_other_vocabulary(workspace: Workspace, name: str, source: ModelSource
 
 
 def columns_of(settings: ScoreConfig) -> dict[str, str]:
-    stored = "float32" if settings.dtype == "float32" else "float16"
-    return {"ref_loss": stored, **({"ref_entropy": stored} if settings.entropy else {})}
+    """Values of every precision lie in float32 columns, which every tool reads and whose empty bits compress to nothing."""
+    return {"ref_loss": "float32", **({"ref_entropy": "float32"} if settings.entropy else {})}
 
 
 def score_shard(
@@ -196,13 +196,13 @@ def score_group(
 
 
 def stored(values: np.ndarray, dtype: str) -> np.ndarray:
-    """Losses (nats, float32) as they are stored. What rounding took below zero is zero; what float16 cannot hold is its
-    largest number."""
+    """Losses (nats, float32), rounded to what is stored. What rounding took below zero is zero; what float16 cannot hold is
+    its largest number."""
     values = np.maximum(values, 0.0)
     if dtype == "float32":
         return values
     half = np.minimum(values, np.finfo(np.float16).max).astype(np.float16)
-    return keep_mantissa_bits(half, COMPACT_BITS) if dtype == "compact" else half
+    return (keep_mantissa_bits(half, COMPACT_BITS) if dtype == "compact" else half).astype(np.float32)
 
 
 def refuse_impossible(values: np.ndarray, column: str, place: str) -> None:
