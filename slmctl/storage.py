@@ -249,7 +249,7 @@ class LocalFolder(Folder):
 
     def set_aside(self, name: str) -> None:
         with suppress(FileNotFoundError):
-            os.replace(self.path / name, self.path / f"broken-{name}")
+            os.replace(self.path / name, self.path / f"{name}.broken")  # which no glob of *.parquet takes in
 
     def temporaries(self) -> dict[str, bool]:
         if not self.path.is_dir():

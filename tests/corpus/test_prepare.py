@@ -13,10 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 from tokenizers import Tokenizer as Backend
 
+from slmctl.corpus import make_shard as module
+from slmctl.corpus.tokenizer import Encoder
 from slmctl.errors import InputError, MismatchError
 from slmctl.files import sha256_file
-from slmctl.stages import prepare as stage
-from slmctl.stages.prepare import prepare, prepare_set
+from slmctl.stages.build import Build
+from slmctl.stages.prepare import make_shards, plan_set, prepare
+from slmctl.stages.workers import Share
 from slmctl.stages.workspace import Workspace
 from slmctl.store.manifest import load_manifest
 from slmctl.store.reader import RowReader, TokenSet
@@ -53,19 +56,19 @@ def test_every_documents_tokens_are_in_the_shards_exactly_once(pipeline: Make, d
     workspace = pipeline()
     prepare(workspace)
     for name, directory in {
-        "curated": workspace.tokens("curated"),
-        "corpus": workspace.tokens("corpus"),
-        "target": workspace.tokens("heldout/target"),
+        "curated": workspace.tokens("curated").path,
+        "corpus": workspace.tokens("corpus").path,
+        "target": workspace.tokens("heldout/target").path,
     }.items():
         want = expected(workspace, texts_of(tmp_path / f"{name}.jsonl"))
         assert documents_of(directory) == want, name
-    assert len(hashes(workspace.tokens("corpus"))) > 3, "the corpus is to be cut into several shards"
+    assert len(hashes(workspace.tokens("corpus").path)) > 3, "the corpus is to be cut into several shards"
 
 
 def test_the_manifest_counts_what_a_loop_counts(pipeline: Make, tmp_path: Path) -> None:
     workspace = pipeline()
     prepare(workspace)
-    directory = workspace.tokens("corpus")
+    directory = workspace.tokens("corpus").path
     manifest = load_manifest(directory, "tokens")
     texts = texts_of(tmp_path / "corpus.jsonl")
     columns = [pq.read_table(f)["document"].to_pylist() for f in sorted(directory.glob("shard-*.parquet"))]
@@ -93,7 +96,7 @@ def test_the_reader_returns_the_prepared_rows(pipeline: Make) -> None:
     workspace = pipeline()
     prepare(workspace)
     tokens = workspace.open_tokens("corpus")
-    tables = [pq.read_table(f) for f in sorted(workspace.tokens("corpus").glob("shard-*.parquet"))]
+    tables = [pq.read_table(f) for f in sorted(workspace.tokens("corpus").path.glob("shard-*.parquet"))]
     ids = np.concatenate([t["input_id"].to_numpy() for t in tables]).reshape(-1, 32)
     got = RowReader(tokens).fetch(np.arange(tokens.rows))
     assert got.ids_BT.tolist() == ids.tolist()
@@ -102,7 +105,7 @@ def test_the_reader_returns_the_prepared_rows(pipeline: Make) -> None:
 def test_documents_are_shuffled_within_their_shard_only(pipeline: Make) -> None:
     workspace = pipeline()
     prepare(workspace)
-    order = order_of(workspace.tokens("corpus"))
+    order = order_of(workspace.tokens("corpus").path)
     assert order != sorted(order)
     assert [d >> 32 for d in order] == sorted(d >> 32 for d in order)
 
@@ -111,7 +114,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_another_order(pipel
     runs = {name: pipeline(name, seed=seed) for name, seed in (("a", 0), ("b", 0), ("c", 1))}
     for workspace in runs.values():
         prepare(workspace)
-    corpora = {name: w.tokens("corpus") for name, w in runs.items()}
+    corpora = {name: w.tokens("corpus").path for name, w in runs.items()}
     assert hashes(corpora["a"]) == hashes(corpora["b"])
     assert load_manifest(corpora["a"], "tokens").content_hash == load_manifest(corpora["b"], "tokens").content_hash
     assert order_of(corpora["a"]) != order_of(corpora["c"])
@@ -126,7 +129,7 @@ def test_the_name_of_a_special_token_in_a_text_stays_text_unless_asked(
     workspace = pipeline(corpus={"path": "corpus.jsonl", "parse_special_tokens": parse})
     prepare(workspace)
     eos = workspace.tokenizer().eos_id
-    first, second = documents_of(workspace.tokens("corpus"))
+    first, second = documents_of(workspace.tokens("corpus").path)
     assert (first.count(eos), second.count(eos)) == (2 if parse else 1, 1)
     assert Backend.from_file(str(workspace.own_tokenizer / "tokenizer.json")).decode(first[:-1], skip_special_tokens=False) == (
         "before<|endoftext|>after"
@@ -137,11 +140,11 @@ def test_the_name_of_a_special_token_in_a_text_stays_text_unless_asked(
 def test_a_slice_shuffled_in_windows_still_holds_every_document(
     pipeline: Make, documents_of: Read, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, windows: int
 ) -> None:
-    whole = stage.windows
-    monkeypatch.setattr(stage, "windows", lambda pairs, _: whole(pairs, windows))
+    whole = module.windows
+    monkeypatch.setattr(module, "windows", lambda pairs, _: whole(pairs, windows))
     workspace = pipeline()
     prepare(workspace)
-    assert documents_of(workspace.tokens("corpus")) == expected(workspace, texts_of(tmp_path / "corpus.jsonl"))
+    assert documents_of(workspace.tokens("corpus").path) == expected(workspace, texts_of(tmp_path / "corpus.jsonl"))
 
 
 def test_a_document_far_longer_than_a_slice_leaves_empty_shards_and_loses_nothing(
@@ -151,10 +154,10 @@ def test_a_document_far_longer_than_a_slice_leaves_empty_shards_and_loses_nothin
     jsonl(tmp_path / "corpus.jsonl", texts)
     workspace = pipeline()
     prepare(workspace)
-    assert documents_of(workspace.tokens("corpus")) == expected(workspace, texts)
-    manifest = load_manifest(workspace.tokens("corpus"), "tokens")
+    assert documents_of(workspace.tokens("corpus").path) == expected(workspace, texts)
+    manifest = load_manifest(workspace.tokens("corpus").path, "tokens")
     assert 0 in [s.rows for s in manifest.shards]
-    tokens = TokenSet(workspace.tokens("corpus"))
+    tokens = TokenSet(workspace.tokens("corpus").path)
     assert (RowReader(tokens).fetch(np.arange(tokens.rows)).document_BT >= 0).sum() == manifest.counts["tokens"]
 
 
@@ -163,7 +166,7 @@ def test_skipped_and_empty_records_are_counted(pipeline: Make, tmp_path: Path) -
     path.write_text(path.read_text() + 'broken\n{"text": ""}\n{"body": "x"}\n{"text": "last"}\n')
     workspace = pipeline(corpus={"path": "corpus.jsonl", "on_bad": "skip"})
     prepare(workspace)
-    counts = load_manifest(workspace.tokens("corpus"), "tokens").counts
+    counts = load_manifest(workspace.tokens("corpus").path, "tokens").counts
     assert (counts["documents"], counts["skipped_documents"], counts["empty_documents"]) == (61, 2, 1)
 
 
@@ -183,7 +186,7 @@ def test_prepare_again_skips_and_touches_nothing(pipeline: Make, capsys: pytest.
 def test_a_deleted_shard_is_made_again_byte_for_byte_and_the_others_are_kept(pipeline: Make) -> None:
     workspace = pipeline()
     prepare(workspace)
-    directory = workspace.tokens("corpus")
+    directory = workspace.tokens("corpus").path
     before, content = hashes(directory), load_manifest(directory, "tokens").content_hash
     kept = (directory / "shard-00000.parquet").stat().st_mtime_ns
     (directory / "shard-00001.parquet").unlink()
@@ -198,7 +201,7 @@ def test_a_deleted_shard_is_made_again_byte_for_byte_and_the_others_are_kept(pip
 def test_the_advice_for_a_damaged_shard_works(pipeline: Make, damage: str) -> None:
     workspace = pipeline()
     prepare(workspace)
-    directory = workspace.tokens("corpus")
+    directory = workspace.tokens("corpus").path
     shard = directory / "shard-00001.parquet"
     if damage != "deleted":
         raw = bytearray(shard.read_bytes())
@@ -227,31 +230,34 @@ def test_an_interrupted_run_leaves_whole_shards_only_and_goes_on_to_the_same_set
 
     workspace = pipeline("broken")
     with monkeypatch.context() as patch:
-        patch.setattr(stage, "check_ids", interrupting)
+        patch.setattr(Encoder, "check_ids", interrupting)
         with pytest.raises(KeyboardInterrupt):
             prepare(workspace)
-    directory = workspace.tokens("corpus")
+    directory = workspace.tokens("corpus").path
     found = {f.name for f in directory.iterdir()}
-    assert "inputs.json" in found
+    assert "plan.json" in found
     assert "manifest.json" not in found
     assert not [n for n in found if n.startswith(".tmp")]
-    assert 0 < len(hashes(directory)) < len(hashes(pipeline("whole").tokens("corpus")))
+    assert 0 < len(hashes(directory)) < len(hashes(pipeline("whole").tokens("corpus").path))
     with pytest.raises(InputError, match="absent or not complete"):
         TokenSet(directory)
     prepare(pipeline("broken"))
-    assert hashes(directory) == hashes(pipeline("whole").tokens("corpus"))
+    assert hashes(directory) == hashes(pipeline("whole").tokens("corpus").path)
 
 
 def test_a_shard_cut_off_without_a_manifest_is_made_again(pipeline: Make) -> None:
     workspace = pipeline()
     prepare(workspace)
-    directory = workspace.tokens("corpus")
+    directory = workspace.tokens("corpus").path
     before = hashes(directory)
     shard = directory / "shard-00002.parquet"
     shard.write_bytes(shard.read_bytes()[:-10])
     (directory / "manifest.json").unlink()
+    cut = sha256_file(shard)
     prepare(pipeline())
     assert hashes(directory) == before
+    assert sha256_file(directory / "shard-00002.parquet.broken") == cut, "what was there is not kept"
+    assert sorted(f.name for f in directory.glob("*.parquet")) == list(before), "a tool that reads all of them takes it in"
 
 
 @pytest.mark.parametrize("change", ["seq_len", "text", "seed"])
@@ -260,7 +266,7 @@ def test_a_changed_input_is_made_anew_says_what_changed_and_keeps_the_old(
 ) -> None:
     old = pipeline()
     prepare(old)
-    before = hashes(old.tokens("corpus"))
+    before = hashes(old.tokens("corpus").path)
     capsys.readouterr()
     if change == "seq_len":
         new = pipeline(seq_len=16)
@@ -275,15 +281,15 @@ def test_a_changed_input_is_made_anew_says_what_changed_and_keeps_the_old(
     what = {
         "seq_len": "seq_len: found 32, wanted 16",
         "seed": "seed: found 0, wanted 9",
-        "text": "texts[0].sha256[0]: found",
+        "text": "texts[0].content[0]: found",
     }
     assert what[change] in said
     kept = list((new.root / "stale").glob("tokens-corpus-*"))
     assert len(kept) == 1
     assert hashes(kept[0]) == before
     assert load_manifest(kept[0], "tokens")
-    assert hashes(new.tokens("corpus")) != before
-    assert documents_of(new.tokens("corpus")) == expected(new, texts_of(tmp_path / "corpus.jsonl"))
+    assert hashes(new.tokens("corpus").path) != before
+    assert documents_of(new.tokens("corpus").path) == expected(new, texts_of(tmp_path / "corpus.jsonl"))
 
 
 # --- refused ---
@@ -295,7 +301,7 @@ def test_an_empty_corpus_is_refused_and_leaves_no_manifest(pipeline: Make, tmp_p
     workspace = pipeline()
     with pytest.raises(InputError, match=r"corpus is empty.*data\.corpus"):
         prepare(workspace)
-    assert not (workspace.tokens("corpus") / "manifest.json").exists()
+    assert not (workspace.tokens("corpus").path / "manifest.json").exists()
 
 
 def test_a_broken_line_stops_without_a_half_written_shard(pipeline: Make, tmp_path: Path) -> None:
@@ -305,7 +311,7 @@ def test_a_broken_line_stops_without_a_half_written_shard(pipeline: Make, tmp_pa
     workspace = pipeline()
     with pytest.raises(InputError, match=r"target\.jsonl, line 9"):
         prepare(workspace)
-    found = [f.name for f in workspace.tokens("heldout/target").iterdir()]
+    found = [f.name for f in workspace.tokens("heldout/target").path.iterdir()]
     assert "manifest.json" not in found
     assert not [n for n in found if n.startswith(".tmp")]
 
@@ -314,11 +320,14 @@ def test_token_ids_beyond_the_models_vocabulary_are_refused(pipeline: Make) -> N
     workspace = pipeline()
     prepare(workspace)
     with pytest.raises(MismatchError, match="beyond the model's vocabulary of 200"):
-        prepare_set(workspace, "corpus", vocab_size=200)
-    shutil.rmtree(workspace.tokens("corpus"))
+        plan_set(workspace, "corpus", vocab_size=200)
+    shutil.rmtree(workspace.tokens("corpus").path)
+    planned = plan_set(workspace, "corpus", vocab_size=200)
+    assert isinstance(planned, Build)
     with pytest.raises(MismatchError, match="beyond the model's vocabulary of 200"):
-        prepare_set(workspace, "corpus", vocab_size=200)
-    assert not (workspace.tokens("corpus") / "manifest.json").exists()
+        make_shards(workspace, planned.jobs, Share())
+    assert not hashes(workspace.tokens("corpus").path)
+    assert not (workspace.tokens("corpus").path / "manifest.json").exists()
 
 
 def test_an_eos_beyond_the_models_vocabulary_is_refused(pipeline: Make) -> None:
@@ -328,7 +337,7 @@ def test_an_eos_beyond_the_models_vocabulary_is_refused(pipeline: Make) -> None:
     tokenizer = workspace.tokenizer()
     tokenizer.eos_id = 300
     with pytest.raises(MismatchError, match="beyond the model's vocabulary of 300"):
-        prepare_set(workspace, "corpus", vocab_size=300)
+        plan_set(workspace, "corpus", vocab_size=300)
 
 
 @pytest.mark.parametrize(("change", "field"), [({"seq_len": 16}, "seq_len"), ({"seed": 3}, "seed")])
