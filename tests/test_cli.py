@@ -102,7 +102,7 @@ def test_run_makes_everything_then_skips_then_remakes_what_a_change_touches(slmc
     corpus.write_text(corpus.read_text() + json.dumps({"text": "one more document"}) + "\n")
     code, _, err = slmctl("pretrain", path)
     assert code == 1
-    assert "texts[0].sha256" in err
+    assert "texts[0].content[0]: found" in err
     assert "slmctl prepare" in err
     code, _, err = slmctl("run", path)
     assert code == 0, err

@@ -6,6 +6,8 @@ import errno
 import hashlib
 import json
 import os
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import pytest
 
 from slmctl import files
 from slmctl.errors import CorruptError, InputError, SlmError
-from slmctl.files import HashCache, publishing, read_json, sha256_file, sha256_json, sweep, write_json
+from slmctl.files import HashCache, is_abandoned, publishing, read_json, sha256_json, sweep, temporary_beside, write_json
 
 
 def names(directory: Path) -> list[str]:
@@ -200,6 +202,45 @@ def test_sweep_removes_what_a_killed_process_left_and_nothing_else(tmp_path: Pat
     sweep(tmp_path / "absent")
 
 
+def test_sweep_leaves_what_a_living_process_writes_even_one_that_hangs(tmp_path: Path) -> None:
+    pid = os.fork()
+    if pid == 0:
+        with publishing(tmp_path / "f") as temporary:
+            temporary.write_text("half")
+            os.kill(os.getpid(), signal.SIGSTOP)
+        os._exit(0)
+    try:
+        assert os.WIFSTOPPED(os.waitpid(pid, os.WUNTRACED)[1])
+        (left,) = tmp_path.iterdir()
+        assert not is_abandoned(left)
+        sweep(tmp_path)
+        assert left.is_file()
+    finally:
+        os.kill(pid, signal.SIGCONT)
+        os.waitpid(pid, 0)
+    assert names(tmp_path) == ["f"]
+
+
+def test_a_process_number_that_was_used_again_does_not_keep_a_temporary(tmp_path: Path) -> None:
+    """Process 1 lives, but did not start when the writer did."""
+    mine = temporary_beside(tmp_path / "f")
+    *first, host, process, unique = mine.name.split(".")
+    mine.write_text("half")
+    assert not is_abandoned(mine)
+    for other in (f"1-{process.partition('-')[2]}", f"{os.getpid()}-1", f"{2**22 + 1}-5"):
+        assert is_abandoned(mine.with_name(".".join([*first, host, other, unique]))), other
+
+
+def test_a_temporary_of_another_machine_is_left_until_nothing_was_written_for_hours(tmp_path: Path) -> None:
+    left = tmp_path / ".tmp-shard-00000.parquet.0badcafe.77-5.abc"
+    left.write_text("half")
+    sweep(tmp_path)
+    assert left.is_file()
+    os.utime(left, times=(0, time.time() - files.ABANDONED_AFTER - 60))
+    sweep(tmp_path)
+    assert names(tmp_path) == []
+
+
 # --- JSON and hashes ---
 
 
@@ -230,8 +271,9 @@ def test_equal_content_has_equal_hashes() -> None:
 def test_the_hash_cache_hashes_a_file_once_until_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "f"
     file.write_text("one")
-    calls: list[Path] = []
-    monkeypatch.setattr(files, "sha256_file", lambda p: (calls.append(p), sha256_file(p))[1])
+    calls: list[str] = []
+    true = HashCache.stream
+    monkeypatch.setattr(HashCache, "stream", lambda self, stream: (calls.append(stream.name), true(self, stream))[1])
     one = hashlib.sha256(b"one").hexdigest()
     first = HashCache(tmp_path / "cache.json")
     assert [first.sha256(file), first.sha256(file)] == [one, one]

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer as Backend
 
-from slmctl.corpus.tokenizer import Tokenizer, check_ids, load_tokenizer, train_tokenizer, up_to_bytes
+from slmctl.corpus import tokenizer as module
+from slmctl.corpus.tokenizer import Encoder, Tokenizer, load_tokenizer, pieces, train_tokenizer, up_to_bytes
 from slmctl.errors import InputError, MismatchError
 
 TEXTS = ["the fox and the stone", "12 apples and 7 pears", "naïve 漢字 🦊", "", " \n\t"]
@@ -70,10 +71,32 @@ def test_a_folder_without_a_tokenizer_is_refused_in_one_line(tmp_path: Path) -> 
 
 
 def test_ids_beyond_the_vocabulary_are_refused(tokenizer: Tokenizer) -> None:
-    check_ids(np.array([0, 9]), 10, tokenizer)
-    check_ids(np.array([], dtype=np.int64), 10, tokenizer)
+    tokenizer.check_ids(np.array([0, 9]), 10)
+    tokenizer.check_ids(np.array([], dtype=np.int64), 10)
     with pytest.raises(MismatchError, match=r"token id 10 .* beyond the model's vocabulary of 10"):
-        check_ids(np.array([0, 10, 3]), 10, tokenizer)
+        tokenizer.check_ids(np.array([0, 10, 3]), 10)
+
+
+def test_an_encoder_of_the_tokenizers_json_gives_the_same_ids(tokenizer: Tokenizer) -> None:
+    """What other processes are given: the text of tokenizer.json and the end-of-sequence id."""
+    encoder = Encoder.from_json(tokenizer.backend.to_str(), tokenizer.eos_id)
+    texts = [*TEXTS, "a<|endoftext|>b"]
+    for parse in (False, True):
+        got, want = (e.encode(texts, parse_special_tokens=parse) for e in (encoder, tokenizer))
+        assert [g.tolist() for g in got] == [w.tolist() for w in want]
+    with pytest.raises(MismatchError, match=r"token id 10 .* beyond the model's vocabulary of 10"):
+        encoder.check_ids(np.array([10]), 10)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a", "x" * 100, "one two three four " * 9, "line\n" * 30, " " * 64 + "漢字" * 40, "a\n" + "b" * 50 + " c"]
+)
+def test_pieces_make_up_the_text_and_end_at_a_line_or_a_word(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PIECE_CHARS", 16)
+    found = list(pieces(text))
+    assert "".join(found) == text
+    assert all(len(p) <= 16 for p in found)
+    assert all(p[-1] in "\n " for p in found[:-1] if "\n" in p[8:] or " " in p[8:])
 
 
 def test_the_fingerprint_survives_saving_and_differs_by_training(tokenizer: Tokenizer, directory: Path, tmp_path: Path) -> None:

@@ -12,11 +12,11 @@ import torch
 import transformers as tf
 
 from slmctl.corpus.tokenizer import load_tokenizer, train_tokenizer
-from slmctl.files import sha256_file
 from slmctl.model.split import SplitModel
-from slmctl.store.manifest import Manifest, Shard
+from slmctl.storage import LocalFolder
+from slmctl.store.manifest import Manifest
 from slmctl.store.reader import RowReader, TokenSet
-from slmctl.store.shards import ShardWriter
+from slmctl.store.shards import ShardWriter, shard_name
 
 VOCAB = 300
 
@@ -26,17 +26,15 @@ def make_reader(tmp_path: Path) -> Callable[..., RowReader]:
     """make_reader(ids [B, T], document [B, T]): a reader of a one-shard token set with three rows a row group."""
 
     def make(ids_BT: np.ndarray, document_BT: np.ndarray) -> RowReader:
-        directory = tmp_path / "tokens"
-        directory.mkdir()
+        directory = LocalFolder(tmp_path / "tokens")
         (b, t), per_group = ids_BT.shape, 3
-        path = directory / "shard-00000.parquet"
-        with ShardWriter(path, {"input_id": "uint16", "document": "int64"}, per_group * t) as writer:
+        tokens = int((document_BT >= 0).sum())
+        with ShardWriter(directory, shard_name(0), {"input_id": "uint16", "document": "int64"}, per_group * t) as writer:
             for at in range(0, b, per_group):
                 rows = slice(at, at + per_group)
                 writer.write(input_id=ids_BT[rows].ravel(), document=document_BT[rows].ravel())
-        tokens = int((document_BT >= 0).sum())
-        shard = Shard(path.name, 0, b, -(-b // per_group), tokens, path.stat().st_size, sha256_file(path))
-        Manifest("tokens", t, per_group, [shard], {}, {}, {"tokens": tokens}).save(directory)
+            writer.facts = {"rows": b, "tokens": tokens}
+        Manifest("tokens", t, per_group, [writer.shard], {}, {}, {"tokens": tokens}).save(directory)
         return RowReader(TokenSet(directory))
 
     return make

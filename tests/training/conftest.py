@@ -115,9 +115,15 @@ class ListSource:
         self.arrays = (ids_BT, document_BT, ref_loss_BT)
         self.rows = len(ids_BT)
 
-    def fetch(self, start: int, stop: int) -> Rows:
+    def blank(self, rows: int) -> Rows:
+        return Rows(*(np.empty((rows, a.shape[1]), a.dtype) if a is not None else None for a in self.arrays))
+
+    def fetch(self, start: int, stop: int, out: Rows) -> Rows:
         at = np.arange(start, stop) % self.rows
-        return Rows(*(a[at] if a is not None else None for a in self.arrays))
+        for room, array in zip((out.ids_BT, out.document_BT, out.ref_loss_BT), self.arrays, strict=True):
+            if array is not None:
+                room[:] = array[at]
+        return out
 
 
 @pytest.fixture

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 
 import pytest
 import torch
 
 from slmctl.config import TrainingConfig
-from slmctl.errors import CorruptError
+from slmctl.errors import CorruptError, MismatchError
+from slmctl.files import temporary_beside
 from slmctl.training import checkpoint
 from slmctl.training.checkpoint import Progress
 from slmctl.training.optim import build_optimizer
@@ -146,10 +148,16 @@ def breakages():
         data["progress"]["tokens_seen"] += 1
         file.write_text(json.dumps(data))
 
+    def change_what_it_was_made_from(directory):
+        file = directory / checkpoint.STATE
+        data = json.loads(file.read_text())
+        data["made_from"]["corpus"] = "x"
+        file.write_text(json.dumps(data))
+
     def empty_the_state(directory):
         (directory / checkpoint.STATE).write_text("null")
 
-    return [cut, lose, lose_metadata, cut_state, change_a_digit, empty_the_state]
+    return [cut, lose, lose_metadata, cut_state, change_a_digit, change_what_it_was_made_from, empty_the_state]
 
 
 @pytest.mark.parametrize("breakage", breakages(), ids=lambda f: f.__name__)
@@ -161,6 +169,23 @@ def test_whatever_is_altered_in_a_checkpoint_is_noticed(breakage, make_llama, tm
     assert State(make_llama).load(tmp_path).step == 1
 
 
+def test_a_checkpoint_of_a_run_on_other_data_is_refused_by_field(make_llama, tmp_path):
+    state = State(make_llama)
+    state.step()
+    saved = state.tensors()
+    made_from = {"corpus": "abc", "scores": {"curated": "def"}}
+    checkpoint.save(tmp_path, 2, Progress(1, 2, 3), state.model, state.optimizer, state.counts, made_from)
+    other = State(make_llama, seed=5)
+    other.step()
+    before = other.tensors()
+    with pytest.raises(MismatchError, match=r"step-00000001(.|\n)*scores\.curated: found 'def', wanted 'xyz'"):
+        checkpoint.load_latest(tmp_path, other.model, other.optimizer, other.counts, {**made_from, "scores": {"curated": "xyz"}})
+    assert same(other.tensors(), before)
+    assert [d.name for d in tmp_path.iterdir()] == ["step-00000001"], "it was set aside as if broken"
+    assert checkpoint.load_latest(tmp_path, other.model, other.optimizer, other.counts, made_from).step == 1
+    assert same(other.tensors(), saved)
+
+
 def test_when_all_are_corrupt_it_says_so_and_starts_nothing(make_llama, tmp_path):
     state = State(make_llama)
     state.step()
@@ -170,11 +195,21 @@ def test_when_all_are_corrupt_it_says_so_and_starts_nothing(make_llama, tmp_path
         State(make_llama).load(tmp_path)
 
 
+def left_by_a_dead_process(final):
+    """The temporary path at which a process that has ended was writing `final`."""
+    ours, theirs = os.pipe()
+    if (pid := os.fork()) == 0:
+        os.write(theirs, temporary_beside(final).name.encode())
+        os._exit(0)
+    os.waitpid(pid, 0)
+    return final.with_name(os.read(ours, 4096).decode())
+
+
 def test_what_a_killed_save_left_is_not_a_checkpoint(make_llama, tmp_path):
     state = State(make_llama)
     state.step()
     whole = state.save(tmp_path, 1)
-    shutil.copytree(whole, tmp_path / ".tmp-step-00000002.1.abc")
+    shutil.copytree(whole, left_by_a_dead_process(tmp_path / "step-00000002"))
     (tmp_path / "step-00000003").mkdir()
     assert state.load(tmp_path).step == 1
     assert not list(tmp_path.glob(".tmp-*"))

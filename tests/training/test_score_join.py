@@ -21,7 +21,7 @@ from slmctl.stages.score import SENTINEL, score
 from slmctl.stages.train import pretrain
 from slmctl.stages.workspace import Workspace
 from slmctl.store.manifest import load_manifest
-from slmctl.store.shards import ShardWriter, shard_facts
+from slmctl.store.shards import ShardFile, ShardWriter, shard_name
 from slmctl.training.telemetry import read_log
 
 SEQ_LEN = 32
@@ -29,7 +29,7 @@ SEQ_LEN = 32
 
 def columns(directory):
     """Every column of a set's shards as rows, read with pyarrow alone, in file order."""
-    table = [pq.read_table(f) for f in sorted(directory.glob("shard-*.parquet"))]
+    table = [pq.read_table(f) for f in sorted(directory.path.glob("shard-*.parquet"))]
     names = table[0].column_names
     return {n: np.concatenate([t.column(n).to_numpy() for t in table]).reshape(-1, SEQ_LEN) for n in names}
 
@@ -41,22 +41,32 @@ def full_logits(model_directory, ids_BT):
         return torch.cat([model(torch.from_numpy(part.astype(np.int64))).logits for part in np.array_split(ids_BT, 20)])
 
 
+def names(directory):
+    """The shards of a set."""
+    return sorted(f.name for f in directory.path.glob("shard-*.parquet"))
+
+
 def rewrite(directory, change, publish):
     """Rewrites each score shard with `change`d losses; with `publish` also a manifest that is valid for them."""
     manifest = load_manifest(directory, "scores")
     shards = []
     for shard in manifest.shards:
-        path = directory / shard.file
-        facts = shard_facts(path)
-        table = pq.read_table(path)
+        file = ShardFile(directory, shard.file)
+        facts, groups = file.facts, file.groups
+        file.close()
+        table = pq.read_table(directory.path / shard.file)
         read = {n: table.column(n).to_numpy().copy() for n in table.column_names}
         read["ref_loss"] = change(read["ref_loss"])
-        with ShardWriter(path, {n: str(c.dtype) for n, c in read.items()}, 2**20) as writer:
-            writer.write(**read)
+        directory.remove(shard.file)
+        per_group = manifest.group_rows * manifest.seq_len
+        with ShardWriter(directory, shard.file, {n: str(c.dtype) for n, c in read.items()}, per_group) as writer:
+            for at in range(0, groups * per_group, per_group):
+                writer.write(**{n: c[at : at + per_group] for n, c in read.items()})
             writer.facts = facts
-        shards.append(replace(shard, bytes=path.stat().st_size, sha256=stage.sha256_file(path)))
+        assert writer.won
+        shards.append(replace(writer.shard, first_row=shard.first_row))
     if publish:
-        replace(manifest, shards=shards).save(directory)
+        replace(manifest, shards=shards).save(directory, replace=True)
 
 
 # --- what is stored ---
@@ -64,16 +74,16 @@ def rewrite(directory, change, publish):
 
 def test_scores_are_the_whole_logits_losses_to_float16_rounding(scored):
     tokens, scores = columns(scored.tokens("corpus")), columns(scored.scores("curated"))
-    assert len(list(scored.scores("curated").glob("shard-*.parquet"))) > 2
+    assert len(names(scored.scores("curated"))) > 2
     ids, document = tokens["input_id"].astype(np.int64), tokens["document"]
-    assert scores["ref_loss"].dtype == scores["ref_entropy"].dtype == np.float16
     logits_BTV = full_logits(scored.reference, ids)
     log_p = torch.log_softmax(logits_BTV, dim=-1)
     loss = -log_p[:, :-1].gather(2, torch.from_numpy(ids)[:, 1:, None])[..., 0].numpy()
     entropy = -(log_p.exp() * log_p).sum(-1)[:, :-1].numpy()
     target = document[:, 1:] >= 0
     for found, wanted in ((scores["ref_loss"], loss), (scores["ref_entropy"], entropy)):
-        wanted, stored = wanted[target], found[:, 1:][target]
+        wanted, stored = wanted[target], found[:, 1:][target].astype(np.float16)
+        assert (stored == found[:, 1:][target]).all(), "more is stored than float16 holds"
         half_step = np.spacing(np.maximum(stored, np.float16(1e-4))).astype(np.float64) / 2
         assert (np.abs(stored.astype(np.float64) - wanted) <= half_step + 1e-5).all()
     # one token further on, nearly all would be wrong
@@ -110,20 +120,23 @@ def test_documents_under_the_mask_are_scored_alone(pipeline):
             assert scores["ref_loss"][row, at[1:]].tolist() == pytest.approx(wanted, rel=1e-3, abs=1e-4)
 
 
-@pytest.mark.parametrize("over", [{"dtype": "float32"}, {"entropy": False}, {"precision": "bfloat16"}])
+@pytest.mark.parametrize("over", [{"dtype": "float32"}, {"dtype": "compact"}, {"entropy": False}, {"precision": "bfloat16"}])
 def test_changed_score_settings_make_the_scores_anew(over, pipeline):
     workspace = pipeline("other", {"score": over})
     before = columns(workspace.scores("curated"))["ref_loss"]
     score(workspace)
     found = columns(workspace.scores("curated"))
     assert ("ref_entropy" in found) == over.get("entropy", True)
-    assert found["ref_loss"].dtype == over.get("dtype", "float16")
-    np.testing.assert_allclose(found["ref_loss"], before, atol=0.2 if "precision" in over else 5e-3)
+    halves = found["ref_loss"].astype(np.float16)
+    assert (halves == found["ref_loss"]).all() == (over.get("dtype") != "float32")
+    assert ((halves.view(np.uint16) & 0xF) == 0).all() == (over.get("dtype") == "compact")
+    rounding = 2**-7 if over.get("dtype") == "compact" else 0
+    np.testing.assert_allclose(found["ref_loss"], before, rtol=rounding, atol=0.2 if "precision" in over else 5e-3)
 
 
 def test_batch_rows_do_not_change_what_is_stored_beyond_rounding(pipeline, scored):
     workspace = pipeline("batched", {"score": {"batch_rows": 5}})
-    shutil.rmtree(workspace.scores("curated"))
+    shutil.rmtree(workspace.scores("curated").path)
     score(workspace)
     a, b = (columns(w.scores("curated"))["ref_loss"] for w in (workspace, scored))
     np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-5)
@@ -131,27 +144,27 @@ def test_batch_rows_do_not_change_what_is_stored_beyond_rounding(pipeline, score
 
 def test_a_stopped_scoring_keeps_its_whole_shards_and_goes_on_to_the_same_set(pipeline, scored, monkeypatch):
     workspace = pipeline()
-    shutil.rmtree(workspace.scores("curated"))
+    shutil.rmtree(workspace.scores("curated").path)
     original, made = stage.score_shard, []
 
-    def score_shard(path, *rest):
+    def score_shard(build, tokens, index, *rest):
         if len(made) == 2:
             raise KeyboardInterrupt
-        made.append(path.name)
-        return original(path, *rest)
+        made.append(shard_name(index))
+        return original(build, tokens, index, *rest)
 
     with monkeypatch.context() as patch:
         patch.setattr(stage, "score_shard", score_shard)
         with pytest.raises(KeyboardInterrupt):
             score(workspace)
-    first = {f.name: f.stat().st_mtime_ns for f in workspace.scores("curated").glob("shard-*.parquet")}
+    first = {f.name: f.stat().st_mtime_ns for f in workspace.scores("curated").path.glob("shard-*.parquet")}
     assert sorted(first) == made
-    assert not (workspace.scores("curated") / "manifest.json").exists()
+    assert not workspace.scores("curated").exists("manifest.json")
     with pytest.raises(InputError, match="slmctl score"):
         pretrain(workspace, ["slm"])
     score(workspace)
     for name, time in first.items():
-        assert (workspace.scores("curated") / name).stat().st_mtime_ns == time, "a done shard was made again"
+        assert (workspace.scores("curated").path / name).stat().st_mtime_ns == time, "a done shard was made again"
     found, wanted = (load_manifest(w.scores("curated"), "scores") for w in (workspace, scored))
     assert found.content_hash == wanted.content_hash
 
@@ -162,21 +175,21 @@ def test_a_stopped_scoring_keeps_its_whole_shards_and_goes_on_to_the_same_set(pi
 def test_nan_while_scoring_publishes_neither_that_shard_nor_a_manifest(pipeline, monkeypatch):
     workspace = pipeline()
     directory = workspace.scores("curated")
-    shutil.rmtree(directory)
-    names = [s.file for s in load_manifest(workspace.tokens("corpus"), "tokens").shards]
+    shutil.rmtree(directory.path)
+    files = [s.file for s in load_manifest(workspace.tokens("corpus"), "tokens").shards]
     calls = []
 
     def losses(model, ids_BT, document_BT, *rest):
         found = row_losses(model, ids_BT, document_BT, *rest)
         calls.append(len(ids_BT))
-        if (directory / names[0]).is_file() and sum(calls) % 7:  # the first shard is done: break one of the second
+        if directory.exists(files[0]) and sum(calls) % 7:  # the first shard is done: break one of the second
             found[0][-1, 5] = np.nan
         return found
 
     monkeypatch.setattr(stage, "row_losses", losses)
-    with pytest.raises(TrainingError, match=f"non-finite losses in {names[1]}"):
+    with pytest.raises(TrainingError, match=f"1 values of ref_loss that are not finite in {files[1]}, row group 0"):
         score(workspace)
-    assert sorted(f.name for f in directory.iterdir()) == ["inputs.json", names[0]]
+    assert sorted(f.name for f in directory.path.iterdir()) == ["plan.json", files[0]]
 
 
 def test_a_reference_with_nan_in_one_embedding_is_stopped(pipeline):
@@ -186,8 +199,8 @@ def test_a_reference_with_nan_in_one_embedding_is_stopped(pipeline):
     with pytest.raises((TrainingError, InputError)):
         score(workspace)
     directory = workspace.scores("curated")
-    assert not (directory / "manifest.json").exists()
-    assert not list(directory.glob("shard-*"))
+    assert not directory.exists("manifest.json")
+    assert not names(directory)
 
 
 def poison_reference(workspace, nan=False):
@@ -231,19 +244,21 @@ def test_alignment_check_warn_goes_on_but_says_so(pipeline, capsys):
     assert (workspace.arm("slm") / "done.json").is_file()
 
 
-def test_a_shifted_shard_without_a_new_manifest_is_caught_by_its_hash(pipeline):
+def test_a_shifted_shard_without_a_new_manifest_is_caught_by_the_hash_of_its_footer(pipeline):
     workspace = pipeline()
     rewrite(workspace.scores("curated"), lambda x: np.roll(x, 1), publish=False)
-    with pytest.raises(CorruptError, match="sha256"):
+    with pytest.raises(CorruptError, match="its footer is not the one that its manifest names"):
         pretrain(workspace, ["slm"])
     assert not read_log(workspace.arm("slm") / "metrics.jsonl")
 
 
-def test_a_flipped_bit_in_a_score_shard_is_caught(pipeline):
+def test_a_flipped_bit_in_the_losses_of_a_score_shard_is_caught(pipeline):
     workspace = pipeline()
-    path = sorted(workspace.scores("curated").glob("shard-*.parquet"))[1]
+    path = workspace.scores("curated").path / names(workspace.scores("curated"))[1]
+    chunk = pq.read_metadata(path).row_group(0).column(0)
+    assert chunk.path_in_schema == "ref_loss"
     data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 4
+    data[chunk.data_page_offset + chunk.total_compressed_size // 2] ^= 4
     path.write_bytes(data)
     with pytest.raises(CorruptError, match=path.name):
         pretrain(workspace, ["slm"])
@@ -251,7 +266,7 @@ def test_a_flipped_bit_in_a_score_shard_is_caught(pipeline):
 
 def test_an_edited_manifest_is_caught(pipeline):
     workspace = pipeline()
-    path = workspace.scores("curated") / "manifest.json"
+    path = workspace.scores("curated").path / "manifest.json"
     path.write_text(path.read_text().replace('"sentinel": -1.0', '"sentinel": -2.0'))
     with pytest.raises(CorruptError, match="altered"):
         pretrain(workspace, ["slm"])
@@ -316,4 +331,4 @@ def test_a_foreign_reference_with_another_tokenizer_is_refused_before_scoring(pi
     swap_two_ids(tmp_path / "other")
     with pytest.raises(MismatchError, match="tokenizer"):
         score(workspace)
-    assert not list(workspace.scores("other").glob("shard-*"))
+    assert not names(workspace.scores("other"))

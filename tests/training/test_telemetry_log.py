@@ -52,7 +52,9 @@ def make_step(ref=True):
     selected = target & (rng.random((4, 10)) < 0.5)
     ref_BT = np.where(target, live * 0.8 + 0.1 * rng.random((4, 10)), -1.0).astype(np.float32) if ref else None
     threshold = np.array([0.25, np.nan], np.float32)
-    batch = StepBatch(Rows(np.ones((4, 10)), np.zeros((4, 10)), ref_BT), target, np.array([3, 4]), 35)
+    rows = Rows(np.ones((4, 10), np.int32), np.zeros((4, 10), np.int64), ref_BT)
+    ref_loss = torch.from_numpy(ref_BT) if ref_BT is not None else None
+    batch = StepBatch(rows, torch.from_numpy(rows.ids_BT), ref_loss, torch.from_numpy(target), np.array([3, 4]), 35)
     parts = [slice(0, 2), slice(2, 4)]
     results = [
         MicroResult(

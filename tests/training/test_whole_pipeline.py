@@ -32,7 +32,7 @@ def _run(workspace):
 
 def plain_heldout(model_directory, tokens_directory):
     """Mean float64 loss of every predicted token, whole logits, rows read with pyarrow alone."""
-    table = [pq.read_table(f) for f in sorted(tokens_directory.glob("shard-*.parquet"))]
+    table = [pq.read_table(f) for f in sorted(tokens_directory.path.glob("shard-*.parquet"))]
     ids, document = (
         np.concatenate([t.column(n).to_numpy() for t in table]).reshape(-1, SEQ_LEN) for n in ("input_id", "document")
     )
