@@ -260,7 +260,7 @@ def _rooted(config: PipelineConfig) -> PipelineConfig:
 
 def below(root: str, path: str) -> str:
     """A relative path put under `root`, either of which may be a URL."""
-    if is_url(path):
+    if is_url(path) or Path(path).is_absolute():
         return path
     return f"{root.rstrip('/')}/{path}" if is_url(root) else str(Path(root) / path)
 

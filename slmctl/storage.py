@@ -308,7 +308,8 @@ class RemoteFolder(Folder):
                 found = self._fs.ls(self._path, detail=True)
         except FileNotFoundError:
             return {}
-        return {f["name"].rpartition("/")[2]: Entry(int(f["size"]), _modified(f)) for f in found if f["type"] == "file"}
+        named = ((f["name"].rpartition("/")[2], f) for f in found if f["type"] == "file")
+        return {name: Entry(int(f["size"]), _modified(f)) for name, f in named if name}  # none: a marker of the folder itself
 
     def exists(self, name: str) -> bool:
         try:

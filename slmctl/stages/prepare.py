@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -203,18 +205,9 @@ def make_shards(workspace: Workspace, jobs: list[Job], share: Share) -> None:
                 ticker.advance(1)
             return
         text, eos_id = workspace.tokenizer().backend.to_str(), workspace.tokenizer().eos_id
-        for _ in spread(jobs, Setup(text, eos_id), processes, max(1, room // processes)):
+        setup = partial(maker, text, eos_id)  # of a module that imports no model library, which each process would load
+        for _ in spread(jobs, setup, processes, max(1, room // processes)):
             ticker.advance(1)
-
-
-class Setup:
-    """What a process needs before it can make shards."""
-
-    def __init__(self, tokenizer_json: str, eos_id: int) -> None:
-        self.tokenizer_json, self.eos_id = tokenizer_json, eos_id
-
-    def __call__(self, threads: int) -> Any:
-        return maker(self.tokenizer_json, self.eos_id, threads)
 
 
 def describe(name: str, counts: dict[str, int], shards: int) -> str:
