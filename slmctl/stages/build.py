@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from rich.console import Console
 from rich.table import Table
 
 from slmctl.console import out, progress, say
@@ -114,7 +115,8 @@ def status(builds: list[Build]) -> None:
         notes += [f"{build.folder}/{name}: its writer is gone; the next worker removes it" for name in c.orphaned]
         if c.missing and done and c.missing != list(range(build.count)):
             notes.append(f"{build.label}: missing {spans(c.missing)}; the last shard came {duration(c.idle())} ago")
-    out.print(table)
+    width = out.width if out.is_terminal else max(out.width, 160)  # in a log nothing is cut off
+    Console(file=out.file, width=width, highlight=False).print(table)
     for note in notes:
         out.print(note, soft_wrap=True, markup=False)
 

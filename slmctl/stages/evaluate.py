@@ -43,6 +43,7 @@ def models_of(workspace: Workspace) -> dict[str, ModelSource]:
 def evaluate(workspace: Workspace) -> None:
     """Writes results.json, and each task's outputs beside it."""
     config = workspace.config
+    workspace.accepted = []
     arms = [a for a in config.pretrain.arms if (workspace.arm(a) / DONE).is_file()]
     if not arms:
         raise InputError("no arm is trained to its end yet. Run `slmctl pretrain` first.")

@@ -42,6 +42,9 @@ def prepare(workspace: Workspace, share: Share = Share()) -> None:  # noqa: B008
     Whoever completes a set writes its manifest."""
     with workspace.planning():
         vocab_size = begin(workspace)
+        for name in set_names(workspace):  # first, so that either all or none of what has changed is moved aside
+            with suppress(InputError):
+                workspace.claim_changed(workspace.tokens(name), f"tokens/{name}", workspace.set_inputs(name))
         found = [plan_set(workspace, name, vocab_size) for name in set_names(workspace)]
     builds = [b for b in found if isinstance(b, Build)]
     jobs: list[Job | None] = [j for f in found for j in (f.jobs if isinstance(f, Build) else [None] * f)]
@@ -139,12 +142,11 @@ def plan_set(workspace: Workspace, name: str, vocab_size: int) -> Build | int:
     return _build(workspace, name, found, vocab_size)
 
 
-def _build(workspace: Workspace, name: str, found: dict[str, Any], vocab_size: int) -> Build:
+def _build(workspace: Workspace, name: str, found: dict[str, Any], vocab_size: int, look: bool = False) -> Build:
+    """A set in the making; with `look` without the jobs, for which its texts have to be here."""
     config, folder, sources = workspace.config, workspace.tokens(name), workspace.sources(name)
     tokenizer, data = workspace.tokenizer(), config.data
     columns = columns_of(tokenizer, vocab_size)
-    files = [files_of(s) if s.hub is None else [s.hub] for s in sources]
-    pieces = [Slice(s, files[s][f], start, stop, limit) for s, f, start, stop, limit in found["slices"]]
     bound = {"binding": sha256_json(found)}
     packing = Packing(str(folder), sources, columns, data.seq_len, config.seed, data.shard_bytes, vocab_size, bound)
 
@@ -169,12 +171,17 @@ def _build(workspace: Workspace, name: str, found: dict[str, Any], vocab_size: i
         say(describe(name, counts, len(made.shards)))
         return made
 
-    jobs = [Job(packing, i, piece) for i, piece in enumerate(pieces)]
-    return Build(f"prepare {name}", folder, "tokens", len(pieces), lambda _: bound, manifest, jobs)
+    jobs = []
+    if not look:
+        files = [files_of(s) if s.hub is None else [s.hub] for s in sources]
+        pieces = [Slice(s, files[s][f], start, stop, limit) for s, f, start, stop, limit in found["slices"]]
+        jobs = [Job(packing, i, piece) for i, piece in enumerate(pieces)]
+    return Build(f"prepare {name}", folder, "tokens", len(found["slices"]), lambda _: bound, manifest, jobs)
 
 
 def builds(workspace: Workspace) -> list[Build]:
-    """The token sets as they were planned, for those who only look. Raises `InputError` where one was not planned yet."""
+    """The token sets as they were planned, for those who only look. Raises `InputError` where one was not planned yet,
+    `MismatchError` where it was planned under other settings."""
     found = []
     config = workspace.config
     vocab_size = (
@@ -184,7 +191,9 @@ def builds(workspace: Workspace) -> list[Build]:
         planned = read_plan(workspace.tokens(name))
         if planned is None:
             raise InputError(f"{workspace.tokens(name)} was not planned yet. Run `slmctl prepare` first.")
-        found.append(_build(workspace, name, planned, vocab_size))
+        wanted, made = workspace.packing_inputs(), planned["made_from"]
+        workspace.refuse(f"tokens/{name}", {k: made.get(k) for k in wanted}, wanted, "Run `slmctl prepare` again.")
+        found.append(_build(workspace, name, planned, vocab_size, look=True))
     return found
 
 

@@ -20,7 +20,7 @@ from slmctl.model.split import SplitModel, refuse_ids_beyond
 from slmctl.selection.storage import COMPACT_BITS, keep_mantissa_bits
 from slmctl.stages.build import Build, describe_rest
 from slmctl.stages.workers import Share
-from slmctl.stages.workspace import Workspace, read_plan
+from slmctl.stages.workspace import ACCEPTED, Workspace, read_plan
 from slmctl.store import manifest as manifests
 from slmctl.store.build import Coverage, in_order, make
 from slmctl.store.manifest import Manifest, is_complete, library_versions
@@ -52,6 +52,7 @@ def named(workspace: Workspace, references: list[str] | None) -> list[str]:
 
 def score_set(workspace: Workspace, name: str, share: Share) -> None:
     config, settings = workspace.config, workspace.config.score
+    workspace.accepted = []
     source = workspace.reference_source(name)
     tokens = workspace.open_tokens("corpus")
     made_from = {
@@ -61,7 +62,7 @@ def score_set(workspace: Workspace, name: str, share: Share) -> None:
         **workspace.score_inputs(),
     }
     if workspace.accepted:
-        made_from["accepted_mismatches"] = sorted(workspace.accepted)
+        made_from[ACCEPTED] = sorted(workspace.accepted)
     folder = workspace.scores(name)
     with workspace.planning():
         plan = workspace.begin_set(folder, f"scores/{name}", made_from, lambda: {"shards": len(tokens.manifest.shards)})
@@ -117,9 +118,10 @@ def _build(workspace: Workspace, name: str, tokens: TokenSet, plan: dict[str, An
 
 
 def builds(workspace: Workspace, references: list[str] | None) -> list[Build]:
-    """The score sets as they were planned, for those who only look. Raises `InputError` where one was not planned yet."""
+    """The score sets as they were planned, for those who only look. Raises `InputError` where one was not planned yet,
+    `MismatchError` where it was planned for other tokens or under other settings."""
     found = []
-    tokens = TokenSet(workspace.tokens("corpus"))
+    tokens, wanted = TokenSet(workspace.tokens("corpus")), workspace.score_inputs()
     for name in named(workspace, references):
         plan = read_plan(workspace.scores(name))
         if plan is None:
@@ -128,6 +130,8 @@ def builds(workspace: Workspace, references: list[str] | None) -> list[Build]:
             raise MismatchError(
                 f"{workspace.scores(name)} belongs to other tokens than {tokens.folder}. Run `slmctl score` again."
             )
+        made = plan["made_from"]
+        workspace.refuse(f"scores/{name}", {k: made.get(k) for k in wanted}, wanted, "Run `slmctl score` again.")
         found.append(_build(workspace, name, tokens, plan))
     return found
 

@@ -40,6 +40,7 @@ def train_base(workspace: Workspace, resume: bool = True) -> None:
     scratch = workspace.config.model.scratch
     if scratch is None:
         raise ConfigError("model.path names the base model; train-base is for pipelines with model.scratch.")
+    workspace.accepted = []
     corpus = workspace.open_tokens("corpus")
     inputs = {**_common_inputs(workspace), **workspace.base_inputs(), "corpus": corpus.manifest.content_hash}
     if workspace.begin(workspace.base, inputs, fresh=not resume):
@@ -84,6 +85,7 @@ def train_reference(workspace: Workspace, resume: bool = True) -> None:
     """Continues the base model on the curated rows, and writes the reference model."""
     config = workspace.config
     settings = config.reference
+    workspace.accepted = []
     base = workspace.base_source()
     curated = workspace.open_tokens("curated")
     inputs = {
@@ -126,6 +128,7 @@ def pretrain(workspace: Workspace, arms: list[str] | None = None, resume: bool =
 
 def train_arm(workspace: Workspace, name: str, settings: ArmConfig, resume: bool) -> None:
     config = workspace.config
+    workspace.accepted = []
     base = workspace.base_source()
     corpus = workspace.open_tokens("corpus")
     reference = settings.selection.reference or next(iter(config.score.references))

@@ -37,11 +37,16 @@ from slmctl.store.reader import ScoreSet, TokenSet
 RESOLVED = "config.resolved.yaml"
 INPUTS = "inputs.json"
 DONE = "done.json"
+ACCEPTED = "accepted_mismatches"
+"""Key of what `accept_mismatch` let through, in the record of what was made from it."""
 
 _NOT_THE_RESULT = {
     *("save_every", "keep_last", "log_every", "alignment_check", "eval_every", "eval_tokens"),
     *("micro_batch_rows", "keep_best_on", "arms", "loader_threads"),
 }
+
+_NEVER_ACCEPTED = {"seq_len", "intra_document_mask"}
+"""Where these differ, losses are of other predictions than those that are trained."""
 
 PATIENCE = 600
 """Seconds without a sign of life after which a worker no longer waits for the one that plans."""
@@ -66,6 +71,7 @@ class Workspace:
         self.store = Folder.at(self.config.store_dir or self.root)
         self.hashes = HashCache(self.root / ".cache" / "hashes.json")
         self.accepted: list[str] = []
+        """What `accept_mismatch` let through since a stage began."""
         self._tokenizer: Tokenizer | None = None
 
     def open(self) -> Workspace:
@@ -144,18 +150,18 @@ class Workspace:
     def refuse(self, label: str, found: dict[str, Any], wanted: dict[str, Any], advice: str) -> None:
         """Raises `MismatchError` naming each differing field, what was found and what was wanted; a field that
         `accept_mismatch` names is let through with a warning, and kept in `accepted` for the run's record."""
-        differ = [f"{label}:{d}" for d in differences(found, wanted)]
-        accepted = {d for d in differ if d.rsplit(": found ", 1)[0] in self.config.accept_mismatch}
+        differ = {d: d.split(": found ", 1)[0] for d in (f"{label}:{d}" for d in differences(found, wanted))}
+        offered = {d: field for d, field in differ.items() if field.rpartition(":")[2] not in _NEVER_ACCEPTED}
+        accepted = {d for d, field in offered.items() if field in self.config.accept_mismatch}
         for line in sorted(accepted):
             warn(f"accept_mismatch lets through {line}")
             if line not in self.accepted:
                 self.accepted.append(line)
         if left := [d for d in differ if d not in accepted]:
             listing = "\n".join(f"  {d}" for d in left)
-            names = json.dumps([*self.config.accept_mismatch, *[d.rsplit(": found ", 1)[0] for d in left]])
-            raise MismatchError(
-                f"{label} does not match:\n{listing}\n{advice} To go on with it as it is, give -o 'accept_mismatch={names}'."
-            )
+            names = json.dumps([*self.config.accept_mismatch, *[differ[d] for d in left]])
+            offer = f" To go on with it as it is, give -o 'accept_mismatch={names}'." if set(left) <= set(offered) else ""
+            raise MismatchError(f"{label} does not match:\n{listing}\n{advice}{offer}")
 
     # --- models ---
 
@@ -218,6 +224,7 @@ class Workspace:
             if model.scratch is not None:
                 if not (self.own_tokenizer / DONE).is_file():
                     raise InputError(f"{self.own_tokenizer} is absent or not complete. Run `slmctl prepare` first.")
+                self.hold(str(self.own_tokenizer.relative_to(self.root)))
                 self._tokenizer = load_tokenizer(str(self.own_tokenizer))
             elif model.tokenizer is not None:
                 self._tokenizer = load_tokenizer(model.tokenizer)
@@ -294,13 +301,17 @@ class Workspace:
         label = directory.relative_to(self.root)
         if lock:
             self.lock(str(label))
-        if self.accepted:
-            inputs = {**inputs, "accepted_mismatches": sorted(self.accepted)}
         path = directory / INPUTS
-        if path.is_file() and not fresh and not self.changed(str(label), read_json(path), inputs):
+        found = read_json(path) if path.is_file() else None
+        if found is not None and not fresh and not self.changed(str(label), _strict(found), inputs):
             sweep(directory)
+            if not set(self.accepted) <= set(found.get(ACCEPTED, [])):
+                write_json(path, {**found, ACCEPTED: sorted({*self.accepted, *found.get(ACCEPTED, [])})})
             return (directory / last).is_file()
+        if self.accepted:
+            inputs = {**inputs, ACCEPTED: sorted(self.accepted)}
         if directory.is_dir() and any(directory.iterdir()):
+            self.lock(str(label))
             self.move_aside(directory)
         self.record()
         write_json(path, inputs)
@@ -331,19 +342,25 @@ class Workspace:
         if found is None and files:
             say(f"{label}: made by another version of slmctl, so it is made anew")
             self.clear_set(folder, label)
-        elif found is not None and self.changed(label, found["made_from"], made_from):
+        elif found is not None and self.changed(label, _strict(found["made_from"]), _strict(made_from)):
             self.clear_set(folder, label)
             found = None
         if found is None:
             folder.put_json(PLAN, {"made_from": made_from, **plan()})
             found = read_plan(folder)
             assert found is not None
-            if found["made_from"] != made_from:
+            if _strict(found["made_from"]) != _strict(made_from):
                 raise SlmError(f"another slmctl has just begun {label} from other inputs. Give each its own output_dir.")
         folder.sweep()
         self.hold(label)
         self.record()
         return found
+
+    def claim_changed(self, folder: Folder, label: str, made_from: dict[str, Any]) -> None:
+        """Raises `SlmError` where a set made from other inputs is there and others work on it."""
+        found = read_plan(folder)
+        if found is not None and differences(_strict(found["made_from"]), _strict(made_from)):
+            self.lock(label)
 
     def clear_set(self, folder: Folder, label: str) -> None:
         if not isinstance(folder, LocalFolder):
@@ -416,6 +433,11 @@ class Workspace:
     def finish(self, directory: Path, facts: dict[str, Any] | None = None) -> None:
         """Marks a stage complete."""
         write_json(directory / DONE, {"completed": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **(facts or {})})
+
+
+def _strict(made_from: Any) -> Any:
+    """What a result depends on, without what was let through on the way: to go on with it, nothing is made anew."""
+    return {k: v for k, v in made_from.items() if k != ACCEPTED} if isinstance(made_from, dict) else made_from
 
 
 def read_plan(folder: Folder) -> dict[str, Any] | None:
