@@ -130,8 +130,8 @@ def s3() -> Iterator[S3]:
 
 
 @pytest.fixture
-def dying_s3(s3: S3) -> Iterator[S3]:
-    """A second server, for a test to stop; `s3` is the one that is asked again afterwards."""
+def dying_s3() -> Iterator[S3]:
+    """Another server, for a test to stop; afterwards the one before is asked again."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         yield start_s3(monkeypatch)
     s3fs.S3FileSystem.clear_instance_cache()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import threading
 from collections.abc import Callable
@@ -11,7 +12,6 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import s3fs
 
 from slmctl.cli import main
 from slmctl.config_file import check
@@ -62,7 +62,8 @@ def test_processes_write_to_a_store_together(s3: Any, finished: Any, monkeypatch
     assert s3.objects("store", "processes/") == finished.files("tokens")
 
 
-def test_rows_and_losses_are_read_back_joined(finished: Any, store: str) -> None:
+@pytest.mark.usefixtures("store")
+def test_rows_and_losses_are_read_back_joined(finished: Any) -> None:
     def rows(place: str) -> Any:
         tokens = TokenSet(f"{place}/tokens/corpus")
         return RowReader(tokens, ScoreSet(f"{place}/scores/curated", tokens)).fetch(np.arange(tokens.rows)[::-1])
@@ -125,7 +126,8 @@ def test_a_set_made_from_other_inputs_is_refused_and_left_alone(
 # --- publishing ---
 
 
-def test_of_two_that_write_at_once_the_first_stays(s3: Any) -> None:
+@pytest.mark.usefixtures("store")
+def test_of_several_that_write_at_once_the_first_stays() -> None:
     folder = Folder.at("s3://store/race")
     start = threading.Barrier(4)
     writers: list[ShardWriter] = []
@@ -250,7 +252,7 @@ def test_a_row_group_fetches_its_own_ranges_alone(s3: Any) -> None:
     first = asked(lambda: opened.append(ShardFile(Folder.at("s3://store/ranges"), "shard-00000.parquet", writer.shard)))
     assert [(r.method, r.sent) for r in first] == [("HEAD", 0), ("GET", 2**16)]
     (file,) = opened
-    group = pq.read_metadata(__import__("io").BytesIO(s3.get("store", "ranges/shard-00000.parquet"))).row_group(5)
+    group = pq.read_metadata(io.BytesIO(s3.get("store", "ranges/shard-00000.parquet"))).row_group(5)
     start = [group.column(c).data_page_offset for c in range(3)]
     length = [group.column(c).total_compressed_size for c in range(3)]
 
@@ -323,11 +325,23 @@ def test_damage_is_found_and_named(s3: Any, finished: Any, copied: str, what: st
             look()
 
 
+def test_damage_to_tokens_is_found_and_named(s3: Any, finished: Any, copied: str) -> None:
+    key = "tokens/corpus/shard-00001.parquet"
+    change(key, lambda b: flip(b, 1000))(s3, copied)
+    why = rf"s3://store/{copied}/{key} is broken: row group 0, column \w+ is not what was written"
+    workspace = finished.opened(store_dir=f"s3://store/{copied}")
+    with pytest.raises(CorruptError, match=f"1 shards are not what they should be:\n{why}"):
+        look_at_tokens(workspace, "verify")
+    tokens = TokenSet(f"s3://store/{copied}/tokens/corpus")
+    with pytest.raises(CorruptError, match=why):
+        RowReader(tokens).fetch(np.arange(tokens.rows))
+
+
 def test_a_shard_that_is_deleted_while_it_is_read_is_named(s3: Any, copied: str) -> None:
     tokens = TokenSet(f"s3://store/{copied}/tokens/corpus")
     tokens.file(0)
     s3.delete("store", f"{copied}/tokens/corpus/shard-00000.parquet")
-    with pytest.raises(CorruptError, match="tokens/corpus/shard-00000.parquet was deleted while it was read"):
+    with pytest.raises(CorruptError, match=r"tokens/corpus/shard-00000\.parquet was deleted while it was read"):
         tokens.read_group(0, ["input_id"])
 
 
