@@ -44,11 +44,15 @@ def token_losses(model: SplitModel, hidden_ND: Tensor, labels_N: Tensor, entropy
     with torch.autocast(device, enabled=False):
         for at in range(0, len(hidden_ND), size):
             logits = model.logits(hidden_ND[at : at + size].to(kind), weight, bias)
-            log_z = logits.logsumexp(dim=-1)
-            losses.append(log_z - logits.gather(1, labels_N[at : at + size, None])[:, 0])
-            if entropy:
-                log_p = logits.sub_(log_z[:, None]).clamp_(min=-1e4)  # so that 0 · log 0 is 0, not NaN
-                entropies.append(-torch.linalg.vecdot(log_p.exp(), log_p))
+            labels = labels_N[at : at + size]
+            if not entropy:
+                losses.append(functional.cross_entropy(logits, labels, reduction="none"))
+                continue
+            log_p = functional.log_softmax(logits, dim=-1)  # one fused pass; the logits' memory is used again
+            losses.append(-log_p.gather(1, labels[:, None])[:, 0])
+            torch.exp(log_p, out=logits)
+            log_p.clamp_(min=-1e4)  # so that 0 · log 0 is 0, not NaN
+            entropies.append(-logits.mul_(log_p).sum(dim=-1))
     empty = hidden_ND.new_zeros(0, dtype=torch.float32)
     return torch.cat([empty, *losses]), torch.cat([empty, *entropies]) if entropy else None
 

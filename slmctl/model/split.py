@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from slmctl.errors import InputError, MismatchError
-from slmctl.model.memory import keep_freed_blocks
+from slmctl.memory import keep_freed_blocks
 
 
 def refuse_ids_beyond(max_id: int, vocab_size: int, path: str) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from slmctl.errors import CorruptError
+from slmctl.memory import keep_freed_blocks
 from slmctl.storage import Folder
 from slmctl.store.manifest import Manifest, load_manifest, refuse_mismatch
 from slmctl.store.shards import ShardFile
@@ -39,6 +40,7 @@ class ShardSet:
     """
 
     def __init__(self, place: Folder | Path | str, kind: str) -> None:
+        keep_freed_blocks()
         self.folder = Folder.at(place)
         self.manifest: Manifest = load_manifest(self.folder, kind)
         self.seq_len = self.manifest.seq_len
@@ -176,9 +178,10 @@ class RowReader:
         return Rows(read["input_id"], document, losses)
 
     def blank(self, rows: int) -> Rows:
-        """Room for so many rows: ids int32 (int64 where the vocabulary asks for it), documents and losses as stored."""
+        """Room for so many rows, in the types in which they are stored."""
         shape = (rows, self.tokens.seq_len)
-        out = Rows(np.empty(shape, np.int32), np.empty(shape, np.int64 if self.documents else np.int8))
+        ids = self.tokens.manifest.format["columns"]["input_id"]
+        out = Rows(np.empty(shape, ids), np.empty(shape, np.int64 if self.documents else np.int8))
         if self.scores is not None:
             out.ref_loss_BT = np.empty(shape, self.scores.manifest.format["columns"]["ref_loss"])
         return out
@@ -187,13 +190,12 @@ class RowReader:
         """Rows by number, in the order given, written straight to `out` (as `blank` makes it)."""
         out = out or self.blank(len(rows))
         groups = np.searchsorted(self.tokens.first_row, rows, side="right") - 1
-        order = np.argsort(groups, kind="stable")
-        cuts = np.flatnonzero(np.diff(groups[order])) + 1
-        for here in np.split(order, cuts) if len(order) else ():
-            g = int(groups[here[0]])
-            found, within = self.group(g), rows[here] - self.tokens.first_row[g]
-            out.ids_BT[here] = found.ids_BT[within]
-            out.document_BT[here] = found.document_BT[within]
+        within = rows - self.tokens.first_row[groups]
+        held: dict[int, Rows] = {}
+        for i, (g, row) in enumerate(zip(groups.tolist(), within.tolist(), strict=True)):
+            found = held.get(g) or held.setdefault(g, self.group(g))
+            out.ids_BT[i] = found.ids_BT[row]  # row by row: each is one block of memory
+            out.document_BT[i] = found.document_BT[row]
             if out.ref_loss_BT is not None and found.ref_loss_BT is not None:
-                out.ref_loss_BT[here] = found.ref_loss_BT[within]
+                out.ref_loss_BT[i] = found.ref_loss_BT[row]
         return out

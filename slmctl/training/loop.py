@@ -226,7 +226,7 @@ class Trainer:
 
     def count(self, batch: StepBatch, results: list[MicroResult]) -> None:
         """Counts by token id what could be and what was trained on."""
-        ids = batch.ids_BT
+        ids = batch.ids_BT.long()
         chosen: Tensor = torch.cat([r.selected_BT for r in results]).cpu()
         for i, mask in enumerate((batch.target_BT, chosen)):
             self.counts[i] += torch.bincount(ids[mask], minlength=self.counts.shape[1])
