@@ -1,8 +1,9 @@
 """Shards on disk: Parquet with one value a token in flat required columns, every byte of which is covered by a hash.
 
-The footer holds, under the key `slmctl`, what the shard was made from (`facts`) and the XXH3-128 of each column chunk's
-bytes. Chunks and footer tile the file, so the hash of the footer, which a manifest keeps, stands for the whole content,
-and a reader verifies just the bytes that it reads, from a disk or over a network.
+The footer holds, under the key `slmctl`, what the shard was made from (`facts`), the XXH3-128 of each column chunk's
+bytes, and a hash of its own. Chunks and footer tile the file, so the hash of the footer, which a manifest keeps, stands for
+the whole content, and a reader verifies just the bytes that it reads, from a disk or over a network. Nothing is parsed
+before it is verified: some flipped bits of a footer make pyarrow abort the process.
 
 Encodings were measured, not guessed: BYTE_STREAM_SPLIT with zstd level 1 for ids and losses, DELTA_BINARY_PACKED for
 the document column (long constant runs), one page a row group.
@@ -15,6 +16,7 @@ import io
 import json
 import threading
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from types import TracebackType
 from typing import Any
 
@@ -24,13 +26,15 @@ import pyarrow.parquet as pq
 import xxhash
 
 from slmctl.errors import CorruptError
-from slmctl.files import disk_errors, sha256_json
-from slmctl.storage import Folder, Source
-from slmctl.store.manifest import Shard
+from slmctl.files import disk_errors
+from slmctl.storage import Folder, LocalFolder, Source
+from slmctl.store.manifest import Shard, differences
 
 GROUP_TOKENS = 2**18
 _ENCODINGS = {"document": "DELTA_BINARY_PACKED"}
 _META = "slmctl"
+_SEAL = b"slmctl-footer-sha256:"
+_UNSEALED = b"0" * 64
 _MAGIC = b"PAR1"
 _TAIL = 2**16
 _UNREADABLE = (OSError, pa.ArrowException, KeyError, ValueError, TypeError, IndexError, OverflowError)
@@ -129,14 +133,16 @@ class ShardWriter:
             for column, (offset, n) in ranges:
                 raw.seek(offset)
                 hashes[column].append(_hash(raw.read(n)))
-            described = {"facts": self.facts, "chunks": hashes, "layout": _layout(metadata)}
-            text = json.dumps(described, sort_keys=True)
-            sealed = schema.with_metadata({_META: f"{hashlib.sha256(text.encode()).hexdigest()}{text}"})
+            text = json.dumps({"facts": self.facts, "chunks": hashes}, sort_keys=True)
+            unsealed = schema.with_metadata({_META: _SEAL + _UNSEALED + text.encode()})
             footer = io.BytesIO()
-            pq.write_metadata(sealed, footer, metadata_collector=[metadata] if self._written else None)
+            pq.write_metadata(unsealed, footer, metadata_collector=[metadata] if self._written else None)
             raw.seek(end)
             raw.truncate()
-            raw.write(footer.getvalue()[len(_MAGIC) :])
+            raw.write(_seal(footer.getvalue()[len(_MAGIC) :]))
+        finished = ShardFile(LocalFolder(self._temporary.parent), self._temporary.name)  # as a reader will find it
+        finished.described()
+        finished.close()
 
 
 def _hash(data: Any) -> str:
@@ -166,10 +172,11 @@ def _chunk_ranges(metadata: pq.FileMetaData) -> tuple[list[tuple[str, Range]], i
     return found, at or len(_MAGIC)
 
 
-def _layout(metadata: pq.FileMetaData) -> str:
-    """Hash of all that the Parquet footer says of types, sizes, encodings and places."""
-    described = {k: v for k, v in metadata.to_dict().items() if k != "serialized_size"}
-    return sha256_json([described, str(metadata.schema).partition("\n")[2]])  # the first line is an object's address
+def _seal(footer: bytes) -> bytes:
+    """The footer with the SHA-256 of its bytes at the place that is kept for it, which counts as zeros."""
+    at = footer.index(_SEAL) + len(_SEAL)
+    before, after = footer[:at], footer[at + len(_UNSEALED) :]
+    return before + hashlib.sha256(before + _UNSEALED + after).hexdigest().encode() + after
 
 
 class _Verified(io.RawIOBase):
@@ -239,24 +246,22 @@ class ShardFile:
             raise self._broken("its footer's length is impossible")
         if length > len(tail):
             tail = self.source.read_at(size - length, length)
-        self.footer_sha256 = hashlib.sha256(tail[-length:]).hexdigest()
+        footer = tail[-length:]
+        self.footer_sha256 = hashlib.sha256(footer).hexdigest()
         if wanted is not None and self.footer_sha256 != wanted.footer_sha256:
             raise self._broken(
                 f"its footer is not the one that its manifest names (sha256 found {self.footer_sha256[:12]}…, wanted "
                 f"{wanted.footer_sha256[:12]}…): it was altered, or belongs elsewhere"
             )
+        if _SEAL not in footer or _seal(footer) != footer:
+            raise self._broken("its footer is altered, or not one of slmctl's")
         self._bytes = _Verified(size)
         self._bytes.held = [(size - len(tail), tail)]
         self.file = pq.ParquetFile(self._bytes, page_checksum_verification=False)
         metadata = self.file.metadata
-        text = (metadata.metadata or {})[_META.encode()].decode()
-        if hashlib.sha256(text[64:].encode()).hexdigest() != text[:64]:
-            raise self._broken("its own description is altered")
-        described = json.loads(text[64:])
-        if described["layout"] != _layout(metadata):
-            raise self._broken("its footer is altered")
+        described = json.loads(metadata.metadata[_META.encode()][len(_SEAL) + len(_UNSEALED) :])
         ranges, end = _chunk_ranges(metadata)
-        if end != size - length:
+        if end != size - length or (not ranges and self.source.read_at(0, end) != _MAGIC):
             raise self._broken("data and footer do not make up the whole file")
         self.facts: dict[str, Any] = described["facts"]
         self.groups: int = metadata.num_row_groups
@@ -265,6 +270,9 @@ class ShardFile:
         for i, (column, where) in enumerate(ranges):
             group = i // len(self.columns)
             self._chunks[group, column] = (where, described["chunks"][column][group])
+        other = differences(asdict(self.described()), {**asdict(wanted), "first_row": 0}) if wanted is not None else []
+        if other:
+            raise self._broken(f"it is not what its manifest says ({other[0]})")
 
     def described(self) -> Shard:
         """The manifest's entry of this file, but for its place in the set."""
