@@ -248,9 +248,19 @@ class PretrainConfig(ArmConfig):
     """Named runs: each is these settings with its own keys laid over them."""
 
 
+class ReferenceModel(Section):
+    path: str
+    """A local directory or a Hub id."""
+    revision: str | None = None
+    """Hub revision; null is the default branch."""
+    gguf_file: str | None = None
+    """Name of a GGUF file in `path`, loaded dequantised (needs the extra `gguf`)."""
+
+
 class ScoreConfig(Section):
-    references: dict[Name, str] = Field(default={"curated": "reference"}, min_length=1)
-    """Score sets to make: name to model (`reference` is the trained one, else a directory or Hub id)."""
+    references: dict[Name, str | ReferenceModel] = Field(default={"curated": "reference"}, min_length=1)
+    """Score sets to make: name to model (`reference` is the trained one, else a directory, a Hub id, or `path`, `revision`
+    and `gguf_file`), of any size that shares the corpus's vocabulary. More may be added at any time."""
     entropy: bool = True
     """Store each prediction's entropy beside its loss (same pass)."""
     dtype: Literal["float16", "compact", "float32"] = "float16"

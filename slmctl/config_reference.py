@@ -29,6 +29,7 @@ SECTIONS: tuple[tuple[str, type[BaseModel], str], ...] = (
     ("pretrain, besides", config.PretrainConfig, ""),
     ("selection", config.SelectionConfig, ""),
     ("score", config.ScoreConfig, ""),
+    ("a model of score.references", config.ReferenceModel, ""),
     ("eval", config.EvalConfig, ""),
     ("a task of eval.tasks", config.TaskConfig, ""),
     ("tracking", config.TrackingConfig, ""),
@@ -44,7 +45,7 @@ def markdown() -> str:
         if model in (config.ReferenceConfig, config.PretrainConfig):
             fields = {k: f for k, f in fields.items() if k not in shared}
         lines = [f"**{title}**", *([note] if note else []), "", "| key | type | default | |", "|---|---|---|---|"]
-        lines += [f"| `{k}` | {_type(f)} | {_default(f)} | {f.description} |" for k, f in fields.items()]
+        lines += [f"| `{k}` | {_type(f)} | {_default(f)} | {' '.join((f.description or '').split())} |" for k, f in fields.items()]
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks)
 

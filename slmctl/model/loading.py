@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -133,7 +134,14 @@ def quiet_transformers() -> Iterator[None]:
 
 
 def pick_device(name: str) -> str:
-    """`auto` is CUDA where there is any. Raises `InputError` where CUDA is asked for and absent."""
+    """`auto` is CUDA where there is any; of several processes that torchrun starts on a machine, each takes its own GPU.
+
+    Raises `InputError` where CUDA is asked for and absent.
+    """
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError("device is cuda, but torch sees no CUDA device. Use -o device=cpu or a CUDA build of torch.")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+    if name == "cpu" or not torch.cuda.is_available():
+        return "cpu"
+    if (local_rank := os.environ.get("LOCAL_RANK", "")).isdigit():
+        torch.cuda.set_device(int(local_rank) % torch.cuda.device_count())
+    return "cuda"

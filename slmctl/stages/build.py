@@ -110,7 +110,7 @@ def status(builds: list[Build]) -> None:
             str(len(c.orphaned) + len(c.foreign) + len(c.broken)), f"{c.tokens:,}", f"{rate:,.0f}" if rate else "-",
             "-" if left is None or not c.missing else duration(left), state,
         )  # fmt: skip
-        notes += [f"{build.folder}/{name}: {why}" for name, why in c.broken.items()]
+        notes += c.broken.values()
         notes += [f"{build.folder}/{name}: in no plan" for name in c.foreign]
         notes += [f"{build.folder}/{name}: its writer is gone; the next worker removes it" for name in c.orphaned]
         if c.missing and done and c.missing != list(range(build.count)):

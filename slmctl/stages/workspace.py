@@ -21,7 +21,7 @@ from typing import IO, Any
 
 import yaml
 
-from slmctl.config import PipelineConfig, SourceConfig, TrainingConfig
+from slmctl.config import PipelineConfig, ReferenceModel, SourceConfig, TrainingConfig
 from slmctl.config_file import dump_config
 from slmctl.console import say, warn
 from slmctl.corpus.sources import input_fingerprint
@@ -204,15 +204,17 @@ class Workspace:
 
         Raises `MismatchError` where the reference was trained with other settings than the configuration has now.
         """
-        path = self.config.score.references[name]
-        if path == "reference":
-            path = str(self.reference)
+        given = self.config.score.references[name]
+        attention = self.config.model.attn_implementation
+        if given == "reference":
             if not (self.reference / DONE).is_file():
                 raise InputError(f"{self.reference} is absent or not complete. Run `slmctl train-ref` first.")
             wanted = self.reference_inputs()
             made = read_json(self.reference / INPUTS)
             self.refuse("reference", {k: made.get(k) for k in wanted}, wanted, "Run `slmctl train-ref` again.")
-        return local_copy(ModelSource(path, attn_implementation=self.config.model.attn_implementation))
+            return ModelSource(str(self.reference), attn_implementation=attention)
+        model = ReferenceModel(path=given) if isinstance(given, str) else given
+        return local_copy(ModelSource(model.path, model.gguf_file, model.revision, attention))
 
     def fingerprint(self, source: ModelSource) -> dict[str, Any]:
         return model_fingerprint(source, self.hashes)

@@ -94,7 +94,7 @@ def survey(folder: Folder, count: int, bound: Bound) -> Coverage:
             return str(e)
         try:
             other = [k for k, v in bound(i).items() if file.facts.get(k) != v]
-            return f"it was made from other inputs ({', '.join(other)} differ)" if other else (file.described(), file.facts)
+            return f"{file.name} was made from other inputs ({', '.join(other)} differ)" if other else (file.described(), file.facts)
         finally:
             file.close()
 
