@@ -1,24 +1,31 @@
-"""Peak resident memory and speed of `prepare` on a generated corpus, beside the bare tokenizer on a sample of the same text.
+"""`prepare` beside the bare tokenizer on the same text and cores, and its peak resident memory by size of the corpus.
 
-python benchmarks/prepare.py --gigabytes 2 --output benchmarks/results/prepare.json
+python benchmarks/prepare.py --gigabytes 1 --output benchmarks/results/prepare-1gb.json
+python benchmarks/prepare.py --gigabytes 10 --words --no-bare --output benchmarks/results/prepare-10gb-words.json
+
+`--words` takes a tokenizer of whole words, ten times as fast, so that memory can be watched over many gigabytes in minutes.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
-import resource
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
+from typing import Any
+
+import psutil
 
 PIPELINE = """
 name: bench
 output_dir: {root}/run
-model: {{scratch: {{vocab_size: 8192, tokenizer_sample_mb: 8}}}}
+model: {{path: {root}/model}}
 data:
   seq_len: 1024
   curated: {{path: {root}/small.jsonl}}
@@ -26,73 +33,136 @@ data:
   heldout: {{target: {{path: {root}/small.jsonl}}}}
 pretrain: {{steps: 1, arms: {{clm: {{selection: {{criterion: all}}}}}}}}
 """
+BLOCK = 2**27
+"""Bytes of distinct text; a larger corpus repeats them."""
 
 
-def write_texts(root: Path, size: int) -> None:
+def write_texts(root: Path, size: int) -> list[str]:
     """A corpus of `size` bytes: documents of 50 to 2,000 words from a Zipf-like vocabulary of made-up words."""
     rng = random.Random(0)
     letters = "etaoinshrdlucmfwypvbgkjqxz"
     words = ["".join(rng.choices(letters, k=rng.randint(1, 10))) for _ in range(50_000)]
-    weights = [1 / (i + 2) for i in range(len(words))]
-    pool = rng.choices(words, weights, k=2_000_000)
-    written = 0
-    with open(root / "corpus.jsonl", "w", encoding="utf-8") as corpus, open(root / "small.jsonl", "w", encoding="utf-8") as small:
-        while written < size:
-            at = rng.randrange(len(pool) - 2000)
-            line = json.dumps({"text": " ".join(pool[at : at + rng.randint(50, 2000)])}) + "\n"
-            corpus.write(line)
-            if written < 2**20:
-                small.write(line)
-            written += len(line)
+    pool = rng.choices(words, [1 / (i + 2) for i in range(len(words))], k=2_000_000)
+    block, held = [], 0
+    while held < min(size, BLOCK):
+        at = rng.randrange(len(pool) - 2000)
+        block.append(json.dumps({"text": " ".join(pool[at : at + rng.randint(50, 2000)])}) + "\n")
+        held += len(block[-1])
+    text = "".join(block)
+    with open(root / "corpus.jsonl", "w", encoding="utf-8") as corpus:
+        for _ in range(max(1, round(size / len(text)))):
+            corpus.write(text)
+    (root / "small.jsonl").write_text("".join(block[:200]), encoding="utf-8")
+    return words
 
 
-def bare_tokenizer(root: Path, sample_bytes: int) -> float:
-    """Bytes of text a second through the tokenizer's batch encoder alone."""
-    from slmctl.corpus.tokenizer import load_tokenizer
+def make_model(root: Path, words: list[str] | None) -> None:
+    """A directory with a tokenizer (byte-level BPE of 8,192 entries, or one of whole words) and a model's configuration."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, PreTrainedTokenizerFast
 
-    tokenizer = load_tokenizer(str(root / "run" / "tokenizer"))
-    texts, size = [], 0
-    with open(root / "corpus.jsonl", encoding="utf-8") as f:
-        for line in f:
-            texts.append(json.loads(line)["text"])
-            size += len(texts[-1].encode())
-            if size >= sample_bytes:
-                break
-    started = time.perf_counter()
-    for at in range(0, len(texts), 512):
-        tokenizer.backend.encode_batch_fast(texts[at : at + 512], add_special_tokens=False)
-    return size / (time.perf_counter() - started)
+    from slmctl.corpus.tokenizer import train_tokenizer
+
+    if words is None:
+        texts = [json.loads(line)["text"] for line in (root / "small.jsonl").read_text().splitlines()]
+        train_tokenizer(texts, 8192, root / "model")
+    else:
+        vocabulary = {w: i for i, w in enumerate(["<|endoftext|>", *dict.fromkeys(words)])}
+        backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<|endoftext|>"))
+        backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|endoftext|>").save_pretrained(root / "model")
+    LlamaConfig(vocab_size=65_000, hidden_size=8, num_attention_heads=2, num_hidden_layers=1).save_pretrained(root / "model")
+
+
+class Peak:
+    """The largest sum of resident memory of a process and its children, looked at twenty times a second."""
+
+    def __init__(self, pid: int) -> None:
+        self.bytes, self.processes, self._stop = 0, 0, threading.Event()
+        self._process = psutil.Process(pid)
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.05):
+            try:
+                tree = [self._process, *self._process.children(recursive=True)]
+                self.bytes = max(self.bytes, sum(p.memory_info().rss for p in tree))
+                self.processes = max(self.processes, len(tree))
+            except psutil.NoSuchProcess:
+                continue
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+BARE = """
+import json, sys, time
+from slmctl.corpus.tokenizer import load_tokenizer
+backend = load_tokenizer(sys.argv[1]).backend
+texts, size = [], 0
+with open(sys.argv[2], encoding="utf-8") as f:
+    for line in f:
+        texts.append(json.loads(line)["text"])
+        size += len(texts[-1].encode())
+        if size >= int(sys.argv[3]):
+            break
+tokens, started = 0, time.perf_counter()
+for at in range(0, len(texts), 512):
+    tokens += sum(len(e) for e in backend.encode_batch_fast(texts[at : at + 512], add_special_tokens=False))
+print(json.dumps({"bytes": size, "tokens": tokens, "seconds": time.perf_counter() - started}))
+"""
+
+
+def bare_tokenizer(root: Path, sample_bytes: int) -> dict[str, Any]:
+    """The tokenizer's batch encoder alone, with all its threads, on text that is in memory already."""
+    command = [sys.executable, "-c", BARE, str(root / "model"), str(root / "corpus.jsonl"), str(sample_bytes)]
+    found: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gigabytes", type=float, default=2.0)
+    parser.add_argument("--gigabytes", type=float, default=1.0)
+    parser.add_argument("--words", action="store_true", help="a tokenizer of whole words, for watching memory")
+    parser.add_argument("--bare", action=argparse.BooleanOptionalAction, default=True, help="time the bare tokenizer beside it")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/prepare.json"))
     args = parser.parse_args()
     size = int(args.gigabytes * 1e9)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        write_texts(root, size)
+        words = write_texts(root, size)
+        make_model(root, words if args.words else None)
         (root / "bench.yaml").write_text(PIPELINE.format(root=root))
+        bare = [bare_tokenizer(root, min(size, BLOCK))] if args.bare else []
         started = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "slmctl", "prepare", str(root / "bench.yaml")], check=True)
+        process = subprocess.Popen([sys.executable, "-m", "slmctl", "prepare", str(root / "bench.yaml")])
+        peak = Peak(process.pid)
+        code = process.wait()
         seconds = time.perf_counter() - started
-        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+        peak.stop()
+        if code:
+            raise SystemExit(code)
+        bare += [bare_tokenizer(root, min(size, BLOCK))] if args.bare else []
         manifest = json.loads((root / "run/tokens/corpus/manifest.json").read_text())
-        disk = sum(s["bytes"] for s in manifest["shards"])
-        text_bytes, tokens = manifest["counts"]["text_bytes"], manifest["counts"]["tokens"]
-        bare = bare_tokenizer(root, min(size, 100_000_000))
-    figures = {
+    text_bytes, tokens = manifest["counts"]["text_bytes"], manifest["counts"]["tokens"]
+    figures: dict[str, Any] = {
         "command": " ".join(["python", *sys.argv]),
+        "cores": len(os.sched_getaffinity(0)),
         "text_bytes": text_bytes,
         "tokens": tokens,
         "seconds": round(seconds, 1),
-        "peak_resident_bytes": peak,
+        "tokens_per_s": round(tokens / seconds),
         "text_mb_per_s": round(text_bytes / seconds / 1e6, 2),
-        "bare_tokenizer_mb_per_s": round(bare / 1e6, 2),
-        "ratio_to_bare_tokenizer": round(text_bytes / seconds / bare, 3),
-        "shard_bytes_per_token": round(disk / tokens, 3),
+        "peak_resident_bytes": peak.bytes,
+        "processes": peak.processes,
+        "shard_bytes_per_token": round(sum(s["bytes"] for s in manifest["shards"]) / tokens, 3),
     }
+    if bare:
+        rates = [b["bytes"] / b["seconds"] for b in bare]
+        figures["bare_tokenizer"] = bare
+        figures["ratio_to_bare_tokenizer"] = round(text_bytes / seconds / (sum(rates) / len(rates)), 3)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     args.output.write_text(json.dumps(figures, indent=2) + "\n")
     print(json.dumps(figures, indent=2))

@@ -35,7 +35,7 @@ SHAPES = {  # vocabulary, width, layers: small models of the vocabularies that a
     "V=49k": (49_152, 576, 6),
     "V=150k": (150_000, 512, 6),
 }
-SEQ_LEN, ROWS = 512, 16
+SEQ_LEN, ROWS = 256, 16
 
 
 def make_model(vocab: int, width: int, layers: int) -> LlamaForCausalLM:

@@ -55,13 +55,12 @@ def make_values(rows: int, losses: str | None) -> tuple[np.ndarray, np.ndarray, 
 
 
 def write_slmctl(root: Path, ids: np.ndarray, document: np.ndarray, losses: np.ndarray, dtype: str) -> None:
-    from slmctl.selection.storage import COMPACT_BITS, keep_mantissa_bits
+    from slmctl.stages.score import stored
     from slmctl.storage import Folder
     from slmctl.store.manifest import Manifest, Shard
     from slmctl.store.shards import ShardWriter, shard_name
 
-    if dtype == "compact":
-        losses = np.where(losses < 0, losses, keep_mantissa_bits(np.maximum(losses, 0), COMPACT_BITS))
+    losses = np.where(losses < 0, np.float32(-1), stored(losses.astype(np.float32), dtype))
     per_shard, made = GROUP_ROWS * 16, {}
     for kind, columns in (("tokens", {"input_id": ids, "document": document}), ("scores", {"ref_loss": losses})):
         folder, shards = Folder.at(root / kind), []

@@ -45,7 +45,8 @@ def markdown() -> str:
         if model in (config.ReferenceConfig, config.PretrainConfig):
             fields = {k: f for k, f in fields.items() if k not in shared}
         lines = [f"**{title}**", *([note] if note else []), "", "| key | type | default | |", "|---|---|---|---|"]
-        lines += [f"| `{k}` | {_type(f)} | {_default(f)} | {' '.join((f.description or '').split())} |" for k, f in fields.items()]
+        told = {k: " ".join((f.description or "").split()) for k, f in fields.items()}
+        lines += [f"| `{k}` | {_type(f)} | {_default(f)} | {told[k]} |" for k, f in fields.items()]
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks)
 

@@ -202,12 +202,17 @@ class HashCache:
             found = read_json(path)
             self.known = found if isinstance(found, dict) else {}
 
+    def knows(self, file: Path) -> bool:
+        """Whether the hash is known without reading the file."""
+        stat = file.stat()
+        found = self.known.get(str(file.resolve()))
+        return found is not None and found[:2] == [stat.st_size, stat.st_mtime_ns]
+
     def sha256(self, file: Path) -> str:
         stat = file.stat()
         key = str(file.resolve())
-        found = self.known.get(key)
-        if found and found[:2] == [stat.st_size, stat.st_mtime_ns]:
-            return str(found[2])
+        if self.knows(file):
+            return str(self.known[key][2])
         digest = self.stream(open(file, "rb"))
         self.known[key] = [stat.st_size, stat.st_mtime_ns, digest]
         self.unsaved += stat.st_size

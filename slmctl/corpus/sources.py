@@ -164,6 +164,12 @@ def input_fingerprint(sources: list[SourceConfig], hashes: HashCache) -> list[di
     return found
 
 
+def unhashed_bytes(sources: list[SourceConfig], hashes: HashCache) -> int:
+    """Bytes of local files that `input_fingerprint` would have to read."""
+    local = [Path(f) for s in sources if s.hub is None for f in files_of(s) if not is_url(f)]
+    return sum(f.stat().st_size for f in local if not hashes.knows(f))
+
+
 def _hub_identity(source: SourceConfig, hashes: HashCache) -> dict[str, Any]:
     assert source.hub is not None
     identity: dict[str, Any] = {"config": source.hub_config, "split": source.split}

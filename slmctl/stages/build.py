@@ -37,15 +37,16 @@ class Build:
     def survey(self) -> Coverage:
         return survey(self.folder, self.count, self.bound)
 
-    def finish(self) -> Coverage | None:
-        """Writes the manifest where every shard is there, else returns what is."""
-        if len(names_in(self.folder, self.count)) == self.count:
+    def finish(self) -> None:
+        """Writes the manifest where every shard is there, else says how many are. Only whoever finds all of them opens them."""
+        there = len(names_in(self.folder, self.count))
+        if there == self.count:
             coverage = self.survey()
             if not coverage.missing:
                 self.write(coverage)
-                return None
-            return coverage
-        return self.survey()
+                return
+            there -= len(coverage.missing)
+        say(f"{self.label}: {there} of {self.count} shards are there; the worker that completes them writes the manifest")
 
     def write(self, coverage: Coverage) -> None:
         made = self.manifest(coverage)
@@ -53,11 +54,6 @@ class Build:
             there = load_manifest(self.folder, self.kind)
             if there.content_hash != made.content_hash:
                 made.save(self.folder, replace=True)  # shards were made anew since it was written
-
-
-def describe_rest(build: Build, coverage: Coverage) -> str:
-    done = build.count - len(coverage.missing)
-    return f"{build.label}: {done} of {build.count} shards are there; the worker that completes them writes the manifest"
 
 
 def finalize(builds: list[Build]) -> None:
@@ -96,7 +92,7 @@ def status(builds: list[Build]) -> None:
     for column in ("done", "missing", "working", "orphaned", "tokens", "tokens/s", "time left"):
         table.add_column(column, justify="right")
     table.add_column("state")
-    notes = []
+    notes: list[str] = []
     for build in builds:
         c = build.survey()
         done = build.count - len(c.missing)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from slmctl.errors import ConfigError, InputError
 from slmctl.files import read_json, sha256_json
 from slmctl.model.loading import load_model_config
 from slmctl.processes import spread
-from slmctl.stages.build import Build, describe_rest
+from slmctl.stages.build import Build
 from slmctl.stages.workers import Share, cores
 from slmctl.stages.workspace import DONE, INPUTS, Workspace, read_plan
 from slmctl.storage import is_private
@@ -50,9 +50,7 @@ def prepare(workspace: Workspace, share: Share = Share()) -> None:  # noqa: B008
     jobs: list[Job | None] = [j for f in found for j in (f.jobs if isinstance(f, Build) else [None] * f)]
     make_shards(workspace, [j for j in share.of(jobs) if j is not None], share)
     for build in builds:
-        coverage = build.finish()
-        if coverage is not None:
-            say(describe_rest(build, coverage))
+        build.finish()
 
 
 def begin(workspace: Workspace) -> int:

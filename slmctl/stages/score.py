@@ -18,7 +18,7 @@ from slmctl.model.loading import ModelSource, load_model
 from slmctl.model.row_losses import row_losses
 from slmctl.model.split import SplitModel, refuse_ids_beyond
 from slmctl.selection.storage import COMPACT_BITS, keep_mantissa_bits
-from slmctl.stages.build import Build, describe_rest
+from slmctl.stages.build import Build
 from slmctl.stages.workers import Share
 from slmctl.stages.workspace import ACCEPTED, Workspace, read_plan
 from slmctl.store import manifest as manifests
@@ -84,9 +84,7 @@ def score_set(workspace: Workspace, name: str, share: Share) -> None:
                 scorer = partial(score_shard, build, tokens, index, model, settings, workspace.device, ticker)
                 make(folder, index, build.bound(index), scorer)
                 ticker.advance(before + tokens.manifest.shards[index].rows * tokens.seq_len - ticker.done)
-    coverage = build.finish()
-    if coverage is not None:
-        say(describe_rest(build, coverage))
+    build.finish()
 
 
 def _build(workspace: Workspace, name: str, tokens: TokenSet, plan: dict[str, Any]) -> Build:

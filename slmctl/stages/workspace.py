@@ -24,7 +24,7 @@ import yaml
 from slmctl.config import PipelineConfig, ReferenceModel, SourceConfig, TrainingConfig
 from slmctl.config_file import dump_config
 from slmctl.console import say, warn
-from slmctl.corpus.sources import input_fingerprint
+from slmctl.corpus.sources import input_fingerprint, unhashed_bytes
 from slmctl.corpus.tokenizer import Tokenizer, load_tokenizer
 from slmctl.errors import ConfigError, InputError, MismatchError, SlmError
 from slmctl.files import HashCache, is_temporary, publishing, read_json, sweep, write_json
@@ -48,6 +48,9 @@ _NOT_THE_RESULT = {
 _NEVER_ACCEPTED = {"seq_len", "intra_document_mask"}
 """Where these differ, losses are of other predictions than those that are trained."""
 
+HASHED_BY_READERS = 2**33
+"""Bytes of texts, not hashed from here before, up to which a stage that only reads a set still compares them by content;
+`prepare` always does."""
 PATIENCE = 600
 """Seconds without a sign of life after which a worker no longer waits for the one that plans."""
 
@@ -262,7 +265,8 @@ class Workspace:
         made = found.manifest.made_from
         wanted = self.packing_inputs()
         with suppress(InputError):  # a stage may run on a machine that has the shards alone
-            wanted = self.set_inputs(name)
+            if unhashed_bytes(self.sources(name), self.hashes) <= HASHED_BY_READERS:
+                wanted = self.set_inputs(name)
         self.refuse(f"tokens/{name}", {k: made.get(k) for k in wanted}, wanted, "Run `slmctl prepare` again.")
         return found
 

@@ -94,7 +94,9 @@ def survey(folder: Folder, count: int, bound: Bound) -> Coverage:
             return str(e)
         try:
             other = [k for k, v in bound(i).items() if file.facts.get(k) != v]
-            return f"{file.name} was made from other inputs ({', '.join(other)} differ)" if other else (file.described(), file.facts)
+            if other:
+                return f"{file.name} was made from other inputs ({', '.join(other)} differ)"
+            return file.described(), file.facts
         finally:
             file.close()
 
