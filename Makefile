@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help install demo test lint bench docs wheel clean
+.PHONY: help install demo test lint soak bench docs wheel clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -28,8 +28,13 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+soak: install  ## Kill workers of prepare and score a hundred times, and compare with an undisturbed run
+	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 $(BIN)/python tests/soak/soak_store.py --kills 100
+
 bench: install  ## Measure; raw figures go to benchmarks/results/
 	$(BIN)/python benchmarks/prepare.py
+	$(BIN)/python benchmarks/score.py
+	$(BIN)/python benchmarks/store.py
 
 docs: install  ## Rewrite the configuration reference in README.md from the field docstrings
 	$(BIN)/python -m slmctl.config_reference README.md
