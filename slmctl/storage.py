@@ -252,9 +252,9 @@ class LocalFolder(Folder):
             os.replace(self.path / name, self.path / f"{name}.broken")  # which no glob of *.parquet takes in
 
     def temporaries(self) -> dict[str, bool]:
-        if not self.path.is_dir():
-            return {}
-        return {f.name: is_abandoned(f) for f in self.path.iterdir() if is_temporary(f)}
+        with suppress(FileNotFoundError, NotADirectoryError):
+            return {f.name: is_abandoned(f) for f in self.path.iterdir() if is_temporary(f)}
+        return {}
 
     def sweep(self) -> list[str]:
         swept = [name for name, abandoned in self.temporaries().items() if abandoned]

@@ -1,0 +1,195 @@
+"""A store small enough to make in a second: a model folder with random weights, texts, and processes to make it with."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import random
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import torch
+from tiny_pipeline import WORDS, write_jsonl
+
+from slmctl import console
+from slmctl.cli import main
+from slmctl.config_file import check
+from slmctl.corpus.tokenizer import load_tokenizer, train_tokenizer
+from slmctl.stages import workspace as workspace_module
+from slmctl.stages.workspace import Workspace
+from slmctl.store.manifest import load_manifest
+
+__all__ = ["load_tokenizer", "train_tokenizer"]
+torch.set_num_threads(1)  # processes are forked from this one, which a pool of threads would not survive
+
+
+def texts(seed: int, n: int, words: int = 20) -> list[dict[str, Any]]:
+    """Documents of different lengths."""
+    rng = random.Random(seed)
+    return [{"text": " ".join(rng.choices(WORDS, k=rng.randint(1, 2 * words))) + "."} for _ in range(n)]
+
+
+def make_tokenizer(directory: Path, vocab_size: int = 300) -> Path:
+    train_tokenizer((t["text"] for t in texts(0, 50)), vocab_size, directory)
+    return directory
+
+
+def make_model(directory: Path, vocab_size: int = 300, hidden: int = 16, layers: int = 1, seed: int = 0, **more: Any) -> Path:
+    """Adds random weights to a folder that holds a tokenizer."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from slmctl.model.loading import quiet_transformers
+
+    config = LlamaConfig(
+        vocab_size=vocab_size,
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        **{"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None, **more},
+    )
+    with torch.random.fork_rng(), quiet_transformers():
+        torch.manual_seed(seed)
+        LlamaForCausalLM(config).save_pretrained(directory)
+    return directory
+
+
+def store_settings(root: Path, documents: int = 80) -> dict[str, Any]:
+    """Settings of a pipeline whose base and reference are one folder of random weights; its files are written to `root`."""
+    make_model(make_tokenizer(root / "model"))
+    write_jsonl(root / "curated.jsonl", texts(1, 20))
+    write_jsonl(root / "corpus.jsonl", texts(2, documents))
+    write_jsonl(root / "target.jsonl", texts(3, 8))
+    train = {"steps": 2, "batch_tokens": 256, "micro_batch_rows": 8, "precision": "float32"}
+    return {
+        "name": "tiny",
+        "output_dir": str(root / "run"),
+        "device": "cpu",
+        "model": {"path": str(root / "model")},
+        "data": {
+            "seq_len": 32,
+            "shard_bytes": 1024,
+            "curated": {"path": str(root / "curated.jsonl")},
+            "corpus": {"path": str(root / "corpus.jsonl")},
+            "heldout": {"target": {"path": str(root / "target.jsonl")}},
+        },
+        "reference": train,
+        "score": {"precision": "float32", "references": {"curated": str(root / "model")}},
+        "pretrain": {**train, "selection": {"group_rows": 4}, "arms": {"slm": {}}},
+        "tracking": {"tensorboard": False},
+    }
+
+
+def open_workspace(settings: dict[str, Any]) -> Workspace:
+    """As a process of its own would: without the locks that this one held for an earlier command."""
+    release_locks()
+    return Workspace(check(settings, "tiny")).open()
+
+
+def release_locks() -> None:
+    workspace_module._locks.clear()
+
+
+def shards(folder: Any) -> dict[str, str]:
+    """Name to hash of the shards that are there."""
+    return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(Path(str(folder)).glob("shard-*.parquet"))}
+
+
+def content(store: Path) -> dict[str, Any]:
+    """All shards of a store's sets by path, and what their manifests say but for library versions."""
+    found: dict[str, Any] = {}
+    for manifest in sorted(p for kind in ("tokens", "scores") for p in (store / kind).rglob("manifest.json")):
+        folder = manifest.parent
+        kind = folder.relative_to(store).parts[0]
+        found[str(folder.relative_to(store))] = (load_manifest(folder, kind).content_hash, shards(folder))
+    return found
+
+
+def temporaries(root: Path) -> list[Path]:
+    return sorted(p for p in root.rglob("*") if p.name.startswith(".tmp-"))
+
+
+class Child:
+    """A forked process that runs a function or a slmctl command; its output goes to a file."""
+
+    def __init__(self, work: Callable[[], Any] | list[str], before: Callable[[], None] = lambda: None) -> None:
+        file, self.output = tempfile.mkstemp(prefix="slmctl-child-")
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self.pid = os.fork()
+        if self.pid == 0:
+            code = 70
+            try:
+                os.dup2(file, 1)
+                os.dup2(file, 2)
+                stream = io.TextIOWrapper(os.fdopen(1, "wb", 0, closefd=False), write_through=True)
+                console.err.file = console.out.file = stream
+                workspace_module._locks.clear()
+                before()
+                with redirect_stdout(stream), redirect_stderr(stream):
+                    try:
+                        main(work) if isinstance(work, list) else work()
+                        code = 0
+                    except SystemExit as e:
+                        code = e.code if isinstance(e.code, int) else 0
+                    except BaseException:
+                        traceback.print_exc()
+            finally:
+                os._exit(code)
+        os.close(file)
+        self.code: int | None = None
+
+    def wait_stopped(self) -> None:
+        """Until it has stopped itself."""
+        _, status = os.waitpid(self.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status), f"it ended instead ({status}):\n{self.text()}"
+
+    def wait(self) -> int:
+        """Its exit code; minus the signal that ended it."""
+        if self.code is None:
+            _, status = os.waitpid(self.pid, 0)
+            self.code = os.waitstatus_to_exitcode(status)
+        return self.code
+
+    def send(self, signum: int) -> None:
+        os.kill(self.pid, signum)
+
+    def kill(self) -> None:
+        if self.code is None:
+            self.send(signal.SIGKILL)
+            self.wait()
+
+    def text(self) -> str:
+        return Path(self.output).read_text(encoding="utf-8")
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+        Path(self.output).unlink(missing_ok=True)
+
+
+def stop_at_write(number: int = 1) -> None:
+    """Has this process stop itself (SIGSTOP) right after its n-th row group was written."""
+    from slmctl.store.shards import ShardWriter
+
+    write, seen = ShardWriter.write, 0
+
+    def stopping(self: ShardWriter, **columns: Any) -> None:
+        nonlocal seen
+        write(self, **columns)
+        seen += 1
+        if seen == number:
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    ShardWriter.write = stopping  # type: ignore[method-assign]
