@@ -28,7 +28,7 @@ from slmctl.stages.look import look_at_scores, look_at_tokens
 from slmctl.stages.prepare import prepare
 from slmctl.stages.score import score
 from slmctl.stages.workers import Share
-from slmctl.storage import Folder
+from slmctl.storage import Folder, LocalFolder
 from slmctl.store.reader import RowReader, ScoreSet, TokenSet
 from slmctl.store.shards import ShardFile, ShardWriter
 
@@ -292,6 +292,17 @@ def test_what_arrives_shorter_than_it_was_put_is_noticed(finished: Any, monkeypa
     )
     with pytest.raises(CorruptError, match=r"plain://short/tokens/curated/shard-00000.parquet: \d+ bytes were put, \d+ arrived"):
         prepare(finished.opened(store_dir="plain://short"))
+
+
+def test_a_file_url_is_a_local_folder(tmp_path: Path) -> None:
+    folder = Folder.at(f"file://{tmp_path}/a")
+    assert isinstance(folder, LocalFolder)
+    assert folder.put("plan.json", b"one")
+    assert not folder.put("plan.json", b"two")
+    assert (tmp_path / "a" / "plan.json").read_bytes() == b"one"
+    (tmp_path / "a.jsonl").write_bytes(LINES)
+    source = SourceConfig(path=[f"file://{tmp_path}/*.jsonl"])
+    assert len([t for p in plan([source], 500) for t in documents(source, p, Tally())]) == 40
 
 
 # --- what is not yet put ---
