@@ -26,7 +26,7 @@ class ReadAhead(Generic[T]):
             return self.fetch(step)
         for stale in [s for s in self._ahead if s < step]:
             self._ahead.pop(stale).cancel()
-        for s in range(step, min(step + self.threads, self.last) + 1):
+        for s in range(step, max(step, min(step + self.threads, self.last)) + 1):
             if s not in self._ahead:
                 self._ahead[s] = self._pool.submit(self.fetch, s)
         return self._ahead.pop(step).result()

@@ -38,7 +38,7 @@ def write_set(
         with ShardWriter(LocalFolder(directory), shard_name(i), types, group_rows * seq_len) as writer:
             for at in range(0, rows, group_rows):
                 writer.write(**{n: c[at : at + group_rows].reshape(-1) for n, c in columns.items()})
-            writer.facts = {"rows": rows, "tokens": tokens[i], **made_from}
+            writer.facts = {"rows": rows, "tokens": tokens[i], "made_from": made_from}
         found.append(replace(writer.shard, first_row=sum(s.rows for s in found)))
     manifest = Manifest(kind, seq_len, group_rows, found, dict(made_from), {"columns": types}, {"tokens": sum(tokens)})  # type: ignore[arg-type]
     manifest.save(directory)

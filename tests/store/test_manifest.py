@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from slmctl.errors import CorruptError, InputError, MismatchError
-from slmctl.store.manifest import Manifest, Shard, differences, exists, library_versions, load_manifest, refuse_mismatch
+from slmctl.store.manifest import (
+    SCHEMA_VERSION,
+    Manifest,
+    Shard,
+    differences,
+    exists,
+    is_complete,
+    library_versions,
+    load_manifest,
+    refuse_mismatch,
+)
 
 MANIFEST = Manifest(
     "tokens",
@@ -86,13 +97,34 @@ def test_one_that_is_no_json_or_of_another_kind_or_version_is_refused(tmp_path: 
         load_manifest(tmp_path, "scores")
     path = tmp_path / "manifest.json"
     whole = path.read_text()
-    path.write_text(whole.replace('"schema_version": 1', '"schema_version": 99'))
-    with pytest.raises(MismatchError, match="schema_version is 99, this slmctl reads 1"):
+    assert f'"schema_version": {SCHEMA_VERSION}' in whole
+    path.write_text(whole.replace(f'"schema_version": {SCHEMA_VERSION}', '"schema_version": 99'))
+    with pytest.raises(MismatchError, match=f"schema_version is 99, this slmctl reads {SCHEMA_VERSION}"):
         load_manifest(tmp_path, "tokens")
     for size in (0, 1, len(whole) // 2, len(whole) - 3):
         path.write_text(whole[:size])
         with pytest.raises(CorruptError, match="not valid JSON"):
             load_manifest(tmp_path, "tokens")
+
+
+def test_the_first_manifest_stays_unless_it_is_to_be_replaced(tmp_path: Path) -> None:
+    other = replace(MANIFEST, seq_len=9)
+    assert MANIFEST.save(tmp_path)
+    assert not other.save(tmp_path)
+    assert load_manifest(tmp_path, "tokens") == MANIFEST
+    assert other.save(tmp_path, replace=True)
+    assert load_manifest(tmp_path, "tokens") == other
+    assert [f.name for f in tmp_path.iterdir()] == ["manifest.json"]
+
+
+def test_a_set_is_complete_where_every_shard_is_there_in_its_size(tmp_path: Path) -> None:
+    MANIFEST.save(tmp_path)
+    for shard in MANIFEST.shards:
+        assert not is_complete(tmp_path, "tokens")
+        (tmp_path / shard.file).write_bytes(b"x" * shard.bytes)
+    assert is_complete(tmp_path, "tokens")
+    (tmp_path / MANIFEST.shards[1].file).write_bytes(b"x" * 49)
+    assert not is_complete(tmp_path, "tokens")
 
 
 def test_the_content_hash_does_not_depend_on_library_versions() -> None:

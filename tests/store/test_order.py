@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slmctl.store.order import MixedOrder, RowOrder, permutation
+from slmctl.store.order import MixedOrder, RowOrder, permutation, rank_slice
 
 SETTINGS = settings(max_examples=50, deadline=None)
 sizes = st.lists(st.integers(1, 9), min_size=1, max_size=30)
@@ -144,3 +144,27 @@ def test_a_mixed_order_does_not_depend_on_how_the_range_is_cut(
 def test_the_mix_is_spread_over_the_epoch() -> None:
     sets, _ = mixed([5] * 20, [5] * 20, 0.5, 0).at(0, 200)
     assert all(5 < int(sets[at : at + 40].sum()) < 35 for at in range(0, 200, 40))
+
+
+# --- ranks ---
+
+
+@SETTINGS
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 50))
+def test_the_slices_of_the_ranks_lie_end_to_end_and_make_up_the_step(share: int, world_size: int, step: int) -> None:
+    rows = share * world_size
+    slices = [rank_slice(step, rows, rank, world_size) for rank in range(world_size)]
+    assert slices[0][0] == (step - 1) * rows
+    assert slices[-1][1] == step * rows
+    assert all(a[1] == b[0] for a, b in pairwise(slices))
+    assert {stop - start for start, stop in slices} == {share}
+
+
+@SETTINGS
+@given(st.integers(1, 60), st.integers(1, 9))
+def test_rows_that_the_ranks_cannot_share_evenly_are_refused(rows: int, world_size: int) -> None:
+    if rows % world_size:
+        with pytest.raises(ValueError, match=f"{rows} rows cannot be shared evenly by {world_size} ranks"):
+            rank_slice(1, rows, 0, world_size)
+    else:
+        assert rank_slice(1, rows, 0, world_size) == (0, rows // world_size)

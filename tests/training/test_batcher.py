@@ -8,15 +8,19 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import torch
 
 from slmctl.config import SelectionConfig
+from slmctl.errors import ConfigError
 from slmctl.store.order import RowOrder
+from slmctl.store.read_ahead import ReadAhead
 from slmctl.store.reader import RowReader
 from slmctl.training.batches import Batcher, OneSet, TwoSets, mix_seed
 
 
-def batcher(source, rows=8, micro=4, seed=3, intra=False, **selection):
-    return Batcher(source, rows, micro, SelectionConfig(**{"group_rows": 2, **selection}), intra, seed, "cpu")
+def batcher(source, rows=8, micro=4, seed=3, intra=False, rank=0, world_size=1, **selection):
+    chosen = SelectionConfig(**{"group_rows": 2, **selection})
+    return Batcher(source, rows, micro, chosen, intra, seed, "cpu", rank, world_size)
 
 
 @pytest.fixture
@@ -120,3 +124,56 @@ def test_mixing_keeps_every_row_of_the_first_set_and_adds_the_wanted_share(mix, 
         assert extra.total() / found.total() == pytest.approx(mix, abs=1 / source.rows)
     order = np.concatenate([source.order.at(0, source.rows)[0]])
     assert 0.2 < np.flatnonzero(order == 1).mean() / source.rows < 0.8, "the second set's rows stand in one lump"
+
+
+def trained_on(ranks, steps, threads):
+    """All that the micro-batches of all ranks hold, step by step, as each rank meets it; rows and groups in order."""
+    found = {}
+    for b in ranks:
+        ahead = ReadAhead(b.step, max(steps), threads)
+        for step in steps:
+            batch = ahead.get(step)
+            found.setdefault(step, []).extend(b.micro_batches(step, batch))
+        ahead.close()
+    names = ("ids_BT", "target_BT", "position_BT", "ref_loss_BT", "counts_G")
+    return {
+        step: (
+            *(torch.cat([getattr(m, n) for m in micros]).tolist() for n in names if getattr(micros[0], n) is not None),
+            [s for m in micros for s in m.group_seeds],
+        )
+        for step, micros in found.items()
+    }
+
+
+@pytest.mark.parametrize("threads", [0, 1, 4])
+@pytest.mark.parametrize("micro", [2, 6, 99])
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_ranks_micro_batches_and_threads_change_nothing_of_what_a_step_trains_on(world_size, micro, threads, one_set):
+    """Over two epochs' ends, the seeds of the selection groups too. One reader per rank, as in processes of their own."""
+    rows, intra = 16, micro == 6
+    source = one_set()
+    steps = [1, 2, source.rows // rows, source.rows // rows + 1, source.rows // rows + 2, 2 * source.rows // rows + 1]
+    assert source.rows % rows, "the epoch ends at a step's end: nothing wraps"
+    wanted = trained_on([batcher(source, rows, micro=8, intra=intra)], steps, 0)
+    ranks = [batcher(one_set(), rows, micro, intra=intra, rank=r, world_size=world_size) for r in range(world_size)]
+    found = trained_on(ranks, steps, threads)
+    assert found == wanted
+    seeds = [s for step in found.values() for s in step[-1]]
+    assert len(set(seeds)) == len(steps) * rows // 2, "two groups would draw alike"
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_ranks_share_the_steps_of_mixed_sets_too(world_size, scored):
+    readers = [RowReader(scored.open_tokens(n)) for n in ("curated", "corpus")]
+    steps = range(1, 12)
+    wanted = trained_on([batcher(TwoSets(*readers, 0.4, seed=0), 16)], steps, 0)
+    ranks = [batcher(TwoSets(*readers, 0.4, seed=0), 16, rank=r, world_size=world_size) for r in range(world_size)]
+    assert trained_on(ranks, steps, 4) == wanted
+
+
+@pytest.mark.parametrize(("rows", "world_size"), [(8, 3), (4, 4), (12, 4), (2, 2)])
+def test_ranks_that_cannot_share_a_step_evenly_are_refused(rows, world_size, one_set):
+    with pytest.raises(
+        ConfigError, match=f"batch_tokens makes {rows // 2} selection groups a step, which {world_size} ranks cannot"
+    ):
+        batcher(one_set(), rows, rank=0, world_size=world_size)

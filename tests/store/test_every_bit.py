@@ -1,0 +1,71 @@
+"""Every single flipped bit of a shard, and every length that is not its own, is found by whoever reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from slmctl.errors import CorruptError
+from slmctl.store.reader import RowReader, ScoreSet, TokenSet
+
+Make = Callable[..., tuple[Any, Any]]
+
+
+@pytest.fixture(params=["tokens", "scores"])
+def damaged(request: pytest.FixtureRequest, make_sets: Make) -> tuple[Path, Callable[[], list[np.ndarray]], list[np.ndarray]]:
+    """A shard of two row groups; what reads it whole, the set opened anew each time; and what that is to give."""
+    written, scored = make_sets([2], group_rows=1, seq_len=4)
+    opened = TokenSet(written.directory)
+
+    def read() -> list[np.ndarray]:
+        if request.param == "tokens":
+            rows = RowReader(TokenSet(written.directory)).fetch(np.arange(2))
+            return [rows.ids_BT, rows.document_BT]
+        scores = ScoreSet(scored.directory, opened)
+        rows = RowReader(opened, scores).fetch(np.arange(2))
+        assert rows.ref_loss_BT is not None
+        entropy = [scores.read_group(g, ["ref_entropy"])["ref_entropy"] for g in range(2)]  # which no training reads
+        return [rows.ref_loss_BT, np.concatenate(entropy)]
+
+    chosen = written if request.param == "tokens" else scored
+    return chosen.directory / "shard-00000.parquet", read, list(chosen.columns.values())
+
+
+def outcome(path: Path, raw: bytes, read: Callable[[], list[np.ndarray]], want: list[np.ndarray]) -> str:
+    """`refused`, or what else came of reading."""
+    path.write_bytes(raw)
+    try:
+        got = read()
+    except CorruptError as e:
+        return "refused" if str(path) in str(e) else f"refused without naming the file: {e}"
+    except Exception as e:  # a traceback where a message is due
+        return f"raised {type(e).__name__}: {e}"
+    return "read" if all(np.array_equal(a, b) for a, b in zip(got, want, strict=True)) else "WRONG VALUES"
+
+
+def test_every_flipped_bit_is_found(damaged: Any) -> None:
+    path, read, want = damaged
+    raw = path.read_bytes()
+    assert outcome(path, raw, read, want) == "read"
+    outcomes: dict[str, list[tuple[int, int]]] = {}
+    for at in range(len(raw)):
+        for bit in range(8):
+            flipped = bytearray(raw)
+            flipped[at] ^= 1 << bit
+            outcomes.setdefault(outcome(path, bytes(flipped), read, want), []).append((at, bit))
+    assert {o: where[:9] for o, where in outcomes.items() if o != "refused"} == {}
+    assert len(outcomes["refused"]) == 8 * len(raw)
+    assert outcome(path, raw, read, want) == "read", "mended, it is read again"
+
+
+def test_every_other_length_is_found(damaged: Any) -> None:
+    path, read, want = damaged
+    raw = path.read_bytes()
+    for at in range(len(raw)):
+        assert outcome(path, raw[:at], read, want) == "refused", f"cut off at {at}"
+        assert outcome(path, raw[:at] + b"\0" + raw[at:], read, want) == "refused", f"a byte more at {at}"
+    assert outcome(path, raw + raw, read, want) == "refused"
