@@ -33,14 +33,18 @@ Damage = Callable[[Any, str], None]
 FIRST, SECOND = "scores/curated/shard-00000.parquet", "scores/curated/shard-00001.parquet"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def bucket(s3: Any) -> str:
+    return s3.bucket("store")
+
+
 @pytest.fixture(scope="module")
-def store(s3: Any, finished: Any) -> str:
+def store(bucket: str, finished: Any) -> str:
     """Prefix of a store that three workers made, each its share, in an order that no plan foresees."""
-    s3.bucket("store")
     for index in (2, 0, 1):
-        prepare(finished.opened(store_dir="s3://store/three"), Share(index, 3))
+        prepare(finished.opened(store_dir=f"s3://{bucket}/three"), Share(index, 3))
     for index in (1, 2, 0):
-        score(finished.opened(store_dir="s3://store/three"), share=Share(index, 3))
+        score(finished.opened(store_dir=f"s3://{bucket}/three"), share=Share(index, 3))
     return "three/"
 
 
@@ -127,7 +131,6 @@ def test_a_set_made_from_other_inputs_is_refused_and_left_alone(
 # --- publishing ---
 
 
-@pytest.mark.usefixtures("store")
 def test_of_several_that_write_at_once_the_first_stays() -> None:
     folder = Folder.at("s3://store/race")
     start = threading.Barrier(4)
