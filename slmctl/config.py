@@ -264,8 +264,8 @@ class ScoreConfig(Section):
     entropy: bool = True
     """Store each prediction's entropy beside its loss (same pass)."""
     dtype: Literal["float16", "compact", "float32"] = "float16"
-    """Stored type. compact is float16 rounded to 6 mantissa bits, about 0.5 bytes a token smaller; `slmctl inspect CONFIG
-    --storage` reports what each does to the selection."""
+    """Precision that is stored. compact is float16 rounded to 6 mantissa bits, about 0.5 bytes a token smaller; `slmctl
+    inspect CONFIG scores/NAME --storage` measures what each does to the selection."""
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     """Weights and arithmetic of the scoring pass."""
     batch_rows: PositiveInt = 8
