@@ -382,7 +382,7 @@ class Workspace:
         Plans are published by whoever is first, so that two that plan at once do no harm."""
         path = self.root / ".cache" / "locks" / "planning.lock"
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "w") as file:
+        with open(path, "a") as file:  # not "w", which would look like a sign of life
             started = said = time.monotonic()
             while True:
                 try:
