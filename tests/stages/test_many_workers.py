@@ -892,6 +892,11 @@ def children(pid: int) -> list[psutil.Process]:
         return []
 
 
+def in_hand(store: Store) -> list[Path]:
+    """The shards of the corpus that are being written."""
+    return sorted(store.path(CORPUS).glob(".tmp-shard-*"))
+
+
 def gone(found: list[psutil.Process]) -> bool:
     return not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in found)
 
@@ -919,10 +924,11 @@ def large(store: Store) -> Store:
 
 def test_a_killed_process_is_told_and_leaves_none(large: Store) -> None:
     with Child(large.command("prepare"), several()) as parent:
-        until(lambda: bool(temporaries(large.path(CORPUS))))
+        files: list[Path] = []
+        until(lambda: bool(files.extend(in_hand(large)) or files))
         found = children(parent.pid)
         assert len(found) == 2
-        writer = int(temporaries(large.path(CORPUS))[0].name.split(".")[-2].partition("-")[0])
+        writer = int(files[0].name.split(".")[-2].partition("-")[0])
         os.kill(writer, signal.SIGKILL)
         assert parent.wait() == 1
         assert "a worker process died (exit code -9; -9 often means that memory ran out)" in parent.text()
@@ -935,8 +941,9 @@ def test_a_killed_process_is_told_and_leaves_none(large: Store) -> None:
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_to_the_parent_ends_all_and_keeps_what_is_finished(large: Store, signum: int, code: int) -> None:
     with Child(large.command("prepare"), several()) as parent:
-        until(lambda: len(shards(large.path(CORPUS))) > 1 and bool(temporaries(large.path(CORPUS))))
+        until(lambda: len(shards(large.path(CORPUS))) > 1 and bool(in_hand(large)))
         found = children(parent.pid)
+        assert len(found) == 2
         parent.send(signum)
         assert parent.wait() == code, parent.text()
         until(lambda: gone(found), 5)
@@ -947,18 +954,19 @@ def test_a_signal_to_the_parent_ends_all_and_keeps_what_is_finished(large: Store
 
 def test_processes_end_when_their_parent_is_killed(large: Store) -> None:
     with Child(large.command("prepare"), several()) as parent:
-        until(lambda: bool(temporaries(large.path(CORPUS))))
+        until(lambda: bool(in_hand(large)))
         found = children(parent.pid)
+        assert len(found) == 2
         parent.kill()
         until(lambda: gone(found), 15)
 
 
 def test_what_a_process_raises_is_raised_by_its_parent(large: Store) -> None:
-    with open(large.root / "large.jsonl", "a", encoding="utf-8") as f:
-        f.write('{"words": "no text"}\n')
+    file = large.root / "large.jsonl"
+    file.write_text('{"words": "no text"}\n' + file.read_text(encoding="utf-8"), encoding="utf-8")
     with Child(large.command("prepare"), several()) as parent:
         assert parent.wait() == 1
-        assert re.search(r"error: .*large\.jsonl, line 4001: .*'?text'?", parent.text()), parent.text()
+        assert re.search(r"error: .*large\.jsonl, line 1: .*'?text'?", parent.text()), parent.text()
         assert "Traceback" not in parent.text()
     assert not temporaries(large.store)
 
