@@ -29,12 +29,13 @@ def make_reader(tmp_path: Path) -> Callable[..., RowReader]:
         directory = LocalFolder(tmp_path / "tokens")
         (b, t), per_group = ids_BT.shape, 3
         tokens = int((document_BT >= 0).sum())
-        with ShardWriter(directory, shard_name(0), {"input_id": "uint16", "document": "int64"}, per_group * t) as writer:
+        columns = {"input_id": "uint16", "document": "int64"}
+        with ShardWriter(directory, shard_name(0), columns, per_group * t) as writer:
             for at in range(0, b, per_group):
                 rows = slice(at, at + per_group)
                 writer.write(input_id=ids_BT[rows].ravel(), document=document_BT[rows].ravel())
             writer.facts = {"rows": b, "tokens": tokens}
-        Manifest("tokens", t, per_group, [writer.shard], {}, {}, {"tokens": tokens}).save(directory)
+        Manifest("tokens", t, per_group, [writer.shard], {}, {"columns": columns}, {"tokens": tokens}).save(directory)
         return RowReader(TokenSet(directory))
 
     return make
