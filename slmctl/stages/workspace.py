@@ -8,6 +8,7 @@ once, hold `plan.json` instead, and `manifest.json` when they are complete.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -44,6 +45,9 @@ _NOT_THE_RESULT = {
     *("save_every", "keep_last", "log_every", "alignment_check", "eval_every", "eval_tokens"),
     *("micro_batch_rows", "keep_best_on", "arms", "loader_threads"),
 }
+
+SETS = ("tokens/", "scores/")
+"""How the labels of sets of shards begin."""
 
 _NEVER_ACCEPTED = {"seq_len", "intra_document_mask"}
 """Where these differ, losses are of other predictions than those that are trained."""
@@ -380,9 +384,8 @@ class Workspace:
     def planning(self) -> Iterator[None]:
         """One worker plans at a time; the others wait for it, unless it shows no sign of life for `PATIENCE` seconds.
         Plans are published by whoever is first, so that two that plan at once do no harm."""
-        path = self.root / ".cache" / "locks" / "planning.lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "a") as file:  # not "w", which would look like a sign of life
+        with self._planning_lock() as file:
+            path = Path(file.name)
             started = said = time.monotonic()
             while True:
                 try:
@@ -403,6 +406,12 @@ class Workspace:
             self.hashes.beat = lambda: os.utime(path)
             yield
 
+    def _planning_lock(self) -> IO[str]:
+        try:
+            return _open_lock(self._locks_at(SETS[0]) / "planning.lock")
+        except OSError:  # a store that is complete, and only read
+            return _open_lock(self._locks_at("") / "planning.lock")
+
     def hold(self, label: str) -> None:
         """Keeps others from moving a set aside until this process ends; any number of processes may hold it."""
         with suppress(PermissionError, OSError):  # what cannot be written here is not moved aside from here either
@@ -413,14 +422,22 @@ class Workspace:
         try:
             self._lock(label, fcntl.LOCK_EX)
         except BlockingIOError:
-            raise SlmError(f"another slmctl is working on {self.root / label}. Wait for it, or stop it first.") from None
+            place = self.store / label if label.startswith(SETS) else self.root / label
+            raise SlmError(f"another slmctl is working on {place}. Wait for it, or stop it first.") from None
+        except OSError as e:
+            if e.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):  # a file system without locks
+                raise
+
+    def _locks_at(self, label: str) -> Path:
+        """Where the lock of a folder lies: beside the sets, which pipelines with one store_dir share, else in output_dir."""
+        at_store = label.startswith(SETS) and isinstance(self.store, LocalFolder)
+        return (Path(str(self.store)) if at_store else self.root) / ".cache" / "locks"
 
     def _lock(self, label: str, kind: int) -> None:
-        path = (self.root / ".cache" / "locks" / f"{label.replace(os.sep, '-')}.lock").resolve()
+        path = (self._locks_at(label) / f"{label.replace(os.sep, '-')}.lock").resolve()
         file = _locks.get(path)
         if file is None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = open(path, "w")
+            file = _open_lock(path)
         try:
             fcntl.flock(file, kind | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -439,6 +456,11 @@ class Workspace:
     def finish(self, directory: Path, facts: dict[str, Any] | None = None) -> None:
         """Marks a stage complete."""
         write_json(directory / DONE, {"completed": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **(facts or {})})
+
+
+def _open_lock(path: Path) -> IO[str]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return open(path, "a")  # not "w", which would look like a sign of life
 
 
 def _strict(made_from: Any) -> Any:

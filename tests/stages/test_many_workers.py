@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import json
 import os
 import random
@@ -12,6 +13,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,7 @@ from slmctl.files import ABANDONED_AFTER, read_json, sha256_file
 from slmctl.model.loading import load_model
 from slmctl.stages import prepare as prepare_stage
 from slmctl.stages import score as score_stage
+from slmctl.stages import workspace as workspace_module
 from slmctl.stages.prepare import prepare
 from slmctl.stages.score import score
 from slmctl.stages.train import pretrain
@@ -668,6 +671,55 @@ def no_lock(_: Workspace) -> Any:
     from contextlib import nullcontext
 
     return nullcontext()
+
+
+def test_a_store_that_two_pipelines_share_is_not_moved_aside_under_one_of_them(store: Store) -> None:
+    shared = ("-o", f"store_dir={store.root}/shared", "-o")
+    with Child(store.command("prepare", *shared, f"output_dir={store.root}/a"), stop_at_write) as at_work:
+        at_work.wait_stopped()
+        code, said = store.run("prepare", *shared, f"output_dir={store.root}/b", "-o", "seed=3")
+        assert code == 1
+        assert f"another slmctl is working on {store.root}/shared/tokens/c" in said
+        code, said = store.run("prepare", *shared, f"output_dir={store.root}/b")
+        assert code == 0, said
+        at_work.send(signal.SIGCONT)
+        assert at_work.wait() == 0, at_work.text()
+    assert content(store.root / "shared") == of(store.wanted, "tokens")
+
+
+def test_a_hung_planner_does_not_hold_up_the_others_for_ever(store: Store) -> None:
+    def hang() -> None:
+        prepare_stage.plan_set = lambda *_: os.kill(os.getpid(), signal.SIGSTOP)  # type: ignore[assignment]
+
+    def wait_less() -> None:
+        monotonic = time.monotonic
+        workspace_module.time = SimpleNamespace(  # type: ignore[assignment]
+            **{n: getattr(time, n) for n in ("time", "time_ns", "strftime", "sleep")}, monotonic=lambda: 50 * monotonic()
+        )
+
+    with Child(store.command("prepare"), hang) as hung:
+        hung.wait_stopped()
+        lock = store.store / ".cache" / "locks" / "planning.lock"
+        patient = Child(store.command("prepare"), wait_less)
+        time.sleep(0.7)
+        assert os.waitpid(patient.pid, os.WNOHANG) == (0, 0), "it did not wait"
+        os.utime(lock, (time.time() - workspace_module.PATIENCE - 1,) * 2)
+        assert patient.wait() == 0, patient.text()
+        assert "waiting for another worker to plan" in patient.text()
+        assert "has shown no sign of life for 60" in patient.text()
+    assert of(content(store.store), "tokens") == of(store.wanted, "tokens")
+
+
+def test_a_file_system_without_locks_will_do(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(workspace_module.fcntl, "flock", refused)
+    prepare(store.open())
+    assert of(content(store.store), "tokens") == of(store.wanted, "tokens")
+    store.settings["seed"] = 3
+    prepare(store.open())
+    assert of(content(store.store), "tokens") != of(store.wanted, "tokens")
 
 
 # --- what score refuses and accepts ---
