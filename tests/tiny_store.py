@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 import os
 import random
+import re
+import shutil
 import signal
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
@@ -16,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from tiny_pipeline import WORDS, write_jsonl
 
 from slmctl import console
@@ -23,8 +28,12 @@ from slmctl.cli import main
 from slmctl.config_file import check
 from slmctl.corpus.tokenizer import load_tokenizer, train_tokenizer
 from slmctl.stages import workspace as workspace_module
+from slmctl.stages.prepare import prepare
+from slmctl.stages.score import score
+from slmctl.stages.workers import Share
 from slmctl.stages.workspace import Workspace
 from slmctl.store.manifest import load_manifest
+from slmctl.store.shards import ShardWriter, shard_name
 
 __all__ = ["load_tokenizer", "train_tokenizer"]
 torch.set_num_threads(1)  # processes are forked from this one, which a pool of threads would not survive
@@ -122,7 +131,8 @@ class Child:
     """A forked process that runs a function or a slmctl command; its output goes to a file."""
 
     def __init__(self, work: Callable[[], Any] | list[str], before: Callable[[], None] = lambda: None) -> None:
-        file, self.output = tempfile.mkstemp(prefix="slmctl-child-")
+        self.file = tempfile.TemporaryFile()
+        file = self.file.fileno()
         sys.stdout.flush()
         sys.stderr.flush()
         self.pid = os.fork()
@@ -145,7 +155,6 @@ class Child:
                         traceback.print_exc()
             finally:
                 os._exit(code)
-        os.close(file)
         self.code: int | None = None
 
     def wait_stopped(self) -> None:
@@ -169,20 +178,19 @@ class Child:
             self.wait()
 
     def text(self) -> str:
-        return Path(self.output).read_text(encoding="utf-8")
+        fd = self.file.fileno()
+        return os.pread(fd, os.fstat(fd).st_size, 0).decode("utf-8")
 
     def __enter__(self) -> Child:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.kill()
-        Path(self.output).unlink(missing_ok=True)
+        self.file.close()
 
 
 def stop_at_write(number: int = 1) -> None:
     """Has this process stop itself (SIGSTOP) right after its n-th row group was written."""
-    from slmctl.store.shards import ShardWriter
-
     write, seen = ShardWriter.write, 0
 
     def stopping(self: ShardWriter, **columns: Any) -> None:
@@ -193,3 +201,85 @@ def stop_at_write(number: int = 1) -> None:
             os.kill(os.getpid(), signal.SIGSTOP)
 
     ShardWriter.write = stopping  # type: ignore[method-assign]
+
+
+SETS = ("tokens/curated", "tokens/corpus", "tokens/heldout/target")
+CORPUS, SCORES = "tokens/corpus", "scores/curated"
+
+
+class Store:
+    """A pipeline whose output_dir is `store`, beside texts and a model that many tests share."""
+
+    def __init__(self, settings: dict[str, Any], root: Path, alone: Path) -> None:
+        self.settings, self.root, self.alone = copy.deepcopy(settings), root, alone
+        self.store = root / "run"
+        self.settings["output_dir"] = str(self.store)
+        self.wanted = content(alone)
+        self.write()
+
+    def write(self) -> Path:
+        self.yaml = self.root / "tiny.yaml"
+        self.yaml.write_text(yaml.safe_dump(self.settings, sort_keys=False), encoding="utf-8")
+        return self.yaml
+
+    def copy(self, scored: bool = True) -> Store:
+        """Starts from the store that one worker made."""
+        shutil.copytree(self.alone, self.store)
+        if not scored:
+            shutil.rmtree(self.store / "scores")
+        return self
+
+    def open(self) -> Workspace:
+        return open_workspace(self.settings)
+
+    def command(self, *words: str) -> list[str]:
+        """A command line; the configuration goes after the command's name."""
+        return [words[0], str(self.yaml), *words[1:]]
+
+    def run(self, *words: str) -> tuple[int, str]:
+        """Exit code and output of a slmctl command, run by another process."""
+        with Child(self.command(*words)) as child:
+            return child.wait(), child.text()
+
+    def path(self, name: str, shard: int | None = None) -> Path:
+        return self.store / name / shard_name(shard) if shard is not None else self.store / name
+
+    def stamps(self) -> dict[str, int]:
+        """When each file of the sets was written."""
+        files = [p for kind in ("tokens", "scores") for p in (self.store / kind).rglob("*") if p.is_file()]
+        return {str(p.relative_to(self.store)): p.stat().st_mtime_ns for p in files}
+
+
+STAGES: dict[str, Callable[..., None]] = {"tokens": prepare, "scores": lambda w, share=Share(): score(w, None, share)}  # noqa: B008
+
+
+def of(found: dict[str, Any], kind: str) -> dict[str, Any]:
+    return {k: v for k, v in found.items() if k.startswith(kind)}
+
+
+def until(true: Callable[[], bool], seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.005)
+
+
+def orphan(store: Store, command: str = "prepare") -> Path:
+    """The file that a worker left which was killed (-9) while it wrote a shard of the corpus."""
+    with Child(store.command(command), lambda: stop_at_write(5)) as killed:
+        killed.wait_stopped()
+        killed.kill()
+    (left,) = temporaries(store.store)
+    return left
+
+
+def with_reference(store: Store, model: Path, name: str = "curated") -> Store:
+    store.settings["score"]["references"][name] = str(model)
+    store.write()
+    return store
+
+
+def table(said: str) -> dict[str, list[str]]:
+    """Rows of the status table by set."""
+    rows = [line.split() for line in said.splitlines() if re.match(r"\S+ +\d+/\d+ ", line)]
+    return {r[0]: r[1:] for r in rows}

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import tiny_store
 import yaml
-from tiny_store import content, temporaries
+from tiny_store import content, of, temporaries
 
 from slmctl.cli import main
 from slmctl.stages.prepare import prepare
@@ -58,7 +58,7 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk]:
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any]]:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any]]:
     """Settings, and what an undisturbed run makes of them."""
     root = tmp_path_factory.mktemp("alone")
     settings = tiny_store.store_settings(root, documents=1600)
@@ -88,7 +88,7 @@ def assert_nothing_half_written(root: Path) -> None:
 
 @pytest.mark.parametrize(("anew", "step"), [(False, PAGE), (True, 3 * PAGE)], ids=["reruns go on", "each run begins anew"])
 def test_a_disk_that_is_full_at_any_moment_costs_only_a_rerun(
-    alone: tuple[dict[str, Any], dict[str, Any]],
+    undisturbed: tuple[dict[str, Any], dict[str, Any]],
     disk: SmallDisk,
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
@@ -96,7 +96,7 @@ def test_a_disk_that_is_full_at_any_moment_costs_only_a_rerun(
     step: int,
 ) -> None:
     """Each run gets so much more room, so that it runs out at every file that is written, and within it."""
-    settings, wanted = alone
+    settings, wanted = undisturbed
     output = disk.path / "run"
     config = tmp_path / "tiny.yaml"
     config.write_text(yaml.safe_dump({**settings, "output_dir": str(output)}), encoding="utf-8")
@@ -121,14 +121,10 @@ def test_a_disk_that_is_full_at_any_moment_costs_only_a_rerun(
         assert of(content(output), kind) == of(wanted, kind)
 
 
-def of(found: dict[str, Any], kind: str) -> dict[str, Any]:
-    return {k: v for k, v in found.items() if k.startswith(kind)}
-
-
 def test_a_full_disk_in_a_process_of_its_own_is_told_as_clearly(
-    alone: tuple[dict[str, Any], dict[str, Any]], disk: SmallDisk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    undisturbed: tuple[dict[str, Any], dict[str, Any]], disk: SmallDisk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings, wanted = alone
+    settings, wanted = undisturbed
     output = disk.path / "run"
     config = tmp_path / "tiny.yaml"
     config.write_text(yaml.safe_dump({**settings, "output_dir": str(output)}), encoding="utf-8")
