@@ -8,6 +8,7 @@ import re
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny_store import CORPUS, SCORES, SETS, STAGES, Child, Store, content, of, orphan, shards, stop_at_write, temporaries, until
@@ -191,6 +192,26 @@ def test_what_a_killed_writer_left_is_listed_and_swept(store: Store, kind: str) 
     assert not left.exists()
     STAGES[kind](store.open())
     assert of(content(store.store), kind) == of(store.wanted, kind)
+
+
+def test_what_was_left_beside_the_sets_is_swept_too(store: Store) -> None:
+    """A worker that was killed while it kept the hashes of the texts."""
+
+    def die() -> None:
+        replace = os.replace
+
+        def dying(a: Any, b: Any) -> None:
+            if Path(b).name == "hashes.json":
+                os.kill(os.getpid(), signal.SIGKILL)
+            replace(a, b)
+
+        os.replace = dying  # type: ignore[assignment]
+
+    with Child(store.command("prepare"), die) as killed:
+        assert killed.wait() == -signal.SIGKILL
+    assert [p.parent.name for p in temporaries(store.store)] == [".cache"]
+    prepare(store.open())
+    assert not temporaries(store.store)
 
 
 def test_what_another_host_left_is_swept_only_when_it_is_old(store: Store) -> None:

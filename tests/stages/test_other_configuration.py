@@ -57,22 +57,33 @@ def test_a_tokenizer_that_another_process_works_with_is_not_moved_aside(store: S
     assert store.run("prepare", "-o", "model.scratch.vocab_size=310")[0] == 0
 
 
+@pytest.mark.parametrize("when", ["before it publishes", "after it has looked"])
 @pytest.mark.parametrize(("seed", "code"), [(0, 0), (1, 1)])
-def test_two_that_plan_at_once_agree_or_one_is_refused(store: Store, seed: int, code: int) -> None:
-    """On a file system without locks: the plan that was published first stays."""
+def test_two_that_plan_at_once_agree_or_one_is_refused(store: Store, seed: int, code: int, when: str) -> None:
+    """On a file system without locks: the plan that was published first stays, and nothing is moved aside."""
+    corpus, seen = str(store.path(CORPUS)), 0
 
-    def stop_before_planning() -> None:
+    def stop_while_planning() -> None:
         Workspace.planning = no_lock  # type: ignore[method-assign]
-        put_json = Folder.put_json
+        put_json, read_plan = Folder.put_json, workspace_module.read_plan
 
-        def stopping(self: Folder, name: str, data: Any, replace: bool = False) -> bool:
-            if name == PLAN and str(self) == str(store.path(CORPUS)):
+        def stopping_put(self: Folder, name: str, data: Any, replace: bool = False) -> bool:
+            if name == PLAN and str(self) == corpus and when == "before it publishes":
                 os.kill(os.getpid(), signal.SIGSTOP)
             return put_json(self, name, data, replace)
 
-        Folder.put_json = stopping  # type: ignore[method-assign]
+        def stopping_read(folder: Folder) -> Any:
+            nonlocal seen
+            found = read_plan(folder)
+            seen += str(folder) == corpus
+            if str(folder) == corpus and seen == 2 and when == "after it has looked":  # once to claim it, once to begin it
+                os.kill(os.getpid(), signal.SIGSTOP)
+            return found
 
-    with Child(store.command("prepare", "-o", f"seed={seed}"), stop_before_planning) as late:
+        Folder.put_json = stopping_put  # type: ignore[method-assign]
+        workspace_module.read_plan = stopping_read
+
+    with Child(store.command("prepare", "-o", f"seed={seed}"), stop_while_planning) as late:
         late.wait_stopped()
         shutil.rmtree(store.path("tokens/curated"))  # else the first set would decide already
         first, said = store.run("prepare")
@@ -81,6 +92,7 @@ def test_two_that_plan_at_once_agree_or_one_is_refused(store: Store, seed: int, 
         assert late.wait() == code, late.text()
         assert ("another slmctl has just begun tokens/corpus from other inputs" in late.text()) == bool(code)
     assert of(content(store.store), "tokens") == of(store.wanted, "tokens")
+    assert not (store.store / "stale").exists()
 
 
 def no_lock(_: Workspace) -> Any:
