@@ -125,7 +125,7 @@ def is_abandoned(temporary: Path) -> bool:
     parts = temporary.name.split(".")
     host, process = (parts[-3], parts[-2]) if len(parts) >= 4 else ("", "")
     if host == _host() and (pid := process.partition("-")[0]).isdigit():
-        return _process(int(pid)) != process
+        return not _lives(int(pid), process)
     try:
         return time.time() - temporary.stat().st_mtime > ABANDONED_AFTER
     except FileNotFoundError:
@@ -146,21 +146,28 @@ def _host() -> str:
 
 
 def _process(pid: int) -> str:
-    """A process by number and start time, so that a number used again is told apart; empty where there is none."""
+    """A process by number and start time, so that a number used again is told apart; empty where it has ended or cannot be
+    looked at."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return f"{pid}-{stat[19]}" if stat[0] not in "ZX" else ""
     except OSError:
-        pass
-    if Path("/proc/self/stat").exists():
-        return ""
+        return "" if Path("/proc/self/stat").exists() else f"{pid}-0"
+
+
+def _lives(pid: int, process: str) -> bool:
+    if found := _process(pid):
+        if found != process:
+            return False
+        if not found.endswith("-0"):
+            return True
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
-        return ""
-    except PermissionError:
-        pass
-    return f"{pid}-0"
+        return False
+    except PermissionError:  # another user's, which a hardened /proc does not show
+        return True
+    return bool(found)
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -198,9 +205,13 @@ class HashCache:
         self.unsaved = 0
         self.beat: Callable[[], None] = lambda: None
         """Called now and then, as a sign of life."""
+        self.load()
+
+    def load(self) -> None:
+        """Takes in what other processes have hashed and kept."""
         with suppress(SlmError):
-            found = read_json(path)
-            self.known = found if isinstance(found, dict) else {}
+            found = read_json(self.path)
+            self.known |= found if isinstance(found, dict) else {}
 
     def knows(self, file: Path) -> bool:
         """Whether the hash is known without reading the file."""
@@ -238,5 +249,8 @@ class HashCache:
     def save(self) -> None:
         """Keeps what was hashed for the next run."""
         if self.unsaved:
+            own, self.known = self.known, {}
+            self.load()
+            self.known |= own
             write_json(self.path, self.known)
             self.unsaved = 0

@@ -6,11 +6,13 @@ written beside its final name, fsynced and linked; on an object store it is put 
 
 from __future__ import annotations
 
+import errno
 import inspect
 import json
 import os
 import tempfile
 import time
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -130,8 +132,12 @@ class Folder(ABC):
         """Removes a file; no error where it is absent."""
 
     @abstractmethod
-    def set_aside(self, name: str) -> None:
-        """Takes a broken file out of the way; keeps it under another name where that is cheap."""
+    def set_aside(self, name: str) -> str | None:
+        """Takes a broken file out of the way; keeps it under another name, which is returned, where that is cheap."""
+
+    def put_back(self, aside: str, name: str) -> None:
+        """Undoes `set_aside`; what was published meanwhile stays."""
+        raise NotImplementedError
 
     def exists(self, name: str) -> bool:
         return name in self.listing()
@@ -237,7 +243,9 @@ class LocalFolder(Folder):
             return False
         except FileNotFoundError:
             raise
-        except OSError:  # a file system without hard links
+        except OSError as e:
+            if e.errno not in _NO_LINKS:
+                raise
             if final.exists():
                 return False
             os.rename(temporary, final)
@@ -247,9 +255,17 @@ class LocalFolder(Folder):
     def remove(self, name: str) -> None:
         (self.path / name).unlink(missing_ok=True)
 
-    def set_aside(self, name: str) -> None:
-        with suppress(FileNotFoundError):
-            os.replace(self.path / name, self.path / f"{name}.broken")  # which no glob of *.parquet takes in
+    def set_aside(self, name: str) -> str | None:
+        aside = f"{name}.broken-{uuid.uuid4().hex[:8]}"  # which no glob of *.parquet takes in
+        try:
+            os.rename(self.path / name, self.path / aside)
+        except FileNotFoundError:
+            return None
+        return aside
+
+    def put_back(self, aside: str, name: str) -> None:
+        self.publish(self.path / aside, name)
+        self.remove(aside)
 
     def temporaries(self) -> dict[str, bool]:
         with suppress(FileNotFoundError, NotADirectoryError):
@@ -261,6 +277,10 @@ class LocalFolder(Folder):
         for name in swept:
             self.remove(name)
         return swept
+
+
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
+"""What a file system without hard links says."""
 
 
 def _fsync(path: Path) -> None:
@@ -389,9 +409,13 @@ class RemoteFolder(Folder):
 
 
 def _puts_on_condition(fs: Any) -> bool:
-    """Whether a file system's `pipe_file` takes `mode="create"`; one that takes any keyword may well ignore it."""
+    """Whether a file system's `pipe_file` takes `mode="create"` itself; one that takes any keyword may well ignore it, and
+    fsspec's own only looks before it writes."""
+    from fsspec import AbstractFileSystem
+
     method = fs._pipe_file if hasattr(fs, "_pipe_file") else fs.pipe_file
-    return "mode" in inspect.signature(method).parameters
+    own = getattr(method, "__func__", method) is not AbstractFileSystem.pipe_file
+    return own and "mode" in inspect.signature(method).parameters
 
 
 def _http_status(e: BaseException | None) -> int | None:

@@ -12,7 +12,9 @@ import numpy as np
 from slmctl.config import SourceConfig
 from slmctl.corpus.packing import Packer
 from slmctl.corpus.sources import Slice, Tally, documents
+from slmctl.corpus.text_files import kind_of, stamp
 from slmctl.corpus.tokenizer import Encoder
+from slmctl.errors import InputError
 from slmctl.storage import Folder
 from slmctl.store.build import make
 from slmctl.store.order import permutation
@@ -45,6 +47,13 @@ class Job:
     packing: Packing
     index: int
     slice: Slice
+    stamp: str = ""
+    """The file's, from when its content was compared with the plan."""
+
+    def text_bytes(self) -> int:
+        """About how much text it is: Parquet and Hub slices are counted in other units, and are about a shard each."""
+        lines = self.packing.sources[self.slice.source].hub is None and kind_of(self.slice.file) != "parquet"
+        return min(self.slice.stop - self.slice.start, self.packing.shard_bytes) if lines else self.packing.shard_bytes
 
 
 def maker(tokenizer_json: str, eos_id: int, threads: int) -> Callable[[Job], None]:
@@ -84,6 +93,8 @@ def _write(encoder: Encoder, folder: Folder, job: Job) -> bool:
                     encoder.check_ids(ids, packing.vocab_size)
                     put(packer.add(ids, document_number(index, ordinal)))
         put(packer.finish())
+        if job.stamp and stamp(job.slice.file) != job.stamp:
+            raise InputError(f"{job.slice.file} was changed while it was prepared. Run again, to plan anew with what it is now.")
         counts = {
             **{"documents": tally.documents, "text_bytes": tally.text_bytes, "empty_documents": tally.empty},
             **{"skipped_documents": tally.skipped, "split_documents": packer.split, "tokens": packer.tokens},

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import glob
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -77,13 +77,14 @@ def files_of(source: SourceConfig) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def plan(sources: list[SourceConfig], shard_bytes: int) -> list[Slice]:
-    """All slices of a set, in order: a function of the input and `shard_bytes` alone."""
+def plan(sources: list[SourceConfig], shard_bytes: int, beat: Callable[[], None] = lambda: None) -> list[Slice]:
+    """All slices of a set, in order: a function of the input and `shard_bytes` alone. Calls `beat` now and then."""
     slices: list[Slice] = []
     for i, source in enumerate(sources):
         Template(source.text)
         left = source.max_documents
         for piece in _hub_slices(i, source) if source.hub else _file_slices(i, source, shard_bytes):
+            beat()
             if left is None:
                 slices.append(piece)
                 continue
@@ -359,7 +360,7 @@ def _texts(source: SourceConfig, piece: Slice) -> Iterator[tuple[int, bytes]]:
                     began = at
                 parts.append(line)
             elif at >= piece.stop:
-                continue
+                return  # it began and ended within one paragraph, which is not its own
             continue
         if parts and began is not None:
             yield began, b"".join(parts).rstrip(b"\r\n")

@@ -139,6 +139,14 @@ def stored_size(file: str) -> int:
         return int(fs.info(path)["size"])
 
 
+def stamp(file: str) -> str:
+    """Size and modification time of a local file, by which a change while it is read is noticed; empty for a remote one."""
+    if is_url(file) or not Path(file).is_file():
+        return ""
+    stat = Path(file).stat()
+    return f"{stat.st_size}:{stat.st_mtime_ns}"
+
+
 def content_id(file: str, hashes: HashCache) -> str:
     """What tells a file's content: SHA-256 of a local file; of a remote one what its store says of the content (the
     entity tag, or a hash), else SHA-256 too."""

@@ -15,13 +15,17 @@ from slmctl.files import sha256_json
 PIECE_CHARS = 2**20
 
 
-def pieces(text: str) -> Iterator[str]:
-    """`text` in pieces of at most `PIECE_CHARS` characters, cut after the last newline, else the last space, of each."""
+def pieces(text: str, after_lines: bool = True) -> Iterator[str]:
+    """`text` in pieces of at most `PIECE_CHARS` characters, cut after the last newline, else the last space, of each; or,
+    with `after_lines` false, before its last space."""
     at = 0
     while len(text) - at > PIECE_CHARS:
-        end = at + PIECE_CHARS
-        cut = max(text.rfind("\n", at + PIECE_CHARS // 2, end), 0) or max(text.rfind(" ", at + PIECE_CHARS // 2, end), 0)
-        stop = cut + 1 if cut else end
+        end, half = at + PIECE_CHARS, at + PIECE_CHARS // 2
+        if after_lines:
+            stop = max(text.rfind("\n", half, end), 0) or max(text.rfind(" ", half, end), 0)
+            stop = stop + 1 if stop else end
+        else:
+            stop = max(text.rfind(" ", half, end), 0) or end
         yield text[at:stop]
         at = stop
     yield text[at:]
@@ -32,6 +36,9 @@ class Encoder:
 
     def __init__(self, backend: Any, eos_id: int) -> None:
         self.backend, self.eos_id = backend, eos_id
+        first = backend.encode("x", add_special_tokens=False).tokens
+        self.prepends = bool(first) and first[0].startswith("\u2581")
+        """Whether a text is encoded as if a space came before it, as Llama 2's and Mistral's tokenizers do."""
 
     @staticmethod
     def from_json(text: str, eos_id: int) -> Encoder:
@@ -60,7 +67,11 @@ class Encoder:
 
     def _encode_long(self, text: str) -> np.ndarray:
         """A text of many megabytes, piece by piece: an encoding takes hundreds of bytes a token while it is made."""
-        return np.concatenate([self._encode([piece])[0] for piece in pieces(text)])
+        if not self.prepends:
+            return np.concatenate([self._encode([piece])[0] for piece in pieces(text)])
+        parts = list(pieces(text, after_lines=False))
+        # a piece that would begin with the space that is put before every text leaves its own to it
+        return np.concatenate([self._encode([p.removeprefix(" ") if i else p])[0] for i, p in enumerate(parts)])
 
     def check_ids(self, ids: np.ndarray, vocab_size: int) -> None:
         """Raises `MismatchError` where an id has no row in the model's embedding of `vocab_size` rows."""

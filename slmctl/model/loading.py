@@ -134,7 +134,7 @@ def quiet_transformers() -> Iterator[None]:
 
 
 def pick_device(name: str) -> str:
-    """`auto` is CUDA where there is any; of several processes that torchrun starts on a machine, each takes its own GPU.
+    """`auto` is CUDA where there is any; of several processes that torchrun or srun starts on a machine, each takes its own GPU.
 
     Raises `InputError` where CUDA is asked for and absent.
     """
@@ -142,6 +142,6 @@ def pick_device(name: str) -> str:
         raise InputError("device is cuda, but torch sees no CUDA device. Use -o device=cpu or a CUDA build of torch.")
     if name == "cpu" or not torch.cuda.is_available():
         return "cpu"
-    if (local_rank := os.environ.get("LOCAL_RANK", "")).isdigit():
+    if (local_rank := os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID", "")).isdigit():
         torch.cuda.set_device(int(local_rank) % torch.cuda.device_count())
     return "cuda"

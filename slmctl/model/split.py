@@ -27,6 +27,17 @@ def refuse_ids_beyond(max_id: int, vocab_size: int, path: str) -> None:
         )
 
 
+def refuse_rows_beyond(seq_len: int, model: SplitModel, path: str) -> None:
+    """Raises `MismatchError` where rows are longer than the context of a model: what it says beyond is not a language
+    model's loss."""
+    room = getattr(model.model.config.get_text_config(), "max_position_embeddings", None)
+    if room is not None and seq_len > room:
+        raise MismatchError(
+            f"rows of {seq_len} tokens are longer than the {room} positions of {path}. Use data.seq_len of at most {room}, or "
+            "another model."
+        )
+
+
 class SplitModel(nn.Module):
     """`model` as `hidden` (the trunk) and `logits` (the head with whatever the model does to its output)."""
 

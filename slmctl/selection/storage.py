@@ -12,7 +12,7 @@ def keep_mantissa_bits(values: np.ndarray, bits: int) -> np.ndarray:
     """float16 values rounded to the nearest with so many mantissa bits, ties to even; the rest of the bits are zero, so that
     they compress to nothing. Non-negative and finite values, any shape; float16 of the same shape."""
     drop = 10 - bits
-    raw = np.ascontiguousarray(values, dtype=np.float16).view(np.uint16).astype(np.uint32)
+    raw = np.ascontiguousarray(values, dtype=np.float16).view(np.uint16).astype(np.uint32) & 0x7FFF  # -0 is 0
     rounded = (raw + ((1 << (drop - 1)) - 1) + ((raw >> drop) & 1)) >> drop << drop
     largest = np.uint32(0x7BFF >> drop << drop)  # rounding up must not reach infinity
     found: np.ndarray = np.minimum(rounded, largest).astype(np.uint16).view(np.float16)

@@ -12,11 +12,12 @@ from rich.console import Console
 from rich.table import Table
 
 from slmctl.console import out, progress, say
-from slmctl.errors import CorruptError, InputError
+from slmctl.errors import CorruptError, InputError, SlmError
+from slmctl.files import sha256_json
 from slmctl.stages.workers import cores
-from slmctl.storage import Folder
+from slmctl.storage import Folder, LocalFolder
 from slmctl.store import manifest as manifests
-from slmctl.store.build import Bound, Coverage, names_in, survey
+from slmctl.store.build import Bound, Coverage, names_in, read_plan, survey
 from slmctl.store.manifest import Manifest, load_manifest
 from slmctl.store.reader import ShardSet
 
@@ -30,6 +31,8 @@ class Build:
     kind: Any
     count: int
     """Shards that make it up."""
+    binding: str
+    """Hash of its plan, which every shard holds."""
     bound: Bound
     manifest: Callable[[Coverage], Manifest]
     jobs: list[Any] = field(default_factory=list)
@@ -49,11 +52,25 @@ class Build:
         say(f"{self.label}: {there} of {self.count} shards are there; the worker that completes them writes the manifest")
 
     def write(self, coverage: Coverage) -> None:
-        made = self.manifest(coverage)
-        if not made.save(self.folder):
-            there = load_manifest(self.folder, self.kind)
-            if there.content_hash != made.content_hash:
-                made.save(self.folder, replace=True)  # shards were made anew since it was written
+        """Publishes the manifest. One that is there and names other shards is replaced only once two looks in a row agree
+        on what is there: whoever looked long ago must not undo what others have done since.
+
+        Raises `SlmError` where the set's plan is gone or another one.
+        """
+        while True:
+            plan = read_plan(self.folder)
+            if plan is None or sha256_json(plan) != self.binding:
+                raise SlmError(f"{self.folder}/plan.json was taken away or replaced while shards were made. Run the stage again.")
+            made = self.manifest(coverage)
+            if made.save(self.folder) or load_manifest(self.folder, self.kind).content_hash == made.content_hash:
+                return
+            again = self.survey()
+            if again.missing:
+                return
+            if again.shards == coverage.shards:
+                made.save(self.folder, replace=True)
+                return
+            coverage = again
 
 
 def finalize(builds: list[Build]) -> None:
@@ -102,7 +119,7 @@ def status(builds: list[Build]) -> None:
             "complete" if complete else "to be finalized" if not c.missing else "in the making" if c.working else "not complete"
         )
         table.add_row(
-            build.label.partition(" ")[2], f"{done}/{build.count}", str(len(c.missing)), str(len(c.working)),
+            build.label.partition(" ")[2], f"{done}/{build.count}", str(len(c.missing)), seen(len(c.working), build.folder),
             str(len(c.orphaned) + len(c.foreign) + len(c.broken)), f"{c.tokens:,}", f"{rate:,.0f}" if rate else "-",
             "-" if left is None or not c.missing else duration(left), state,
         )  # fmt: skip
@@ -115,6 +132,11 @@ def status(builds: list[Build]) -> None:
     Console(file=out.file, width=width, highlight=False).print(table)
     for note in notes:
         out.print(note, soft_wrap=True, markup=False)
+
+
+def seen(working: int, folder: Folder) -> str:
+    """On an object store nothing shows before it is whole."""
+    return str(working) if isinstance(folder, LocalFolder) else "-"
 
 
 def duration(seconds: float) -> str:

@@ -19,8 +19,9 @@ from slmctl.model.split import SplitModel
 from slmctl.selection.select import excess_loss, select_top, selected_count
 from slmctl.selection.storage import share_replaced
 from slmctl.stages.score import SENTINEL, columns_of, stored
-from slmctl.stages.workspace import Workspace, read_plan
+from slmctl.stages.workspace import Workspace
 from slmctl.storage import Folder
+from slmctl.store.build import read_plan
 from slmctl.store.reader import RowReader, ScoreSet, ShardSet, TokenSet
 from slmctl.store.shards import ShardWriter, rows_per_group, shard_name
 

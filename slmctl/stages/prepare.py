@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
@@ -15,6 +17,7 @@ from slmctl.console import progress, say
 from slmctl.corpus.make_shard import COUNTS, Job, Packing, make_shard, maker
 from slmctl.corpus.packing import PADDING
 from slmctl.corpus.sources import Slice, Tally, documents, files_of, input_fingerprint, plan
+from slmctl.corpus.text_files import stamp
 from slmctl.corpus.tokenizer import Tokenizer, train_tokenizer, up_to_bytes
 from slmctl.errors import ConfigError, InputError
 from slmctl.files import read_json, sha256_json
@@ -22,10 +25,10 @@ from slmctl.model.loading import load_model_config
 from slmctl.processes import spread
 from slmctl.stages.build import Build
 from slmctl.stages.workers import Share, cores
-from slmctl.stages.workspace import DONE, INPUTS, Workspace, read_plan
+from slmctl.stages.workspace import DONE, INPUTS, Workspace
 from slmctl.storage import is_private
 from slmctl.store import manifest as manifests
-from slmctl.store.build import Coverage, in_order
+from slmctl.store.build import Coverage, in_order, read_plan
 from slmctl.store.manifest import Manifest, is_complete, library_versions, load_manifest
 from slmctl.store.shards import rows_per_group
 
@@ -88,13 +91,16 @@ def make_tokenizer(workspace: Workspace, scratch: ScratchConfig) -> None:
     def sample() -> Iterator[str]:
         for sources in (data.curated, data.corpus):
             budget = scratch.tokenizer_sample_mb * 2**20 // 2
-            pieces = plan(sources, data.shard_bytes)
+            pieces = plan(sources, data.shard_bytes, workspace.hashes.beat)
             for piece in pieces:
                 texts = (text for _, text in documents(sources[piece.source], piece, Tally()))
                 yield from up_to_bytes(texts, max(1, budget // len(pieces)))
                 workspace.hashes.beat()
 
-    train_tokenizer(sample(), scratch.vocab_size, directory)
+    with tempfile.TemporaryDirectory(dir=directory) as made:  # whole or absent, should two workers make it at once
+        train_tokenizer(sample(), scratch.vocab_size, Path(made))
+        for file in Path(made).iterdir():
+            os.replace(file, directory / file.name)
     workspace.finish(directory, {"vocab_size": scratch.vocab_size})
     say(f"tokenizer: {scratch.vocab_size} entries, trained on curated and corpus text")
 
@@ -123,7 +129,7 @@ def plan_set(workspace: Workspace, name: str, vocab_size: int) -> Build | int:
         raise
 
     def slices() -> dict[str, Any]:
-        pieces = plan(sources, config.data.shard_bytes)
+        pieces = plan(sources, config.data.shard_bytes, workspace.hashes.beat)
         if not pieces:
             raise InputError(
                 f"{name} is empty: its files hold no text. Check data.{name.replace('/', '.')} in the configuration."
@@ -173,8 +179,10 @@ def _build(workspace: Workspace, name: str, found: dict[str, Any], vocab_size: i
     if not look:
         files = [files_of(s) if s.hub is None else [s.hub] for s in sources]
         pieces = [Slice(s, files[s][f], start, stop, limit) for s, f, start, stop, limit in found["slices"]]
-        jobs = [Job(packing, i, piece) for i, piece in enumerate(pieces)]
-    return Build(f"prepare {name}", folder, "tokens", len(found["slices"]), lambda _: bound, manifest, jobs)
+        stamps = {f: stamp(f) for f in {p.file for p in pieces}}
+        jobs = [Job(packing, i, piece, stamps[piece.file]) for i, piece in enumerate(pieces)]
+    count = len(found["slices"])
+    return Build(f"prepare {name}", folder, "tokens", count, bound["binding"], lambda _: bound, manifest, jobs)
 
 
 def builds(workspace: Workspace) -> list[Build]:
@@ -199,7 +207,7 @@ def make_shards(workspace: Workspace, jobs: list[Job], share: Share) -> None:
     """Makes shards, in several processes where there is work and room for them."""
     if not jobs:
         return
-    size = sum(min(j.slice.stop - j.slice.start, 2 * j.packing.shard_bytes) for j in jobs)
+    size = sum(j.text_bytes() for j in jobs)
     room = cores()
     processes = max(1, min(room, len(jobs), size // WORTH_A_PROCESS))
     if any(is_private(p) for j in jobs for p in (j.packing.folder, j.slice.file)):

@@ -16,13 +16,13 @@ from slmctl.errors import ConfigError, InputError, MismatchError, TrainingError
 from slmctl.files import sha256_json
 from slmctl.model.loading import ModelSource, load_model
 from slmctl.model.row_losses import row_losses
-from slmctl.model.split import SplitModel, refuse_ids_beyond
+from slmctl.model.split import SplitModel, refuse_ids_beyond, refuse_rows_beyond
 from slmctl.selection.storage import COMPACT_BITS, keep_mantissa_bits
 from slmctl.stages.build import Build
 from slmctl.stages.workers import Share
-from slmctl.stages.workspace import ACCEPTED, Workspace, read_plan
+from slmctl.stages.workspace import ACCEPTED, Workspace
 from slmctl.store import manifest as manifests
-from slmctl.store.build import Coverage, in_order, make
+from slmctl.store.build import Coverage, in_order, make, read_plan
 from slmctl.store.manifest import Manifest, is_complete, library_versions
 from slmctl.store.read_ahead import ReadAhead
 from slmctl.store.reader import RowReader, Rows, ShardSet, TokenSet
@@ -53,18 +53,18 @@ def named(workspace: Workspace, references: list[str] | None) -> list[str]:
 def score_set(workspace: Workspace, name: str, share: Share) -> None:
     config, settings = workspace.config, workspace.config.score
     workspace.accepted = []
-    source = workspace.reference_source(name)
-    tokens = workspace.open_tokens("corpus")
-    made_from = {
-        "tokens": tokens.manifest.content_hash,
-        "tokenizer": tokens.manifest.made_from["tokenizer"],
-        "reference": workspace.fingerprint(source),
-        **workspace.score_inputs(),
-    }
-    if workspace.accepted:
-        made_from[ACCEPTED] = sorted(workspace.accepted)
     folder = workspace.scores(name)
-    with workspace.planning():
+    with workspace.planning():  # so that of workers that start together one hashes the model, and the others look it up
+        source = workspace.reference_source(name)
+        tokens = workspace.open_tokens("corpus")
+        made_from = {
+            "tokens": tokens.manifest.content_hash,
+            "tokenizer": tokens.manifest.made_from["tokenizer"],
+            "reference": workspace.fingerprint(source),
+            **workspace.score_inputs(),
+        }
+        if workspace.accepted:
+            made_from[ACCEPTED] = sorted(workspace.accepted)
         plan = workspace.begin_set(folder, f"scores/{name}", made_from, lambda: {"shards": len(tokens.manifest.shards)})
     if manifests.exists(folder) and is_complete(folder, "scores"):
         say(f"score {name}: complete, skipped")
@@ -76,6 +76,7 @@ def score_set(workspace: Workspace, name: str, share: Share) -> None:
         model = SplitModel(load_model(source, settings.precision, workspace.device), config.data.intra_document_mask)
         model.check(workspace.tokenizer().eos_id)
         refuse_ids_beyond(tokens.manifest.format["max_id"], model.vocab_size, source.path)
+        refuse_rows_beyond(tokens.seq_len, model, source.path)
         label = f"score {name}" + (f", worker {share.index} of {share.count}" if share.count > 1 else "")
         todo = sum(tokens.manifest.shards[i].rows for i in mine) * tokens.seq_len
         with progress(label, todo, "tokens") as ticker:
@@ -108,22 +109,23 @@ def _build(workspace: Workspace, name: str, tokens: TokenSet, plan: dict[str, An
         say(f"score {name}: {predicted:,} losses in {len(shards)} shards, {size / max(predicted, 1):.2f} bytes a token")
         return Manifest(
             "scores", tokens.seq_len, tokens.manifest.group_rows, shards, plan["made_from"], described, {"predicted": predicted},
-            versions=library_versions(),
+            accepted_mismatches=sorted(set(workspace.accepted)), versions=library_versions(),
         )  # fmt: skip
 
     count = len(tokens.manifest.shards)
-    return Build(f"score {name}", workspace.scores(name), "scores", count, bound, manifest, list(range(count)))
+    return Build(f"score {name}", workspace.scores(name), "scores", count, binding, bound, manifest, list(range(count)))
 
 
 def builds(workspace: Workspace, references: list[str] | None) -> list[Build]:
-    """The score sets as they were planned, for those who only look. Raises `InputError` where one was not planned yet,
-    `MismatchError` where it was planned for other tokens or under other settings."""
-    found = []
+    """The score sets as they were planned, for those who only look; says which were not planned yet. Raises `InputError`
+    where none was, `MismatchError` where it was planned for other tokens or under other settings."""
+    found, unplanned = [], []
     tokens, wanted = TokenSet(workspace.tokens("corpus")), workspace.score_inputs()
     for name in named(workspace, references):
         plan = read_plan(workspace.scores(name))
         if plan is None:
-            raise InputError(f"{workspace.scores(name)} was not planned yet. Run `slmctl score` first.")
+            unplanned.append(f"{workspace.scores(name)} was not planned yet. Run `slmctl score` first.")
+            continue
         if plan["made_from"]["tokens"] != tokens.manifest.content_hash:
             raise MismatchError(
                 f"{workspace.scores(name)} belongs to other tokens than {tokens.folder}. Run `slmctl score` again."
@@ -131,6 +133,10 @@ def builds(workspace: Workspace, references: list[str] | None) -> list[Build]:
         made = plan["made_from"]
         workspace.refuse(f"scores/{name}", {k: made.get(k) for k in wanted}, wanted, "Run `slmctl score` again.")
         found.append(_build(workspace, name, tokens, plan))
+    if not found:
+        raise InputError("\n".join(unplanned))
+    for line in unplanned:
+        say(f"note: {line}")
     return found
 
 

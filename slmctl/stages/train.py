@@ -15,7 +15,7 @@ from slmctl.errors import ConfigError, InputError, MismatchError
 from slmctl.evaluation.heldout import autocast, heldout_loss
 from slmctl.files import publishing, sweep
 from slmctl.model.loading import ModelSource, load_model, save_model
-from slmctl.model.split import SplitModel, refuse_ids_beyond
+from slmctl.model.split import SplitModel, refuse_ids_beyond, refuse_rows_beyond
 from slmctl.stages.workspace import Workspace, result_settings
 from slmctl.store import manifest
 from slmctl.store.reader import RowReader, ScoreSet, TokenSet
@@ -25,16 +25,6 @@ from slmctl.training.loop import Evaluator, Run, train
 ALL_TOKENS = SelectionConfig(criterion="all", group_rows=1)
 
 
-def _common_inputs(workspace: Workspace) -> dict[str, Any]:
-    data = workspace.config.data
-    return {
-        "seed": workspace.config.seed,
-        "seq_len": data.seq_len,
-        "intra_document_mask": data.intra_document_mask,
-        "attn_implementation": workspace.config.model.attn_implementation,
-    }
-
-
 def train_base(workspace: Workspace, resume: bool = True) -> None:
     """Makes the base of a pipeline from scratch: random weights, then plain language modelling on the corpus."""
     scratch = workspace.config.model.scratch
@@ -42,7 +32,7 @@ def train_base(workspace: Workspace, resume: bool = True) -> None:
         raise ConfigError("model.path names the base model; train-base is for pipelines with model.scratch.")
     workspace.accepted = []
     corpus = workspace.open_tokens("corpus")
-    inputs = {**_common_inputs(workspace), **workspace.base_inputs(), "corpus": corpus.manifest.content_hash}
+    inputs = workspace.base_inputs()
     if workspace.begin(workspace.base, inputs, fresh=not resume):
         say("train-base: complete, skipped")
         return
@@ -88,17 +78,10 @@ def train_reference(workspace: Workspace, resume: bool = True) -> None:
     workspace.accepted = []
     base = workspace.base_source()
     curated = workspace.open_tokens("curated")
-    inputs = {
-        **_common_inputs(workspace),
-        **workspace.reference_inputs(),
-        "base": workspace.fingerprint(base),
-        "curated": curated.manifest.content_hash,
-    }
-    if settings.keep_best_on is not None:
-        inputs["kept_by"]["heldout"] = workspace.open_tokens(f"heldout/{settings.keep_best_on}").manifest.content_hash
     corpus = workspace.open_tokens("corpus") if settings.mix > 0 else None
-    if corpus is not None:
-        inputs["corpus"] = corpus.manifest.content_hash
+    if settings.keep_best_on is not None:
+        workspace.open_tokens(f"heldout/{settings.keep_best_on}")
+    inputs = workspace.reference_inputs()
     if workspace.begin(workspace.reference, inputs, fresh=not resume):
         say("train-ref: complete, skipped")
         return
@@ -144,7 +127,7 @@ def train_arm(workspace: Workspace, name: str, settings: ArmConfig, resume: bool
                 raise
             warn(f"pretrain {name} needs no scores and goes on without these: {e}")
     inputs = {
-        **_common_inputs(workspace),
+        **workspace.common_inputs(),
         "settings": result_settings(settings),
         "base": workspace.fingerprint(base),
         "corpus": corpus.manifest.content_hash,
@@ -170,6 +153,7 @@ def _load(workspace: Workspace, source: ModelSource, settings: TrainingConfig, s
     split = SplitModel(load_model(source, dtype, workspace.device), workspace.config.data.intra_document_mask)
     for tokens in sets:
         refuse_ids_beyond(tokens.manifest.format["max_id"], split.vocab_size, source.path)
+        refuse_rows_beyond(tokens.seq_len, split, source.path)
     bf16 = settings.precision == "bf16_autocast"
     with autocast(workspace.device, bf16):
         split.check(workspace.tokenizer().eos_id, bf16)

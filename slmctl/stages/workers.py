@@ -36,7 +36,8 @@ def find_share(index: int | None = None, count: int | None = None, env: Mapping[
         if not 0 <= index < count:
             raise ConfigError(f"--shard-index {index}: want 0 to {count - 1}, for --shard-count {count}.")
         return Share(index, count)
-    task, rank = _slurm(env), _torchrun(env)
+    task = _slurm(env)
+    rank = _torchrun(env) if "RANK" in env else _step(env)
     return Share(task.index * rank.count + rank.index, task.count * rank.count)
 
 
@@ -55,6 +56,12 @@ def _slurm(env: Mapping[str, str]) -> Share:
             "Submit it as --array=0-N, or give --shard-index and --shard-count."
         )
     return Share(index, count)
+
+
+def _step(env: Mapping[str, str]) -> Share:
+    """One of the tasks that `srun -n N` started."""
+    count = _number(env, "SLURM_STEP_NUM_TASKS", 1)
+    return Share(_number(env, "SLURM_PROCID", 0), count) if count > 1 else Share()
 
 
 def _torchrun(env: Mapping[str, str]) -> Share:

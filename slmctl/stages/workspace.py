@@ -31,8 +31,8 @@ from slmctl.errors import ConfigError, InputError, MismatchError, SlmError
 from slmctl.files import HashCache, is_temporary, publishing, read_json, sweep, write_json
 from slmctl.model.loading import ModelSource, local_copy, model_fingerprint, pick_device
 from slmctl.storage import Folder, LocalFolder
-from slmctl.store.build import PLAN
-from slmctl.store.manifest import differences
+from slmctl.store.build import PLAN, read_plan
+from slmctl.store.manifest import differences, exists, load_manifest
 from slmctl.store.reader import ScoreSet, TokenSet
 
 RESOLVED = "config.resolved.yaml"
@@ -191,20 +191,42 @@ class Workspace:
         self.refuse("base", tokenizer, {"tokenizer": self.tokenizer().fingerprint()}, advice)
         return ModelSource(path, attn_implementation=model.attn_implementation)
 
+    def common_inputs(self) -> dict[str, Any]:
+        """What decides every trained model, besides its own settings, its start and its rows."""
+        data = self.config.data
+        return {
+            "seed": self.config.seed,
+            "seq_len": data.seq_len,
+            "intra_document_mask": data.intra_document_mask,
+            "attn_implementation": self.config.model.attn_implementation,
+        }
+
     def base_inputs(self) -> dict[str, Any]:
-        """What of the configuration decides a base from scratch."""
+        """What decides a base from scratch; its rows as far as they are here."""
         scratch = self.config.model.scratch
         assert scratch is not None
         train = result_settings(scratch.train) if scratch.train is not None else None
-        return {"model": scratch.model_dump(mode="json", exclude={"train"}), "settings": train}
+        made = {"model": scratch.model_dump(mode="json", exclude={"train"}), "settings": train}
+        return {**self.common_inputs(), **made, **self._contents(corpus="corpus")}
 
     def reference_inputs(self) -> dict[str, Any]:
-        """What of the configuration decides the reference model, given its base and rows."""
+        """What decides the reference model; its base and rows as far as they are here."""
         settings = self.config.reference
-        found: dict[str, Any] = {"settings": result_settings(settings)}
+        found = {**self.common_inputs(), "settings": result_settings(settings), **self._contents(curated="curated")}
+        with suppress(InputError):  # a stage may run on a machine that has the reference alone
+            found["base"] = self.fingerprint(self.base_source())
+        if settings.mix > 0:
+            found |= self._contents(corpus="corpus")
         if settings.keep_best_on is not None:
-            found["kept_by"] = {"eval_every": settings.eval_every, "eval_tokens": settings.eval_tokens}
+            kept_on = self._contents(heldout=f"heldout/{settings.keep_best_on}")
+            how = {"eval_every": settings.eval_every, "eval_tokens": settings.eval_tokens}
+            found |= {"kept_by": {**how, **kept_on}} if kept_on else {}
         return found
+
+    def _contents(self, **sets: str) -> dict[str, str]:
+        """Key to content hash of each token set that is here."""
+        found = {k: self.tokens(name) for k, name in sets.items()}
+        return {k: load_manifest(folder, "tokens").content_hash for k, folder in found.items() if exists(folder)}
 
     def reference_source(self, name: str) -> ModelSource:
         """The model behind a score set: the trained reference, or another that the configuration names.
@@ -264,8 +286,8 @@ class Workspace:
         Raises `MismatchError` where it was made from other texts (where those can be read here), or packed with another
         tokenizer, seq_len or seed.
         """
-        found = TokenSet(self.tokens(name))
         self.hold(f"tokens/{name}")
+        found = TokenSet(self.tokens(name))
         made = found.manifest.made_from
         wanted = self.packing_inputs()
         with suppress(InputError):  # a stage may run on a machine that has the shards alone
@@ -289,8 +311,8 @@ class Workspace:
         wanted = self.score_inputs()
         if self.config.score.references[name] != "reference" or self.reference.is_dir():
             wanted["reference"] = self.fingerprint(self.reference_source(name))
-        found = ScoreSet(self.scores(name), tokens)
         self.hold(f"scores/{name}")
+        found = ScoreSet(self.scores(name), tokens)
         made = found.manifest.made_from
         self.refuse(f"scores/{name}", {k: made.get(k) for k in wanted}, wanted, "Run `slmctl score` again.")
         return found
@@ -350,7 +372,7 @@ class Workspace:
         files = [n for n in folder.listing() if not n.startswith(".")]  # before the plan, which another may publish meanwhile
         found = read_plan(folder)
         if found is None and files:
-            say(f"{label}: made by another version of slmctl, so it is made anew")
+            say(f"{label}: its plan.json is missing (it was made by an older slmctl, or taken away), so it is made anew")
             self.clear_set(folder, label)
         elif found is not None and self.changed(label, _strict(found["made_from"]), _strict(made_from)):
             self.clear_set(folder, label)
@@ -373,9 +395,10 @@ class Workspace:
             self.lock(label)
 
     def clear_set(self, folder: Folder, label: str) -> None:
-        if not isinstance(folder, LocalFolder):
+        if not isinstance(folder, LocalFolder) or self.config.store_dir is not None:
             raise MismatchError(
-                f"{folder} holds a set that was made from other inputs. Give another store_dir, or delete that folder first."
+                f"{folder} holds a set that was made from other inputs, perhaps by another pipeline. Give another store_dir, or "
+                "delete that folder first."
             )
         self.lock(label)
         self.move_aside(folder.path, label)
@@ -403,6 +426,7 @@ class Workspace:
                     time.sleep(0.1)
                 except OSError:  # a file system without locks
                     break
+            self.hashes.load()  # what those before this one have hashed
             self.hashes.beat = lambda: os.utime(path)
             yield
 
@@ -414,8 +438,16 @@ class Workspace:
 
     def hold(self, label: str) -> None:
         """Keeps others from moving a set aside until this process ends; any number of processes may hold it."""
-        with suppress(PermissionError, OSError):  # what cannot be written here is not moved aside from here either
-            self._lock(label, fcntl.LOCK_SH)
+        for _ in range(50):
+            try:
+                self._lock(label, fcntl.LOCK_SH)
+            except BlockingIOError:
+                time.sleep(0.1)
+            except OSError:  # what cannot be written here is not moved aside from here either
+                return
+            else:
+                return
+        raise SlmError(f"another slmctl is replacing {label}. Wait for it, then run again.")
 
     def lock(self, label: str) -> None:
         """Keeps other processes out of one stage's folder until this one ends."""
@@ -466,12 +498,3 @@ def _open_lock(path: Path) -> IO[str]:
 def _strict(made_from: Any) -> Any:
     """What a result depends on, without what was let through on the way: to go on with it, nothing is made anew."""
     return {k: v for k, v in made_from.items() if k != ACCEPTED} if isinstance(made_from, dict) else made_from
-
-
-def read_plan(folder: Folder) -> dict[str, Any] | None:
-    """A set's plan; None where there is none."""
-    try:
-        found: dict[str, Any] = folder.get_json(PLAN)
-    except FileNotFoundError:
-        return None
-    return found

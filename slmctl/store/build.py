@@ -73,6 +73,15 @@ class Coverage:
         return time.time() - max(self.finished, default=time.time())
 
 
+def read_plan(folder: Folder) -> dict[str, Any] | None:
+    """A set's plan; None where there is none."""
+    try:
+        found: dict[str, Any] = folder.get_json(PLAN)
+    except FileNotFoundError:
+        return None
+    return found
+
+
 def names_in(folder: Folder, count: int) -> dict[str, Entry]:
     """The files of a plan's `count` shards that are there."""
     listing = folder.listing()
@@ -126,13 +135,17 @@ def in_order(coverage: Coverage) -> list[Shard]:
 
 def make(folder: Folder, index: int, bound: dict[str, Any], write: Callable[[], bool]) -> None:
     """Runs `write`, which tells whether it published its own, unless a whole shard that is bound to the same inputs is there.
-    A broken one is set aside first; a temporary that was swept away while its writer hung is written again."""
+    A broken one is set aside first; a temporary that was swept away while its writer hung is written again. Raises
+    `InputError` where a shard cannot be read at all: that does not make it broken."""
     name = shard_name(index)
     for _ in range(3):
         if folder.exists(name):
             if whole_shard(folder, name, bound) is not None:
                 return
-            folder.set_aside(name)
+            aside = folder.set_aside(name)
+            if aside is not None and whole_shard(folder, aside, bound) is not None:
+                folder.put_back(aside, name)  # another worker had mended it in the meantime
+                return
         try:
             published = write()
         except FileNotFoundError:

@@ -45,6 +45,8 @@ class Manifest:
     format: dict[str, Any]
     """Columns, types, special ids, sentinel and shift convention."""
     counts: dict[str, int]
+    accepted_mismatches: list[str] = field(default_factory=list)
+    """What `accept_mismatch` let through while the set was made."""
     schema_version: int = SCHEMA_VERSION
     versions: dict[str, str] = field(default_factory=dict)
 

@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from slmctl.errors import CorruptError
+from slmctl.errors import CorruptError, InputError
 from slmctl.files import disk_errors
 from slmctl.storage import Folder, LocalFolder, Source
 from slmctl.store.manifest import Shard, differences
@@ -110,9 +110,13 @@ class ShardWriter:
                 if kind is None:
                     self._finish()
                     self.won = self.folder.publish(self._temporary, self.name)
-                    self.shard = ShardFile(self.folder, self.name).described()
         finally:
             self._temporary.unlink(missing_ok=True)
+
+    @property
+    def shard(self) -> Shard:
+        """What lies under the shard's name. Raises `CorruptError` where that is broken."""
+        return ShardFile(self.folder, self.name).described()
 
     def _errors(self) -> AbstractContextManager[None]:
         return disk_errors(self.folder.writes_at(self.name))
@@ -223,29 +227,41 @@ class ShardFile:
         try:
             self.source: Source = folder.open(name)
         except FileNotFoundError:
-            raise CorruptError(f"{self.name} does not exist, though its manifest names it. Run its stage again.") from None
+            raise CorruptError(f"{self.name} does not exist. Run its stage again.") from None
         except OSError as e:
-            raise CorruptError(f"{self.name} cannot be opened ({e}). Run its stage again to make it anew.") from e
+            raise InputError(f"{self.name} cannot be opened: {e}. Mend that, and run again.") from e
+        tail = self._tail()
         try:
-            self._open()
+            self._open(tail)
         except _UNREADABLE as e:
             raise self._broken(str(e).split("\n")[0]) from e
 
     def _broken(self, why: str) -> CorruptError:
         return CorruptError(f"{self.name} is broken: {why}. Delete it and run its stage again.")
 
-    def _open(self) -> None:
+    def _read_at(self, offset: int, n: int) -> bytes:
+        """Raises `InputError` where the disk or network fails: that says nothing about the file."""
+        try:
+            return self.source.read_at(offset, n)
+        except OSError as e:
+            raise InputError(f"{self.name} cannot be read: {e}. Mend that, and run again.") from e
+
+    def _tail(self) -> bytes:
+        """The end of the file, its whole footer at least."""
         size, wanted = self.source.size, self.wanted
         if wanted is not None and size != wanted.bytes:
             raise self._broken(f"it has {size} bytes, its manifest says {wanted.bytes}")
-        tail = self.source.read_at(max(0, size - _TAIL), min(size, _TAIL))
+        tail = self._read_at(max(0, size - _TAIL), min(size, _TAIL))
         if len(tail) < 12 or tail[-4:] != _MAGIC:
             raise self._broken("it does not end as a Parquet file")
         length = int.from_bytes(tail[-8:-4], "little") + 8
         if length > size:
             raise self._broken("its footer's length is impossible")
-        if length > len(tail):
-            tail = self.source.read_at(size - length, length)
+        return tail if length <= len(tail) else self._read_at(size - length, length)
+
+    def _open(self, tail: bytes) -> None:
+        size, wanted = self.source.size, self.wanted
+        length = int.from_bytes(tail[-8:-4], "little") + 8
         footer = tail[-length:]
         self.footer_sha256 = hashlib.sha256(footer).hexdigest()
         if wanted is not None and self.footer_sha256 != wanted.footer_sha256:
@@ -261,7 +277,7 @@ class ShardFile:
         metadata = self.file.metadata
         described = json.loads(metadata.metadata[_META.encode()][len(_SEAL) + len(_UNSEALED) :])
         ranges, end = _chunk_ranges(metadata)
-        if end != size - length or (not ranges and self.source.read_at(0, end) != _MAGIC):
+        if end != size - length or (not ranges and self._read_at(0, end) != _MAGIC):
             raise self._broken("data and footer do not make up the whole file")
         self.facts: dict[str, Any] = described["facts"]
         self.groups: int = metadata.num_row_groups
@@ -299,7 +315,7 @@ class ShardFile:
         found = []
         for run in runs:
             start, stop = run[0][1][0], sum(run[-1][1])
-            data = self.source.read_at(start, stop - start)
+            data = self._read_at(start, stop - start)
             if len(data) != stop - start:
                 raise self._broken(f"row group {group} is cut off: {len(data)} bytes of {stop - start}")
             for column, (offset, n), wanted in run:
