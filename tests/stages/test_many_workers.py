@@ -18,6 +18,7 @@ from slmctl.stages import prepare as prepare_stage
 from slmctl.stages.prepare import prepare
 from slmctl.stages.workers import Share
 from slmctl.storage import LocalFolder
+from slmctl.store import build
 from slmctl.store.manifest import FILE
 from slmctl.store.shards import shard_name
 
@@ -192,6 +193,23 @@ def test_what_a_killed_writer_left_is_listed_and_swept(store: Store, kind: str) 
     assert not left.exists()
     STAGES[kind](store.open())
     assert of(content(store.store), kind) == of(store.wanted, kind)
+
+
+def test_a_shard_that_another_has_mended_meanwhile_stays(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker found it broken, hung, and goes on once another one has made it anew."""
+    store.copy()
+    (store.path(CORPUS) / FILE).unlink()
+    before, looked = store.stamps(), build.whole_shard
+
+    def long_ago(*_: Any) -> None:
+        monkeypatch.setattr(build, "whole_shard", looked)
+
+    monkeypatch.setattr(build, "whole_shard", long_ago)
+    prepare(store.open())
+    after = store.stamps()
+    assert {k: after[k] for k in before} == before
+    assert content(store.store) == store.wanted
+    assert not list(store.path(CORPUS).glob("*broken*"))
 
 
 def test_what_was_left_beside_the_sets_is_swept_too(store: Store) -> None:

@@ -32,7 +32,11 @@ ARRAY = {"SLURM_ARRAY_TASK_COUNT": "4", "SLURM_ARRAY_TASK_MIN": "0", "SLURM_ARRA
         ({"RANK": "1", "WORLD_SIZE": "8"}, Share(1, 8)),
         ({"RANK": "1", "WORLD_SIZE": "2", **ARRAY, "SLURM_ARRAY_TASK_ID": "3"}, Share(7, 8)),
         ({"RANK": "0", "WORLD_SIZE": "2", **ARRAY, "SLURM_ARRAY_TASK_ID": "0"}, Share(0, 8)),
-        ({"SLURM_JOB_ID": "17", "SLURM_PROCID": "3", "SLURM_NTASKS": "4"}, Share(0, 1)),  # no array: every task is told by flags
+        ({"SLURM_JOB_ID": "17", "SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, Share(0, 1)),  # a job's own script is no task of it
+        ({"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "4"}, Share(3, 4)),  # srun -n 4
+        ({"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2", **ARRAY, "SLURM_ARRAY_TASK_ID": "2"}, Share(5, 8)),
+        ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1", **ARRAY, "SLURM_ARRAY_TASK_ID": "2"}, Share(2, 4)),
+        ({"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2", "RANK": "9", "WORLD_SIZE": "16"}, Share(9, 16)),  # srun torchrun
         ({"RANK": "3"}, Share(0, 1)),
         ({"WORLD_SIZE": "3"}, Share(0, 1)),
     ],
