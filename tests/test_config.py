@@ -281,7 +281,7 @@ def test_an_unknown_key_names_the_nearest_known_one(where: tuple[str | int, ...]
 
 def test_an_unknown_key_like_no_other_lists_the_known_ones(tmp_path: Path) -> None:
     [found] = mistakes(tmp_path, TEXT + "zzz: 1\n")
-    assert found.startswith(f"line {len(TEXT.splitlines()) + 1}: zzz: unknown key; known here: data, device, eval")
+    assert found.startswith(f"line {len(TEXT.splitlines()) + 1}: zzz: unknown key; known here: accept_mismatch, data, device")
 
 
 @pytest.mark.parametrize("ratio", ["0", "0.0", "-0.1", "1.5", ".nan", ".inf", "abc", "true"])

@@ -55,8 +55,8 @@ def score_set(workspace: Workspace, name: str, share: Share) -> None:
     workspace.accepted = []
     folder = workspace.scores(name)
     with workspace.planning():  # so that of workers that start together one hashes the model, and the others look it up
-        source = workspace.reference_source(name)
         tokens = workspace.open_tokens("corpus")
+        source = workspace.reference_source(name)
         made_from = {
             "tokens": tokens.manifest.content_hash,
             "tokenizer": tokens.manifest.made_from["tokenizer"],

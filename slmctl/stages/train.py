@@ -76,11 +76,11 @@ def train_reference(workspace: Workspace, resume: bool = True) -> None:
     config = workspace.config
     settings = config.reference
     workspace.accepted = []
-    base = workspace.base_source()
     curated = workspace.open_tokens("curated")
     corpus = workspace.open_tokens("corpus") if settings.mix > 0 else None
     if settings.keep_best_on is not None:
         workspace.open_tokens(f"heldout/{settings.keep_best_on}")
+    base = workspace.base_source()
     inputs = workspace.reference_inputs()
     if workspace.begin(workspace.reference, inputs, fresh=not resume):
         say("train-ref: complete, skipped")
@@ -112,8 +112,8 @@ def pretrain(workspace: Workspace, arms: list[str] | None = None, resume: bool =
 def train_arm(workspace: Workspace, name: str, settings: ArmConfig, resume: bool) -> None:
     config = workspace.config
     workspace.accepted = []
-    base = workspace.base_source()
     corpus = workspace.open_tokens("corpus")
+    base = workspace.base_source()
     reference = settings.selection.reference or next(iter(config.score.references))
     scored = manifest.exists(workspace.scores(reference))
     if not scored and settings.selection.needs_reference:

@@ -158,7 +158,8 @@ class Workspace:
         """Raises `MismatchError` naming each differing field, what was found and what was wanted; a field that
         `accept_mismatch` names is let through with a warning, and kept in `accepted` for the run's record."""
         differ = {d: d.split(": found ", 1)[0] for d in (f"{label}:{d}" for d in differences(found, wanted))}
-        offered = {d: field for d, field in differ.items() if field.rpartition(":")[2] not in _NEVER_ACCEPTED}
+        never = _NEVER_ACCEPTED if label.startswith(SETS) else ()
+        offered = {d: field for d, field in differ.items() if field.rpartition(":")[2] not in never}
         accepted = {d for d, field in offered.items() if field in self.config.accept_mismatch}
         for line in sorted(accepted):
             warn(f"accept_mismatch lets through {line}")
@@ -185,10 +186,9 @@ class Workspace:
             raise InputError(f"{self.base} is absent or not complete. Run `slmctl train-base` first.")
         wanted = self.base_inputs()
         made = read_json(self.base / INPUTS)
-        self.refuse("base", {k: made.get(k) for k in wanted}, wanted, advice)
         path = str(self.base / "model")
-        tokenizer = {"tokenizer": load_tokenizer(path).fingerprint()}
-        self.refuse("base", tokenizer, {"tokenizer": self.tokenizer().fingerprint()}, advice)
+        found = {**{k: made.get(k) for k in wanted}, "tokenizer": load_tokenizer(path).fingerprint()}
+        self.refuse("base", found, {**wanted, "tokenizer": self.tokenizer().fingerprint()}, advice)
         return ModelSource(path, attn_implementation=model.attn_implementation)
 
     def common_inputs(self) -> dict[str, Any]:

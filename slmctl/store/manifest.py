@@ -96,7 +96,8 @@ def load_manifest(place: Folder | Path, kind: str) -> Manifest:
         raise MismatchError(f"{path}: kind is {data.get('kind')!r}, wanted {kind!r}.")
     claimed = data.pop("content_hash", None)
     try:
-        manifest = Manifest(**{**data, "shards": [Shard(**s) for s in data["shards"]]})
+        given = {k: data[k] for k in ("schema_version", "accepted_mismatches")}  # which a manifest in the making may leave out
+        manifest = Manifest(**{**data, **given, "shards": [Shard(**s) for s in data["shards"]]})
     except (TypeError, KeyError) as e:
         raise CorruptError(f"{path} lacks or has unknown fields ({e}). Make the set anew.") from None
     if claimed != manifest.content_hash:

@@ -253,7 +253,8 @@ def test_a_row_group_fetches_its_own_ranges_alone(s3: Any) -> None:
         return s3.log[before:]
 
     opened: list[ShardFile] = []
-    first = asked(lambda: opened.append(ShardFile(Folder.at("s3://store/ranges"), "shard-00000.parquet", writer.shard)))
+    wanted = writer.shard
+    first = asked(lambda: opened.append(ShardFile(Folder.at("s3://store/ranges"), "shard-00000.parquet", wanted)))
     assert [(r.method, r.sent) for r in first] == [("HEAD", 0), ("GET", 2**16)]
     (file,) = opened
     group = pq.read_metadata(io.BytesIO(s3.get("store", "ranges/shard-00000.parquet"))).row_group(5)

@@ -104,7 +104,8 @@ def test_first_tokens_and_padding_hold_the_sentinel_and_nothing_else_does(scored
 
 
 def test_documents_under_the_mask_are_scored_alone(pipeline):
-    workspace = pipeline("masked", {"data": {"intra_document_mask": True}})
+    accepted = [f"{model}:intra_document_mask" for model in ("base", "reference")]
+    workspace = pipeline("masked", {"data": {"intra_document_mask": True}, "accept_mismatch": accepted})
     score(workspace)
     tokens, scores = columns(workspace.tokens("corpus")), columns(workspace.scores("curated"))
     model = AutoModelForCausalLM.from_pretrained(workspace.reference).double().eval()
@@ -315,7 +316,8 @@ def test_another_tokenizer_is_refused(pipeline):
 
 def test_scores_of_other_tokens_are_refused(pipeline):
     """Same lengths, same tokenizer, another packing: only the hash of the token set tells."""
-    workspace = pipeline("packed", {"seed": 1})
+    accepted = [f"{model}:{field}" for model in ("base", "reference") for field in ("seed", "corpus", "curated")]
+    workspace = pipeline("packed", {"seed": 1, "accept_mismatch": accepted})
     prepare(workspace)
     base = Workspace(workspace.config)
     refused(base, "tokens: found")
