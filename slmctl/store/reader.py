@@ -141,6 +141,8 @@ class RowReader:
 
     def __init__(self, tokens: TokenSet, scores: ScoreSet | None = None, cache_groups: int = 32, documents: bool = True) -> None:
         self.tokens, self.scores, self.cache_groups, self.documents = tokens, scores, cache_groups, documents
+        sizes = (tokens.group_rows * tokens.seq_len).tolist()
+        self.padded = [tokens.valid_tokens(g) < n for g, n in enumerate(sizes)]
         self._cache: OrderedDict[int, Future[Rows]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -171,9 +173,11 @@ class RowReader:
         if self.documents:
             document = read["document"]
         else:
-            document = np.zeros(read["input_id"].size, dtype=np.int8)
-            document[self.tokens.valid_tokens(group) :] = -1
-            document = document.reshape(read["input_id"].shape)
+            shape = read["input_id"].shape
+            document = np.broadcast_to(np.int8(0), shape)
+            if self.padded[group]:
+                document = np.zeros(shape, dtype=np.int8)
+                document.ravel()[self.tokens.valid_tokens(group) :] = -1
         losses = self.scores.read_group(group, ["ref_loss"])["ref_loss"] if self.scores is not None else None
         return Rows(read["input_id"], document, losses)
 
@@ -192,10 +196,12 @@ class RowReader:
         groups = np.searchsorted(self.tokens.first_row, rows, side="right") - 1
         within = rows - self.tokens.first_row[groups]
         held: dict[int, Rows] = {}
+        out.document_BT.fill(0)
         for i, (g, row) in enumerate(zip(groups.tolist(), within.tolist(), strict=True)):
             found = held.get(g) or held.setdefault(g, self.group(g))
             out.ids_BT[i] = found.ids_BT[row]  # row by row: each is one block of memory
-            out.document_BT[i] = found.document_BT[row]
+            if self.documents or self.padded[g]:
+                out.document_BT[i] = found.document_BT[row]
             if out.ref_loss_BT is not None and found.ref_loss_BT is not None:
                 out.ref_loss_BT[i] = found.ref_loss_BT[row]
         return out
