@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -88,15 +87,22 @@ def one_shape(name: str, rounds: int, batch_rows: int) -> dict[str, Any]:
     return figures
 
 
+def resident(which: str) -> int:
+    """Resident memory of this process now (VmRSS) or at its highest (VmHWM), in bytes."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split(f"{which}:")[1].split()[0]) * 1024
+
+
 def peak(name: str) -> dict[str, Any]:
     """Resident memory that scoring adds to the loaded model, in a process of its own."""
     vocab, width, layers = SHAPES[name]
     split, found = SplitModel(make_model(vocab, width, layers)), rows(vocab)
     settings = ScoreConfig(entropy=True, batch_rows=8, precision="float32")
     split.hidden(torch.from_numpy(found.ids_BT[:8]).long(), None)  # the trunk's own memory is not what is asked for
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak of loading
+    before = resident("VmRSS")
     score_group(found, split, settings, "cpu", "", Ticker("", 1, "", None, seconds=1e9))
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    after = resident("VmHWM")
     return {
         "added_bytes": after - before,
         "one_chunk_bytes": 4 * vocab * chunk_rows(vocab, "cpu"),
@@ -121,9 +127,8 @@ def main() -> None:
         figures[name] = one_shape(name, args.rounds, args.batch_rows)
         found = subprocess.run([sys.executable, __file__, "--peak", name], check=True, capture_output=True, text=True)
         figures[name]["memory"] = json.loads(found.stdout)
-        print(
-            name, json.dumps({k: v.get("ratio_to_bare", v) for k, v in figures[name].items() if isinstance(v, dict)}), flush=True
-        )
+        ratios = {k: v["ratio_to_bare"] for k, v in figures[name].items() if isinstance(v, dict) and "ratio_to_bare" in v}
+        print(name, ratios, figures[name]["memory"], flush=True)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     args.output.write_text(json.dumps(figures, indent=1) + "\n")
 

@@ -36,25 +36,35 @@ def arithmetic_of(hidden: Tensor) -> torch.dtype:
 @torch.no_grad()
 def token_losses(model: SplitModel, hidden_ND: Tensor, labels_N: Tensor, entropy: bool = False) -> tuple[Tensor, Tensor | None]:
     """-log p(label) of each position [N], and the entropy -sum p log p of its prediction [N] where asked for."""
-    losses, entropies = [], []
     device, kind = hidden_ND.device.type, arithmetic_of(hidden_ND)
     size = chunk_rows(model.vocab_size, device)
     weight = model.head.weight.to(kind)  # once, not once a chunk
     bias = model.head.bias.to(kind) if model.head.bias is not None else None
+    # Made before the first chunk: a small block that outlives a chunk, in the hole which that leaves, would have the next
+    # chunk, a little too large for what is left of the hole, take new memory.
+    losses_N = hidden_ND.new_empty(len(hidden_ND), dtype=torch.float64 if kind == torch.float64 else torch.float32)
+    entropy_N = torch.empty_like(losses_N) if entropy else None
     with torch.autocast(device, enabled=False):
         for at in range(0, len(hidden_ND), size):
             logits = model.logits(hidden_ND[at : at + size].to(kind), weight, bias)
-            labels = labels_N[at : at + size]
-            if not entropy:
-                losses.append(functional.cross_entropy(logits, labels, reduction="none"))
-                continue
-            log_p = functional.log_softmax(logits, dim=-1)  # one fused pass; the logits' memory is used again
-            losses.append(-log_p.gather(1, labels[:, None])[:, 0])
-            torch.exp(log_p, out=logits)
-            log_p.clamp_(min=-1e4)  # so that 0 · log 0 is 0, not NaN
-            entropies.append(-logits.mul_(log_p).sum(dim=-1))
-    empty = hidden_ND.new_zeros(0, dtype=torch.float32)
-    return torch.cat([empty, *losses]), torch.cat([empty, *entropies]) if entropy else None
+            part = slice(at, at + size)
+            loss, spread = _chunk_losses(logits, labels_N[part], entropy)
+            losses_N[part] = loss
+            if entropy_N is not None and spread is not None:
+                entropy_N[part] = spread
+            del logits, loss, spread  # before the next chunk's are made
+    return losses_N, entropy_N
+
+
+def _chunk_losses(logits_RV: Tensor, labels_R: Tensor, entropy: bool) -> tuple[Tensor, Tensor | None]:
+    """Losses and entropies of one chunk, in one fused pass over it; the logits' memory is used again."""
+    if not entropy:
+        return functional.cross_entropy(logits_RV, labels_R, reduction="none"), None
+    log_p = functional.log_softmax(logits_RV, dim=-1)
+    loss = -log_p.gather(1, labels_R[:, None])[:, 0]
+    torch.exp(log_p, out=logits_RV)
+    log_p.clamp_(min=-1e4)  # so that 0 · log 0 is 0, not NaN
+    return loss, -logits_RV.mul_(log_p).sum(dim=-1)
 
 
 def selected_loss(model: SplitModel, hidden_KD: Tensor, labels_K: Tensor, divisor: Tensor | float) -> tuple[Tensor, Tensor]:
@@ -90,6 +100,7 @@ class _SelectedLoss(torch.autograd.Function):
                     grad_bias += grads[2]
                 losses.append(loss.detach())
                 total += loss.detach().sum()
+                del hidden, logits, loss, inputs, grads  # before the next chunk's are made
         ctx.save_for_backward(
             grad_hidden,
             grad_weight.to(weight_VD.dtype),
