@@ -26,6 +26,31 @@ def _file_name(name: str) -> str:
     return name
 
 
+def _local(path: str) -> str:
+    if "://" in path:
+        raise ValueError(
+            "want a folder of this machine or of a shared file system; shards alone may lie elsewhere, with store_dir"
+        )
+    return path
+
+
+def _known_store(place: str | None) -> str | None:
+    if place is not None and "://" in place:
+        from fsspec import available_protocols
+
+        protocol = place.partition("://")[0]
+        if protocol not in available_protocols():
+            raise ValueError(f"{protocol}:// is no protocol that fsspec knows; s3://, gs:// and hf:// are some")
+    return place
+
+
+def _field_of(name: str) -> str:
+    label, _, field = name.partition(":")
+    if not field or not label.startswith(("tokens/", "scores/", "base", "reference")):
+        raise ValueError(f"{name!r} names no field; copy it from the refusal, such as tokens/corpus:seed")
+    return name
+
+
 def _template(text: str) -> str:
     try:
         Template(text)
@@ -317,11 +342,11 @@ class TrackingConfig(Section):
 class PipelineConfig(Section):
     name: Name
     """The pipeline's name; an output_dir belongs to one name."""
-    output_dir: str
+    output_dir: Annotated[str, AfterValidator(_local)]
     """Where every stage reads and writes."""
-    store_dir: str | None = None
+    store_dir: Annotated[str | None, AfterValidator(_known_store)] = None
     """Folder or URL (s3://, gs://, hf:// or any that fsspec opens) of token and score shards; null is output_dir."""
-    accept_mismatch: Annotated[list[str], AsList] = []
+    accept_mismatch: Annotated[list[Annotated[str, AfterValidator(_field_of)]], AsList] = []
     """Fields in which what is found may differ from what the configuration wants, as a refusal names them
     (`tokens/corpus:seed`); recorded in the run. What would break the join by position is never accepted."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0

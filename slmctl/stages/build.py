@@ -113,7 +113,8 @@ def status(builds: list[Build]) -> None:
     for build in builds:
         c = build.survey()
         done = build.count - len(c.missing)
-        rate, left = c.rate(), c.seconds_left()
+        going = bool(c.missing) and (bool(c.working) or c.idle() < 300)
+        rate, left = (c.rate(), c.seconds_left()) if going else (None, None)
         complete = manifests.exists(build.folder) and not c.missing
         state = (
             "complete" if complete else "to be finalized" if not c.missing else "in the making" if c.working else "not complete"
@@ -121,7 +122,7 @@ def status(builds: list[Build]) -> None:
         table.add_row(
             build.label.partition(" ")[2], f"{done}/{build.count}", str(len(c.missing)), seen(len(c.working), build.folder),
             str(len(c.orphaned) + len(c.foreign) + len(c.broken)), f"{c.tokens:,}", f"{rate:,.0f}" if rate else "-",
-            "-" if left is None or not c.missing else duration(left), state,
+            "-" if left is None else duration(left), state,
         )  # fmt: skip
         notes += c.broken.values()
         notes += [f"{build.folder}/{name}: in no plan" for name in c.foreign]

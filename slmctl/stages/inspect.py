@@ -61,12 +61,13 @@ def line(text: str = "") -> None:
 def open_set(workspace: Workspace, which: str) -> tuple[TokenSet, ScoreSet | None]:
     """`tokens/NAME` or `scores/NAME` (with the corpus it belongs to). Raises `ConfigError` for another name."""
     kind, _, name = which.partition("/")
-    if kind == "tokens" and name:
+    data = workspace.config.data
+    if kind == "tokens" and name in ("curated", "corpus", *[f"heldout/{n}" for n in data.heldout]):
         return TokenSet(workspace.tokens(name)), None
-    if kind == "scores" and name:
+    if kind == "scores" and name in workspace.config.score.references:
         tokens = TokenSet(workspace.tokens("corpus"))
         return tokens, ScoreSet(workspace.scores(name), tokens)
-    known = ["tokens/curated", "tokens/corpus", *[f"tokens/heldout/{n}" for n in workspace.config.data.heldout]]
+    known = ["tokens/curated", "tokens/corpus", *[f"tokens/heldout/{n}" for n in data.heldout]]
     known += [f"scores/{n}" for n in workspace.config.score.references]
     raise ConfigError(f"{which!r} is no set of this pipeline. It has: {', '.join(known)}.")
 

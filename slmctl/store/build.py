@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
+from slmctl.console import say
 from slmctl.errors import CorruptError, SlmError
 from slmctl.storage import Entry, Folder
 from slmctl.store.manifest import Shard
@@ -143,6 +144,10 @@ def make(folder: Folder, index: int, bound: dict[str, Any], write: Callable[[], 
             if whole_shard(folder, name, bound) is not None:
                 return
             aside = folder.set_aside(name)
+            say(
+                f"{folder}/{name} is broken or was made from other inputs; it is made anew"
+                + (f", the old one is {aside}" * bool(aside))
+            )
             if aside is not None and whole_shard(folder, aside, bound) is not None:
                 folder.put_back(aside, name)  # another worker had mended it in the meantime
                 return
