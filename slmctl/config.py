@@ -36,10 +36,10 @@ def _local(path: str) -> str:
 
 def _known_store(place: str | None) -> str | None:
     if place is not None and "://" in place:
-        from fsspec import available_protocols
+        from fsspec.registry import known_implementations, registry
 
         protocol = place.partition("://")[0]
-        if protocol not in available_protocols():
+        if protocol not in {*known_implementations, *registry}:
             raise ValueError(f"{protocol}:// is no protocol that fsspec knows; s3://, gs:// and hf:// are some")
     return place
 

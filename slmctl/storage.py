@@ -166,23 +166,18 @@ class Folder(ABC):
 class LocalSource(Source):
     def __init__(self, path: Path) -> None:
         self.name = str(path)
-        self._fd = os.open(path, os.O_RDONLY)
-        self.size = os.fstat(self._fd).st_size
+        self._file = open(path, "rb", buffering=0)  # closed with the last reference to it, in C: no signal is lost there
+        self.size = os.fstat(self._file.fileno()).st_size
 
     def read_at(self, offset: int, n: int) -> bytes:
-        data = os.pread(self._fd, n, offset)
-        while len(data) < n and (more := os.pread(self._fd, n - len(data), offset + len(data))):
+        fd = self._file.fileno()
+        data = os.pread(fd, n, offset)
+        while len(data) < n and (more := os.pread(fd, n - len(data), offset + len(data))):
             data += more
         return data
 
     def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-    def __del__(self) -> None:
-        with suppress(OSError, AttributeError):
-            self.close()
+        self._file.close()
 
 
 class LocalFolder(Folder):
