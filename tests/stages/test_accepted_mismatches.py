@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from tiny_store import SCORES, Store, content, make_model, make_tokenizer, with_reference
+from tiny_store import Store, content, make_model, make_tokenizer, with_reference
 
 from slmctl.errors import MismatchError
 from slmctl.files import read_json
@@ -14,7 +14,6 @@ from slmctl.stages.prepare import prepare
 from slmctl.stages.score import score
 from slmctl.stages.train import pretrain
 from slmctl.stages.workspace import Workspace
-from slmctl.store.manifest import FILE
 
 
 def accepting(store: Store, *fields: str) -> Workspace:
@@ -71,7 +70,7 @@ def test_losses_of_other_tokens_are_never_let_through(store: Store) -> None:
     store.copy()
     store.settings["seed"] = 3
     prepare(store.open())
-    fields = ["tokens", "scores/curated:tokens", "scores/curated/manifest.json:tokens", f"{store.path(SCORES)}/{FILE}:tokens"]
+    fields = ["tokens/corpus:tokens", "scores/curated:tokens", "scores/curated/manifest.json:tokens"]
     with pytest.raises(MismatchError, match=r"(?s)tokens: found .*These scores belong to other inputs"):
         pretrain(accepting(store, *fields))
 
