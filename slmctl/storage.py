@@ -136,8 +136,8 @@ class Folder(ABC):
         """Takes a broken file out of the way; keeps it under another name, which is returned, where that is cheap."""
 
     def put_back(self, aside: str, name: str) -> None:
-        """Undoes `set_aside`; what was published meanwhile stays."""
-        raise NotImplementedError
+        """Undoes `set_aside`; what was published meanwhile stays. Raises `FileNotFoundError` where nothing is kept aside."""
+        raise FileNotFoundError(f"{self}/{aside} is not there to be put back as {name}")
 
     def exists(self, name: str) -> bool:
         return name in self.listing()

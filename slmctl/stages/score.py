@@ -78,8 +78,8 @@ def score_set(workspace: Workspace, name: str, share: Share) -> None:
         refuse_ids_beyond(tokens.manifest.format["max_id"], model.vocab_size, source.path)
         refuse_rows_beyond(tokens.seq_len, model, source.path)
         label = f"score {name}" + (f", worker {share.index} of {share.count}" if share.count > 1 else "")
-        todo = sum(tokens.manifest.shards[i].rows for i in mine) * tokens.seq_len
-        with progress(label, todo, "tokens") as ticker:
+        positions = sum(tokens.manifest.shards[i].rows for i in mine) * tokens.seq_len
+        with progress(label, positions, "tokens") as ticker:
             for index in mine:
                 before = ticker.done
                 scorer = partial(score_shard, build, tokens, index, model, settings, workspace.device, ticker)
