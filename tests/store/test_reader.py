@@ -188,7 +188,7 @@ def test_a_manifest_that_describes_a_shard_otherwise_is_refused_by_field(make_se
 def test_a_manifest_of_another_shape_than_its_shards_is_refused(make_sets: Make, change: dict[str, int]) -> None:
     written, _ = make_sets([4])
     replace(written.manifest, **change).save(written.directory, replace=True)
-    with pytest.raises(CorruptError, match=r"shard-00000\.parquet: column .* has \d+ values, wanted"):
+    with pytest.raises(CorruptError, match=r"shard-00000\.parquet: row group \d+ has \d+ values, wanted"):
         read_all(written.directory)
 
 

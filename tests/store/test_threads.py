@@ -82,10 +82,10 @@ def test_a_group_that_many_ask_for_at_once_is_read_once(make_sets: Make, monkeyp
     tokens, calls = TokenSet(written.directory), []
     true = tokens.read_group
 
-    def slow(group: int, columns: list[str]) -> dict[str, np.ndarray]:
+    def slow(group: int, *rest: Any) -> dict[str, np.ndarray]:
         calls.append(group)
         time.sleep(0.05)
-        return true(group, columns)
+        return true(group, *rest)
 
     monkeypatch.setattr(tokens, "read_group", slow)
     reader = RowReader(tokens)
@@ -106,9 +106,9 @@ def test_a_group_that_cannot_be_read_is_an_error_in_all_threads_and_is_read_once
     tokens = TokenSet(written.directory)
     true = tokens.read_group
 
-    def slow(group: int, columns: list[str]) -> dict[str, np.ndarray]:
+    def slow(group: int, *rest: Any) -> dict[str, np.ndarray]:
         time.sleep(0.05)  # so that the others wait for it
-        return true(group, columns)
+        return true(group, *rest)
 
     monkeypatch.setattr(tokens, "read_group", slow)
     reader = RowReader(tokens)

@@ -248,7 +248,7 @@ def test_alignment_check_warn_goes_on_but_says_so(pipeline, capsys):
 def test_a_shifted_shard_without_a_new_manifest_is_caught_by_its_size_or_footer(pipeline):
     workspace = pipeline()
     rewrite(workspace.scores("curated"), lambda x: np.roll(x, 1), publish=False)
-    with pytest.raises(CorruptError, match=r"shard-00000\.parquet is broken: .* its manifest (names|says)"):
+    with pytest.raises(CorruptError, match=r"shard-\d+\.parquet is broken: .* its manifest (names|says)"):
         pretrain(workspace, ["slm"])
     assert not read_log(workspace.arm("slm") / "metrics.jsonl")
 
