@@ -9,6 +9,7 @@ python benchmarks/prepare.py --gigabytes 10 --words --no-bare --output benchmark
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import os
 import random
@@ -26,7 +27,7 @@ import psutil
 PIPELINE = """
 name: bench
 output_dir: {root}/run
-model: {{path: {root}/model}}
+model: {{path: {root}/model, tokenizer: {root}/tokenizer}}
 data:
   seq_len: 1024
   curated: {{path: {root}/small.jsonl}}
@@ -57,6 +58,17 @@ def write_texts(root: Path, size: int) -> list[str]:
     return words
 
 
+def copy_texts(root: Path, files: list[Path], size: int) -> None:
+    """A corpus of about `size` bytes from JSON Lines files (also .gz) with a field `text`, repeated as often as it takes."""
+    text = "".join((gzip.open if f.suffix == ".gz" else open)(f, "rt", encoding="utf-8").read() for f in files)
+    lines = text.splitlines(keepends=True)
+    random.Random(0).shuffle(lines)
+    with open(root / "corpus.jsonl", "w", encoding="utf-8") as corpus:
+        for _ in range(max(1, round(size / len(text)))):
+            corpus.writelines(lines)
+    (root / "small.jsonl").write_text("".join(lines[:20]), encoding="utf-8")
+
+
 def make_model(root: Path, words: list[str] | None) -> None:
     """A directory with a tokenizer (byte-level BPE of 8,192 entries, or one of whole words) and a model's configuration."""
     from tokenizers import Tokenizer, models, pre_tokenizers
@@ -66,12 +78,12 @@ def make_model(root: Path, words: list[str] | None) -> None:
 
     if words is None:
         texts = [json.loads(line)["text"] for line in (root / "small.jsonl").read_text().splitlines()]
-        train_tokenizer(texts, 8192, root / "model")
+        train_tokenizer(texts, 8192, root / "tokenizer")
     else:
         vocabulary = {w: i for i, w in enumerate(["<|endoftext|>", *dict.fromkeys(words)])}
         backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<|endoftext|>"))
         backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-        PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|endoftext|>").save_pretrained(root / "model")
+        PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|endoftext|>").save_pretrained(root / "tokenizer")
     LlamaConfig(vocab_size=65_000, hidden_size=8, num_attention_heads=2, num_hidden_layers=1).save_pretrained(root / "model")
 
 
@@ -118,7 +130,7 @@ print(json.dumps({"bytes": size, "tokens": tokens, "seconds": time.perf_counter(
 
 def bare_tokenizer(root: Path, sample_bytes: int) -> dict[str, Any]:
     """The tokenizer's batch encoder alone, with all its threads, on text that is in memory already."""
-    command = [sys.executable, "-c", BARE, str(root / "model"), str(root / "corpus.jsonl"), str(sample_bytes)]
+    command = [sys.executable, "-c", BARE, str(root / "tokenizer"), str(root / "corpus.jsonl"), str(sample_bytes)]
     found: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     return found
 
@@ -130,12 +142,26 @@ def main() -> None:
     parser.add_argument("--words", action="store_true", help="a tokenizer of whole words, for watching memory")
     parser.add_argument("--bare", action=argparse.BooleanOptionalAction, default=True, help="time the bare tokenizer beside it")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/prepare.json"))
+    parser.add_argument("--text", type=Path, nargs="+", help="JSON Lines files with a field `text`, in place of made-up text")
+    parser.add_argument("--tokenizer", help="directory of the tokenizer for --text")
+    parser.add_argument("--gguf-file", help="name of the GGUF file in it that holds the tokenizer")
     args = parser.parse_args()
+    from transformers import LlamaConfig
+
+    from slmctl.corpus.tokenizer import load_tokenizer
+
     size = int(args.gigabytes * 1e9)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        words = write_texts(root, size)
-        make_model(root, words if args.words else None)
+        if args.text:
+            copy_texts(root, args.text, size)
+            load_tokenizer(args.tokenizer, args.gguf_file).hf.save_pretrained(root / "tokenizer")
+            LlamaConfig(vocab_size=2**16, hidden_size=8, num_attention_heads=2, num_hidden_layers=1).save_pretrained(
+                root / "model"
+            )
+        else:
+            words = write_texts(root, size)
+            make_model(root, words if args.words else None)
         (root / "bench.yaml").write_text(PIPELINE.format(root=root))
         bare, seconds, peak_bytes, processes = [], [], 0, 0
         for _ in range(args.rounds):  # in turns, since the machine's speed wanders

@@ -42,7 +42,11 @@ ShardCount = Annotated[int | None, typer.Option("--shard-count", help="How many 
 Status = Annotated[bool, typer.Option("--status", help="Only show what is done, missing and orphaned, rate and time left.")]
 Finalize = Annotated[bool, typer.Option("--finalize", help="Only write the manifest; fails where shards are missing.")]
 Verify = Annotated[bool, typer.Option("--verify", help="Only re-read and re-hash every shard and look at every value.")]
-Resume = Annotated[bool, typer.Option("--resume/--no-resume", help="Go on from the last checkpoint, or start over.")]
+Resume = Annotated[
+    str,
+    typer.Option("--resume", metavar="auto|never|STEP", help="Go on from the newest checkpoint, start over, or go back."),
+]
+NoResume = Annotated[bool, typer.Option("--no-resume", help="The same as --resume never.")]
 
 
 def _version(show: bool) -> None:
@@ -101,28 +105,40 @@ def _only(status: bool, finalize: bool, verify: bool) -> str | None:
     return given[0] if given else None
 
 
+def _resume(resume: str, no_resume: bool) -> bool | int:
+    if no_resume or resume == "never":
+        return False
+    if resume == "auto":
+        return True
+    if not resume.isdigit():
+        raise ConfigError(f"--resume {resume}: want auto, never or the number of a saved step.")
+    return int(resume)
+
+
 @app.command("train-base")
-def train_base(config: Config, override: Override = None, resume: Resume = True) -> None:
+def train_base(config: Config, override: Override = None, resume: Resume = "auto", no_resume: NoResume = False) -> None:
     """Make the base model of a pipeline with `model.scratch`.
 
     Example: `slmctl train-base pipelines/math-scratch.yaml`
     """
+    how = _resume(resume, no_resume)
     workspace = _open(config, override)
     from slmctl.stages.train import train_base as stage
 
-    stage(workspace, resume)
+    stage(workspace, how)
 
 
 @app.command("train-ref")
-def train_ref(config: Config, override: Override = None, resume: Resume = True) -> None:
+def train_ref(config: Config, override: Override = None, resume: Resume = "auto", no_resume: NoResume = False) -> None:
     """Continue the base model on the curated set: the reference model.
 
     Example: `slmctl train-ref pipelines/math-smollm2.yaml -o reference.epochs=1`
     """
+    how = _resume(resume, no_resume)
     workspace = _open(config, override)
     from slmctl.stages.train import train_reference as stage
 
-    stage(workspace, resume)
+    stage(workspace, how)
 
 
 @app.command()
@@ -189,16 +205,18 @@ def pretrain(
     config: Config,
     override: Override = None,
     arm: Annotated[list[str] | None, typer.Option("--arm", help="Only this arm; repeatable.")] = None,
-    resume: Resume = True,
+    resume: Resume = "auto",
+    no_resume: NoResume = False,
 ) -> None:
     """Train the arms: the same base and data, each with its own selection.
 
     Example: `slmctl pretrain pipelines/math-smollm2.yaml --arm slm`
     """
+    how = _resume(resume, no_resume)
     workspace = _open(config, override)
     from slmctl.stages.train import pretrain as stage
 
-    stage(workspace, arm, resume)
+    stage(workspace, arm, how)
 
 
 @app.command("eval")
@@ -284,7 +302,7 @@ def main(argv: list[str] | None = None) -> None:
     except Exception as e:  # whatever else: still one clear line
         if type(e).__name__ == "OutOfMemoryError":
             _fail(
-                "the GPU's memory is full. Lower micro_batch_rows (or batch_rows) and run again; that changes no result.",
+                "the GPU's memory is full. Lower micro_batch (or batch_rows) and run again; that changes no result.",
                 e,
                 1,
             )

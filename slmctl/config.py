@@ -103,8 +103,9 @@ class ModelConfig(Section):
     """Name of a GGUF file in `path`, loaded dequantised (needs the extra `gguf`)."""
     tokenizer: str | None = None
     """Directory or Hub id of the tokenizer; null takes the model's own."""
-    attn_implementation: Literal["sdpa", "eager", "flash_attention_2", "flex_attention"] = "sdpa"
-    """Attention kernel, as transformers names it."""
+    attn_implementation: Literal["sdpa", "eager", "flash_attention_2", "flex_attention", "varlen"] = "sdpa"
+    """Attention kernel, as transformers names it; sdpa takes the GPU's flash kernels. varlen, for data.intra_document_mask,
+    computes nothing between documents (flash kernels on a GPU)."""
     scratch: ScratchConfig | None = None
     """Instead of `path`: train a tokenizer and a small base model from scratch."""
 
@@ -181,8 +182,8 @@ class TrainingConfig(Section):
     """Budget in passes over the data (rounded up to whole steps)."""
     batch_tokens: PositiveInt = 524_288
     """Tokens of an optimizer step, over all micro-batches and ranks; a multiple of seq_len x group_rows."""
-    micro_batch_rows: PositiveInt = 8
-    """Rows in one forward pass; rounded down to whole selection groups (at least one)."""
+    micro_batch: PositiveInt | Literal["auto"] = 8
+    """Rows in one forward pass of a rank, in whole selection groups (at least one); auto: as many as memory holds."""
     lr: Annotated[float, Field(gt=0)] = 8.0e-5
     """Peak learning rate."""
     min_lr_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
@@ -205,6 +206,18 @@ class TrainingConfig(Section):
     """Largest global gradient norm; 0 turns clipping off."""
     precision: Literal["float32", "bf16_autocast", "bfloat16"] = "bf16_autocast"
     """float32; float32 weights with bfloat16 arithmetic; or all in bfloat16, whose rounding swallows small updates."""
+    sharding: Literal["auto", "full", "hybrid", "replicate"] = "auto"
+    """Of several ranks, each holds a part of weights, gradients and optimizer state (full), a part within its machine and
+    the same as the other machines (hybrid), or all of it (replicate). auto: replicate where that takes less than a quarter of
+    the GPU's memory, else full."""
+    compile: bool | Literal["auto"] = "auto"
+    """torch.compile each block; auto: on a GPU."""
+    activation_checkpointing: Literal["off", "selective", "full"] = "off"
+    """Compute the activations of no block, of every second block or of all blocks again in the backward pass, to save memory."""
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """A step whose loss or gradient is not finite is never taken: stop, or go on with the next (ten in a row stop)."""
+    skip_spikes: Annotated[float, Field(gt=0)] | None = None
+    """Do not take steps whose loss lies more than so many standard deviations above the last 128 steps' mean; null takes all."""
     eval_every: NonNegativeInt = 0
     """Steps between held-out evaluations; 0 evaluates at the start and at the end only."""
     eval_tokens: PositiveInt | None = None
@@ -212,11 +225,18 @@ class TrainingConfig(Section):
     save_every: NonNegativeInt = 500
     """Steps between checkpoints; 0 saves at the end only (and when interrupted)."""
     keep_last: PositiveInt = 2
-    """Checkpoints kept."""
+    """Newest checkpoints kept."""
+    keep_every: NonNegativeInt = 0
+    """Checkpoints of steps that are multiples of this are kept for good; 0 keeps the newest only."""
     log_every: PositiveInt = 10
     """Steps between printed lines; metrics.jsonl has every step."""
     loader_threads: NonNegativeInt = 2
     """Threads that read the next steps' rows while one trains; 0 reads when asked. Changes no result."""
+    hang_timeout: NonNegativeInt = 1800
+    """Seconds without a finished step, evaluation or save after which every thread's stack is written and the process ends;
+    0 waits for ever."""
+    profile: tuple[PositiveInt, PositiveInt] | None = Field(default=None, strict=False)
+    """First and last step to record with torch's profiler, into the run's profile/ (Chrome traces); null records none."""
     alignment_check: Literal["stop", "warn"] = "stop"
     """When live and reference losses correlate best at a shift other than 0: stop, or warn and go on."""
 
@@ -255,12 +275,21 @@ class SelectionConfig(Section):
     """Share of a group's valid tokens that is trained on: exactly ceil(ratio x valid)."""
     group_rows: PositiveInt = 8
     """Rows whose tokens compete with each other; 1 selects within each sequence."""
+    scope: Literal["group", "global", "threshold"] = "group"
+    """Who competes: the tokens of a group; global: those of one micro-batch on all ranks; threshold: each token with a
+    running quantile of the scores. What the last two select depends on micro_batch and ranks."""
     reference: str | None = None
     """Which score set to join; null is the first of score.references."""
 
     @property
     def needs_reference(self) -> bool:
         return self.criterion == "excess_loss"
+
+    @model_validator(mode="after")
+    def _scores_compete(self) -> SelectionConfig:
+        if self.scope != "group" and self.criterion != "excess_loss":
+            raise ValueError(f"scope {self.scope} is for criterion excess_loss; {self.criterion} has no scores that compete")
+        return self
 
 
 class ArmConfig(TrainingConfig):

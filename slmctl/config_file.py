@@ -335,9 +335,9 @@ def _cross_mistakes(data: dict[str, Any]) -> Iterator[tuple[Path_, str]]:
         known_keys = set(_mapping(data, "data")) <= set(DataConfig.model_fields)  # else seq_len may be misspelt
         if not known_keys or not all(isinstance(v, int) and v > 0 for v in (tokens, seq_len, rows)):
             continue
-        micro = _get(data, *map(str, where), "micro_batch_rows", default=8)
+        micro = _get(data, *map(str, where), "micro_batch", default=8)
         if isinstance(micro, int) and 0 < micro < rows and _get(data, *map(str, where), "selection", "criterion") != "all":
-            yield (*where, "micro_batch_rows"), f"{micro} is less than group_rows {rows}; a micro-batch holds whole groups"
+            yield (*where, "micro_batch"), f"{micro} is less than group_rows {rows}; a micro-batch holds whole groups"
         unit = seq_len * rows
         if tokens % unit:
             near = max(unit, round(tokens / unit) * unit)

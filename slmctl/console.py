@@ -14,13 +14,29 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 out = Console(highlight=False)
 
 
+_quiet = False
+
+
+@contextmanager
+def quiet(on: bool = True) -> Iterator[None]:
+    """Within it nothing is said: of several ranks one speaks for all."""
+    global _quiet
+    before, _quiet = _quiet, on or _quiet
+    try:
+        yield
+    finally:
+        _quiet = before
+
+
 def say(message: str) -> None:
     """Prints one plain line to stderr; markup in `message` is shown as text."""
-    err.print(message, markup=False)
+    if not _quiet:
+        err.print(message, markup=False)
 
 
 def warn(message: str) -> None:
-    err.print(f"warning: {message}", style="yellow", markup=False)
+    if not _quiet:
+        err.print(f"warning: {message}", style="yellow", markup=False)
 
 
 class Ticker:
@@ -48,7 +64,7 @@ class Ticker:
 @contextmanager
 def progress(label: str, total: int, unit: str) -> Iterator[Ticker]:
     """Yields a `Ticker` for `total` `unit`s of work."""
-    if not sys.stderr.isatty():
+    if _quiet or not sys.stderr.isatty():
         yield Ticker(label, total, unit, None)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))

@@ -1,4 +1,7 @@
-"""SIGINT and SIGTERM, turned into one exception, or into a request that the training loop honours at a step's end."""
+"""Signals, turned into one exception, or into a request that the training loop honours at a step's end.
+
+SIGUSR1, which Slurm sends ahead of a time limit or a preemption (`--signal=USR1@300`), counts as SIGTERM.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from types import FrameType
 from slmctl.console import say
 from slmctl.errors import Interrupted
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class StopRequest:
@@ -28,6 +31,7 @@ _deferred: StopRequest | None = None
 
 def _handle(signum: int, _frame: FrameType | None) -> None:
     name = signal.Signals(signum).name
+    signum = signal.SIGTERM if signum == signal.SIGUSR1 else signum
     if _deferred is not None and _deferred.signum is None:
         _deferred.signum = signum
         say(f"{name}: finishing the step, then saving; a second signal stops at once without saving")

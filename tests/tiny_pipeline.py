@@ -26,7 +26,7 @@ def tiny_settings(root: Path) -> dict[str, Any]:
     write_jsonl(root / "curated.jsonl", sentences(1, 40))
     write_jsonl(root / "corpus.jsonl", sentences(2, 80))
     write_jsonl(root / "target.jsonl", sentences(3, 8))
-    train = {"batch_tokens": 256, "micro_batch_rows": 8, "lr": 1e-2, "precision": "float32", "log_every": 100}
+    train = {"batch_tokens": 256, "micro_batch": 8, "lr": 1e-2, "precision": "float32", "log_every": 100}
     return {
         "name": "tiny",
         "output_dir": str(root / "run"),

@@ -27,7 +27,7 @@ from slmctl import console
 from slmctl.cli import main
 from slmctl.config_file import check
 from slmctl.corpus.tokenizer import load_tokenizer, train_tokenizer
-from slmctl.stages import workspace as workspace_module
+from slmctl.stages import locks
 from slmctl.stages.prepare import prepare
 from slmctl.stages.score import score
 from slmctl.stages.workers import Share
@@ -78,7 +78,7 @@ def store_settings(root: Path, documents: int = 80) -> dict[str, Any]:
     write_jsonl(root / "curated.jsonl", texts(1, 20))
     write_jsonl(root / "corpus.jsonl", texts(2, documents))
     write_jsonl(root / "target.jsonl", texts(3, 8))
-    train = {"steps": 2, "batch_tokens": 256, "micro_batch_rows": 8, "precision": "float32"}
+    train = {"steps": 2, "batch_tokens": 256, "micro_batch": 8, "precision": "float32"}
     return {
         "name": "tiny",
         "output_dir": str(root / "run"),
@@ -105,7 +105,7 @@ def open_workspace(settings: dict[str, Any]) -> Workspace:
 
 
 def release_locks() -> None:
-    workspace_module._locks.clear()
+    locks._held.clear()
 
 
 def shards(folder: Any) -> dict[str, str]:
@@ -143,7 +143,7 @@ class Child:
                 os.dup2(file, 2)
                 stream = io.TextIOWrapper(os.fdopen(1, "wb", 0, closefd=False), write_through=True)
                 console.err.file = console.out.file = stream
-                workspace_module._locks.clear()
+                locks._held.clear()
                 before()
                 with redirect_stdout(stream), redirect_stderr(stream):
                     try:

@@ -87,8 +87,7 @@ def _write(encoder: Encoder, folder: Folder, job: Job) -> bool:
 
         for number, window in enumerate(windows(documents(source, job.slice, tally), 2 * packing.shard_bytes)):
             shuffled = [window[i] for i in permutation(len(window), packing.seed, "documents", index, number)]
-            for batch in batches(shuffled):
-                encoded = encoder.encode([text for _, text in batch], source.parse_special_tokens)
+            for batch, encoded in encoder.encode_batches(batches(shuffled), texts_of, source.parse_special_tokens):
                 for (ordinal, _), ids in zip(batch, encoded, strict=True):
                     encoder.check_ids(ids, packing.vocab_size)
                     put(packer.add(ids, document_number(index, ordinal)))
@@ -109,6 +108,10 @@ def _write(encoder: Encoder, folder: Folder, job: Job) -> bool:
             "counts": counts,
         }
     return writer.won
+
+
+def texts_of(batch: list[tuple[int, str]]) -> list[str]:
+    return [text for _, text in batch]
 
 
 def document_number(shard: int, ordinal: int) -> int:

@@ -79,3 +79,9 @@ def restarting_positions(document_BT: np.ndarray) -> np.ndarray:
     starts_BT[:, 1:] = np.where(new_BT, index_T[1:], 0)
     position_BT: np.ndarray = index_T - np.maximum.accumulate(starts_BT, axis=1)
     return position_BT
+
+
+def document_starts(position_BT: np.ndarray) -> np.ndarray:
+    """Where positions restart among the B x T tokens of all rows, and B x T at the end. [documents + 1] int32."""
+    starts: np.ndarray = np.append(np.flatnonzero(position_BT == 0), position_BT.size).astype(np.int32)
+    return starts

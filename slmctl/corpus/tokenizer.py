@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -13,6 +15,7 @@ from slmctl.errors import InputError, MismatchError
 from slmctl.files import sha256_json
 
 PIECE_CHARS = 2**20
+B = TypeVar("B")
 
 
 def pieces(text: str, after_lines: bool = True) -> Iterator[str]:
@@ -51,27 +54,45 @@ class Encoder:
 
         A text of more than `PIECE_CHARS` characters is encoded in pieces, cut after a line's or a word's end.
         """
+        [(_, ids)] = self.encode_batches([texts], lambda batch: batch, parse_special_tokens)
+        return ids
+
+    def encode_batches(
+        self, batches: Iterable[B], texts_of: Callable[[B], list[str]], parse_special_tokens: bool = False
+    ) -> Iterator[tuple[B, list[np.ndarray]]]:
+        """Each batch with the ids of its texts. While a batch's ids are used, the tokenizer's threads are at the next."""
         self.backend.no_truncation()
         self.backend.no_padding()
         self.backend.encode_special_tokens = not parse_special_tokens
         try:
-            return [
-                self._encode_long(t) if len(t) > PIECE_CHARS else ids for t, ids in zip(texts, self._encode(texts), strict=True)
-            ]
+            with ThreadPoolExecutor(1) as pool:
+                ahead: deque[tuple[B, Future[list[Any]]]] = deque()
+                for batch in batches:
+                    short = [t if len(t) <= PIECE_CHARS else "" for t in texts_of(batch)]
+                    ahead.append((batch, pool.submit(self._encode, short)))
+                    if len(ahead) > 1:
+                        yield self._ids(*ahead.popleft(), texts_of)
+                while ahead:
+                    yield self._ids(*ahead.popleft(), texts_of)
         finally:
             self.backend.encode_special_tokens = False
 
-    def _encode(self, texts: list[str]) -> list[np.ndarray]:
-        short = [t if len(t) <= PIECE_CHARS else "" for t in texts]
-        return [np.array(e.ids, dtype=np.int64) for e in self.backend.encode_batch_fast(short, add_special_tokens=False)]
+    def _encode(self, texts: list[str]) -> list[Any]:
+        found: list[Any] = self.backend.encode_batch_fast(texts, add_special_tokens=False)
+        return found
+
+    def _ids(self, batch: B, found: Future[list[Any]], texts_of: Callable[[B], list[str]]) -> tuple[B, list[np.ndarray]]:
+        pairs = zip(texts_of(batch), found.result(), strict=True)
+        return batch, [np.array(e.ids, dtype=np.int64) if len(t) <= PIECE_CHARS else self._encode_long(t) for t, e in pairs]
 
     def _encode_long(self, text: str) -> np.ndarray:
         """A text of many megabytes, piece by piece: an encoding takes hundreds of bytes a token while it is made."""
         if not self.prepends:
-            return np.concatenate([self._encode([piece])[0] for piece in pieces(text)])
+            return np.concatenate([np.array(self._encode([p])[0].ids, dtype=np.int64) for p in pieces(text)])
         parts = list(pieces(text, after_lines=False))
         # a piece that would begin with the space that is put before every text leaves its own to it
-        return np.concatenate([self._encode([p.removeprefix(" ") if i else p])[0] for i, p in enumerate(parts)])
+        own = [p.removeprefix(" ") if i else p for i, p in enumerate(parts)]
+        return np.concatenate([np.array(self._encode([p])[0].ids, dtype=np.int64) for p in own])
 
     def check_ids(self, ids: np.ndarray, vocab_size: int) -> None:
         """Raises `MismatchError` where an id has no row in the model's embedding of `vocab_size` rows."""

@@ -41,22 +41,36 @@ def autocast(device: str, on: bool) -> Any:
 
 
 def heldout_loss(
-    model: SplitModel, reader: RowReader, device: str, batch_rows: int, max_tokens: int | None = None, bf16: bool = False
+    model: SplitModel,
+    reader: RowReader,
+    device: str,
+    batch_rows: int,
+    max_tokens: int | None = None,
+    bf16: bool = False,
+    rank: int = 0,
+    ranks: int = 1,
 ) -> HeldoutLoss:
-    """Loss over the first rows of a set, up to `max_tokens`. Restores the model's mode; draws no random number."""
+    """Loss over the first rows of a set, up to `max_tokens`. Restores the model's mode; draws no random number.
+
+    Of several ranks each takes every `ranks`-th batch, and as many forward passes as the others, as a sharded model needs;
+    the sum of their results is the set's.
+    """
     rows = reader.tokens.rows
     if max_tokens is not None:
         rows = min(rows, max(1, max_tokens // reader.tokens.seq_len))
     was_training = model.model.training
     model.model.eval()
     nats, predicted = 0.0, 0
+    batches = -(-rows // batch_rows)
     try:
         with autocast(device, bf16):
-            for at in range(0, rows, batch_rows):
+            for number in range(rank, -(-batches // ranks) * ranks, ranks):
+                at = number % batches * batch_rows  # beyond the last batch one that counts for nothing
                 found = reader.fetch(np.arange(at, min(at + batch_rows, rows)))
                 losses, _, target = row_losses(model, found.ids_BT, found.document_BT, device)
-                nats += float(losses[target].sum(dtype=np.float64))
-                predicted += int(target.sum())
+                if number < batches:
+                    nats += float(losses[target].sum(dtype=np.float64))
+                    predicted += int(target.sum())
     finally:
         model.model.train(was_training)
     return HeldoutLoss(nats, predicted)

@@ -14,6 +14,7 @@ import torch
 
 from slmctl.errors import InputError
 from slmctl.files import HashCache
+from slmctl.model.attention import register
 
 WEIGHT_PATTERNS = ("*.safetensors", "*.bin", "*.gguf")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -40,6 +41,7 @@ def load_model(source: ModelSource, dtype: str = "float32", device: str = "cpu")
 
     if not source.gguf_file and Path(source.path).is_dir() and not (Path(source.path) / "config.json").is_file():
         raise InputError(f"{source.path} has no config.json: it is not a Hugging Face model directory.")
+    register()
     try:
         with quiet_transformers():
             model = AutoModelForCausalLM.from_pretrained(
@@ -74,10 +76,11 @@ def load_model_config(source: ModelSource) -> Any:
         raise InputError(f"cannot load a model configuration from {source.path!r}: {reason}") from e
 
 
-def save_model(model: Any, tokenizer: Any, directory: Path) -> None:
-    """Writes a directory that `AutoModelForCausalLM` and `AutoTokenizer` load."""
+def save_model(model: Any, tokenizer: Any, directory: Path, state: dict[str, Any] | None = None) -> None:
+    """Writes a directory that `AutoModelForCausalLM` and `AutoTokenizer` load; `state` are the weights where the model itself
+    holds only a part of them."""
     with quiet_transformers():
-        model.save_pretrained(directory)
+        model.save_pretrained(directory, **({"state_dict": state} if state is not None else {}))
         tokenizer.save_pretrained(directory)
 
 

@@ -8,6 +8,7 @@ Shapes: N positions, D hidden, V vocabulary. Losses are in nats.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -16,15 +17,31 @@ from torch.nn import functional
 
 from slmctl.model.split import SplitModel
 
-CHUNK_BYTES = {"cpu": 8 * 2**20, "cuda": 256 * 2**20}
-"""Size of one chunk of float32 logits: on a CPU what stays in its cache."""
+CACHE_BYTES = 8 * 2**20
+"""On a CPU a chunk of logits that stays in its cache is the fastest."""
 MIN_CHUNK_ROWS = 256
 """Below this the head's weights are read too often for the work done with them."""
+GPU_SHARE = 64
+"""On a GPU a chunk of logits takes at most this part of the memory (1.25 GB of 80)."""
 
 
-def chunk_rows(vocab_size: int, device: str) -> int:
-    """Positions whose float32 logits fill about `CHUNK_BYTES` of the device type, at least `MIN_CHUNK_ROWS`."""
-    return max(MIN_CHUNK_ROWS, CHUNK_BYTES.get(device, CHUNK_BYTES["cuda"]) // (4 * vocab_size))
+@cache
+def chunk_rows(vocab_size: int, hidden_size: int, device: str) -> int:
+    """Positions whose logits are made at once, by what it costs to read the head's weights and to add to their gradients once
+    a chunk, and by memory.
+
+    A chunk of R rows moves 12·V·D bytes for the weights (read, gradient read and written, in float32) beside some 24·V·R for
+    the logits: with R = 2·D that is a quarter. On a GPU R is that, as far as memory allows; on a CPU the cache decides.
+    """
+    if device.startswith("cuda"):
+        most = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory // GPU_SHARE // (4 * vocab_size)
+        return max(MIN_CHUNK_ROWS, min(2 * hidden_size, most))
+    return max(MIN_CHUNK_ROWS, CACHE_BYTES // (4 * vocab_size))
+
+
+def head_memory(vocab_size: int, hidden_size: int, device: str) -> int:
+    """Bytes that the loss of selected tokens takes in passing: logits, their gradient and a copy; the weights' gradient twice."""
+    return 4 * vocab_size * (3 * chunk_rows(vocab_size, hidden_size, device) + 2 * hidden_size)
 
 
 def arithmetic_of(hidden: Tensor) -> torch.dtype:
@@ -37,7 +54,7 @@ def arithmetic_of(hidden: Tensor) -> torch.dtype:
 def token_losses(model: SplitModel, hidden_ND: Tensor, labels_N: Tensor, entropy: bool = False) -> tuple[Tensor, Tensor | None]:
     """-log p(label) of each position [N], and the entropy -sum p log p of its prediction [N] where asked for."""
     device, kind = hidden_ND.device.type, arithmetic_of(hidden_ND)
-    size = chunk_rows(model.vocab_size, device)
+    size = chunk_rows(model.vocab_size, hidden_ND.shape[1], device)
     weight = model.head.weight.to(kind)  # once, not once a chunk
     bias = model.head.bias.to(kind) if model.head.bias is not None else None
     # Made before the first chunk: a small block that outlives a chunk, in the hole which that leaves, would have the next
@@ -80,7 +97,7 @@ class _SelectedLoss(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         device = hidden_KD.device.type
         kind = arithmetic_of(hidden_KD)
-        size = chunk_rows(model.vocab_size, device)
+        size = chunk_rows(model.vocab_size, hidden_KD.shape[1], device)
         total = hidden_KD.new_zeros((), dtype=torch.float64 if hidden_KD.dtype == torch.float64 else torch.float32)
         losses, grad_hidden = [], torch.zeros_like(hidden_KD)
         grad_weight = torch.zeros_like(weight_VD, dtype=total.dtype)  # summed over chunks, so never in 16 bits

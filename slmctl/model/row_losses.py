@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from slmctl.corpus.packing import restarting_positions, target_mask
 from slmctl.model.losses import token_losses
@@ -21,9 +22,12 @@ def row_losses(
     target_BT = target_mask(document_BT, model.intra_document_mask)
     position = torch.from_numpy(restarting_positions(document_BT)).to(device) if model.intra_document_mask else None
     ids = torch.from_numpy(np.ascontiguousarray(ids_BT, dtype=np.int64)).to(device)
-    hidden_ND = model.hidden(ids, position).flatten(0, 1)
     at = torch.from_numpy(np.flatnonzero(target_BT)).to(device)
-    losses, entropies = token_losses(model, hidden_ND[at - 1], ids.flatten()[at], entropy)
+
+    def losses_of(hidden_BTD: Tensor) -> tuple[Tensor, Tensor | None]:
+        return token_losses(model, hidden_BTD.flatten(0, 1)[at - 1], ids.flatten()[at], entropy)
+
+    losses, entropies = model(ids, position, None, losses_of)
     out = np.full(target_BT.shape, np.nan, dtype=np.float32)
     out[target_BT] = losses.float().cpu().numpy()
     if entropies is None:

@@ -9,13 +9,18 @@ Shapes: B rows, T tokens of a row, D hidden, V vocabulary, N any number of posit
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from slmctl.errors import InputError, MismatchError
+from slmctl.corpus.packing import document_starts
+from slmctl.errors import ConfigError, InputError, MismatchError
 from slmctl.memory import keep_freed_blocks
+from slmctl.model.attention import VARLEN, plain_attention
+
+R = TypeVar("R")
 
 
 def refuse_ids_beyond(max_id: int, vocab_size: int, path: str) -> None:
@@ -46,6 +51,8 @@ class SplitModel(nn.Module):
         keep_freed_blocks()
         self.model = model
         self.intra_document_mask = intra_document_mask
+        if model.config._attn_implementation == VARLEN and not intra_document_mask:
+            raise ConfigError("model.attn_implementation: varlen is for data.intra_document_mask: true; use sdpa.")
         config = model.config.get_text_config()
         self.vocab_size = int(config.vocab_size)
         self.softcap: float | None = getattr(config, "final_logit_softcapping", None)
@@ -63,13 +70,27 @@ class SplitModel(nn.Module):
         linear: nn.Linear = self.model.get_output_embeddings()
         return linear
 
-    def hidden(self, ids_BT: Tensor, position_BT: Tensor | None) -> Tensor:
-        """Trunk forward. `position_BT` restarts at each document under `intra_document_mask`, else None. [B, T, D]"""
-        if self.intra_document_mask:
+    def forward(self, ids_BT: Tensor, position_BT: Tensor | None, starts_S: Tensor | None, then: Callable[[Tensor], R]) -> R:
+        """`then` of the trunk's hidden states [B, T, D]: whatever needs the head's weights runs within this one forward, so
+        that the whole may be sharded."""
+        return then(self.hidden(ids_BT, position_BT, starts_S))
+
+    def hidden(self, ids_BT: Tensor, position_BT: Tensor | None, starts_S: Tensor | None = None) -> Tensor:
+        """Trunk forward [B, T, D]. Under `intra_document_mask` `position_BT` restarts at each document, and `starts_S` says
+        where (`corpus.packing.document_starts`; it is found from the positions where it is not given); else both are None."""
+        if not self.intra_document_mask:
+            out = self.model.base_model(input_ids=ids_BT, use_cache=False)
+        elif self.model.config._attn_implementation == VARLEN:
+            assert position_BT is not None
+            if starts_S is None:
+                starts_S = torch.from_numpy(document_starts(position_BT.cpu().numpy())).to(ids_BT.device)
+            one_row = {"input_ids": ids_BT.view(1, -1), "position_ids": position_BT.view(1, -1), "use_cache": False}
+            out = self.model.base_model(**one_row, cu_seq_lens_q=starts_S, max_length_q=ids_BT.shape[1])
+            hidden_1ND: Tensor = out[0]
+            return hidden_1ND.view(*ids_BT.shape, -1)
+        else:
             assert position_BT is not None
             out = self.model.base_model(input_ids=ids_BT, position_ids=position_BT, use_cache=False)
-        else:
-            out = self.model.base_model(input_ids=ids_BT, use_cache=False)
         hidden_BTD: Tensor = out[0]
         return hidden_BTD
 
@@ -93,8 +114,9 @@ class SplitModel(nn.Module):
         try:
             ids_BT = (torch.arange(48, device=device).view(2, 24) * 7919 + 13) % self.vocab_size
             ids_BT[:, 11] = eos_id
-            own = self.model(input_ids=ids_BT, use_cache=False).logits
-            plain = self.model.base_model(input_ids=ids_BT, use_cache=False)[0]
+            with plain_attention(self.model):
+                own = self.model(input_ids=ids_BT, use_cache=False).logits
+                plain = self.model.base_model(input_ids=ids_BT, use_cache=False)[0]
             ours = self.logits(plain, self.head.weight, self.head.bias)
             self._same(ours, own.double(), "its logits are not head(trunk) as slmctl knows it", low_precision)
             if self.intra_document_mask:
@@ -102,9 +124,10 @@ class SplitModel(nn.Module):
                 position = torch.stack([torch.cat([torch.arange(n), torch.arange(24 - n)]) for n in lengths]).to(device)
                 packed = self.hidden(ids_BT, position)
                 alone = torch.zeros_like(packed)
-                for b, n in enumerate(lengths):
-                    for part in (slice(0, n), slice(n, 24)):
-                        alone[b, part] = self.model.base_model(input_ids=ids_BT[b : b + 1, part], use_cache=False)[0][0]
+                with plain_attention(self.model):
+                    for b, n in enumerate(lengths):
+                        for part in (slice(0, n), slice(n, 24)):
+                            alone[b, part] = self.model.base_model(input_ids=ids_BT[b : b + 1, part], use_cache=False)[0][0]
                 attention = self.model.config._attn_implementation
                 reason = f"with {attention} attention, documents packed in a row see each other"
                 self._same(packed, alone.double(), reason, low_precision)

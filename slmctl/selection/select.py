@@ -6,8 +6,10 @@ Shapes: G selection groups, M tokens of a group (its rows flattened), both padde
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from fractions import Fraction
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,14 +32,33 @@ def random_scores(groups: int, tokens: int, seeds: list[int], device: torch.devi
     return scores_GM.to(device)
 
 
+def top_order(scores_GM: Tensor, valid_GM: Tensor) -> Tensor:
+    """Positions of each group by falling score [G, M], invalid ones last. Ties: the earlier position first. NaN and -inf
+    rank below every number but above nothing valid."""
+    low = torch.finfo(scores_GM.dtype).min
+    scores_GM = scores_GM.nan_to_num(nan=low, neginf=low).masked_fill(~valid_GM, -math.inf)
+    return scores_GM.argsort(dim=1, descending=True, stable=True)
+
+
+def places_of(counts: Sequence[int], tokens: int) -> np.ndarray:
+    """For each group the places of its first `counts[g]` entries in a flattened [G, tokens]. [sum of counts] int64."""
+    return np.concatenate([np.zeros(0, np.int64), *[np.arange(n, dtype=np.int64) + g * tokens for g, n in enumerate(counts)]])
+
+
+def chosen_positions(order_GM: Tensor, places_K: Tensor) -> Tensor:
+    """Flat positions of the selected tokens [K], rising. Nothing here asks the device how many there are: `places_K`
+    (`places_of`) is known before the scores are."""
+    tokens = order_GM.shape[1]
+    first_K = torch.div(places_K, tokens, rounding_mode="floor") * tokens
+    return (order_GM.flatten()[places_K] + first_K).sort().values
+
+
 def select_top(scores_GM: Tensor, valid_GM: Tensor, counts_G: Tensor) -> Tensor:
     """Marks the counts_G[g] valid tokens with the highest scores of each group. [G, M] bool.
 
     Ties go to the earlier position. NaN and -inf rank below every number but above nothing valid: they are chosen only
     when all else is. Padding is never chosen, and a group without valid tokens selects none.
     """
-    low = torch.finfo(scores_GM.dtype).min
-    scores_GM = scores_GM.nan_to_num(nan=low, neginf=low).masked_fill(~valid_GM, -math.inf)
-    order_GM = scores_GM.argsort(dim=1, descending=True, stable=True)
+    order_GM = top_order(scores_GM, valid_GM)
     first_GM = torch.arange(scores_GM.shape[1], device=scores_GM.device) < counts_G[:, None]
     return torch.zeros_like(valid_GM).scatter_(1, order_GM, first_GM) & valid_GM

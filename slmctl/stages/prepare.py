@@ -32,6 +32,8 @@ from slmctl.store.build import Coverage, in_order, read_plan
 from slmctl.store.manifest import Manifest, is_complete, library_versions, load_manifest
 from slmctl.store.shards import rows_per_group
 
+THREADS_A_PROCESS = 4
+"""The tokenizer's threads, which one process can keep busy."""
 WORTH_A_PROCESS = 2**24
 """Bytes of text from which on a further process pays for its start."""
 
@@ -209,7 +211,7 @@ def make_shards(workspace: Workspace, jobs: list[Job], share: Share) -> None:
         return
     size = sum(j.text_bytes() for j in jobs)
     room = cores()
-    processes = max(1, min(room, len(jobs), size // WORTH_A_PROCESS))
+    processes = max(1, min(room // THREADS_A_PROCESS, len(jobs), size // WORTH_A_PROCESS))
     if any(is_private(p) for j in jobs for p in (j.packing.folder, j.slice.file)):
         processes = 1
     label = "prepare" if share.count == 1 else f"prepare, worker {share.index} of {share.count}"

@@ -10,22 +10,33 @@ from slmctl.stages.prepare import prepare
 from slmctl.stages.report import print_comparison, report
 from slmctl.stages.score import score
 from slmctl.stages.train import pretrain, train_base, train_reference
+from slmctl.stages.workers import find_share
 from slmctl.stages.workspace import Workspace
+from slmctl.training.ranks import joined
 
 
 def run(workspace: Workspace) -> Path:
-    """Runs the whole pipeline and prints the comparison. Returns the report's path."""
+    """Runs the whole pipeline and prints the comparison. Returns the report's path. Of several ranks, each prepares and
+    scores its share, all train together, and the first one evaluates."""
     config = workspace.config
-    prepare(workspace)
-    if config.model.scratch is not None:
-        train_base(workspace)
-    if any(arm.selection.needs_reference for arm in config.pretrain.arms.values()):
-        if "reference" in config.score.references.values():
-            train_reference(workspace)
-        score(workspace)
-    else:
-        say("train-ref and score: no arm needs a reference, skipped")
-    pretrain(workspace)
+    with joined(workspace.device) as ranks:
+        share = find_share()
+        prepare(workspace, share)
+        ranks.barrier()
+        if config.model.scratch is not None:
+            train_base(workspace)
+        if any(arm.selection.needs_reference for arm in config.pretrain.arms.values()):
+            if "reference" in config.score.references.values():
+                train_reference(workspace)
+            score(workspace, None, share)
+            ranks.barrier()
+        else:
+            say("train-ref and score: no arm needs a reference, skipped")
+        pretrain(workspace)
+        return ranks.first(lambda: _look(workspace))
+
+
+def _look(workspace: Workspace) -> Path:
     evaluate(workspace)
     page = report(workspace)
     print_comparison(workspace)

@@ -12,7 +12,7 @@ import torch
 from slmctl.config import ArmConfig, ScratchConfig, SelectionConfig, TrainingConfig
 from slmctl.console import say, warn
 from slmctl.errors import ConfigError, InputError, MismatchError
-from slmctl.evaluation.heldout import autocast, heldout_loss
+from slmctl.evaluation.heldout import HeldoutLoss, autocast, heldout_loss
 from slmctl.files import publishing, sweep
 from slmctl.model.loading import ModelSource, load_model, save_model
 from slmctl.model.split import SplitModel, refuse_ids_beyond, refuse_rows_beyond
@@ -21,32 +21,48 @@ from slmctl.store import manifest
 from slmctl.store.reader import RowReader, ScoreSet, TokenSet
 from slmctl.training.batches import OneSet, RowSource, TwoSets
 from slmctl.training.loop import Evaluator, Run, train
+from slmctl.training.ranks import Ranks, joined
 
 ALL_TOKENS = SelectionConfig(criterion="all", group_rows=1)
+Resume = bool | int
+"""True: from the newest checkpoint, where there is one. False: start over. A number: from that step's checkpoint."""
 
 
-def train_base(workspace: Workspace, resume: bool = True) -> None:
+def train_base(workspace: Workspace, resume: Resume = True) -> None:
     """Makes the base of a pipeline from scratch: random weights, then plain language modelling on the corpus."""
     scratch = workspace.config.model.scratch
     if scratch is None:
         raise ConfigError("model.path names the base model; train-base is for pipelines with model.scratch.")
-    workspace.accepted = []
-    corpus = workspace.open_tokens("corpus")
-    inputs = workspace.base_inputs()
-    if workspace.begin(workspace.base, inputs, fresh=not resume):
-        say("train-base: complete, skipped")
-        return
-    model = new_model(scratch, workspace)
-    if scratch.train is None:
-        with publishing(workspace.base / "model") as temporary:
-            save_model(model, workspace.tokenizer().hf, temporary)
-    else:
-        split = SplitModel(model.to(workspace.device), workspace.config.data.intra_document_mask)
-        source = OneSet(
-            _reader(workspace, corpus), workspace.config.seed + 1, scratch.train.loader_threads
-        )  # not the arms' order
-        train(_run(workspace, "base", workspace.base, split, scratch.train, ALL_TOKENS, source, inputs))
-    workspace.finish(workspace.base)
+    with joined(workspace.device) as ranks:
+        workspace.accepted = []
+        corpus = workspace.open_tokens("corpus")
+        inputs = workspace.base_inputs()
+        fresh, step = _resume(resume)
+        if ranks.first(lambda: workspace.begin(workspace.base, inputs, fresh=fresh)):
+            say("train-base: complete, skipped")
+            return
+        model = new_model(scratch, workspace)
+        if scratch.train is None:
+            ranks.first(lambda: _publish(model, workspace, workspace.base / "model"))
+        else:
+            split = SplitModel(model.to(workspace.device), workspace.config.data.intra_document_mask)
+            seed = workspace.config.seed + 1  # another order than the arms', which share theirs
+            source = OneSet(_reader(workspace, corpus), seed, scratch.train.loader_threads)
+            train(_run(workspace, ranks, "base", workspace.base, split, scratch.train, ALL_TOKENS, source, inputs, step))
+        ranks.first(lambda: workspace.finish(workspace.base))
+
+
+def _publish(model: Any, workspace: Workspace, directory: Path) -> None:
+    with publishing(directory) as temporary:
+        save_model(model, workspace.tokenizer().hf, temporary)
+
+
+def _resume(resume: Resume) -> tuple[bool, int | None]:
+    """Whether to start over, and the step whose checkpoint to go on from. A rank that torchrun has restarted goes on from
+    where the run was."""
+    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0" or resume is True:
+        return False, None
+    return (True, None) if resume is False else (False, resume)
 
 
 def new_model(scratch: ScratchConfig, workspace: Workspace) -> Any:
@@ -73,8 +89,13 @@ def new_model(scratch: ScratchConfig, workspace: Workspace) -> Any:
         return LlamaForCausalLM(config)
 
 
-def train_reference(workspace: Workspace, resume: bool = True) -> None:
+def train_reference(workspace: Workspace, resume: Resume = True) -> None:
     """Continues the base model on the curated rows, and writes the reference model."""
+    with joined(workspace.device) as ranks:
+        _train_reference(workspace, ranks, resume)
+
+
+def _train_reference(workspace: Workspace, ranks: Ranks, resume: Resume) -> None:
     config = workspace.config
     settings = config.reference
     workspace.accepted = []
@@ -84,7 +105,8 @@ def train_reference(workspace: Workspace, resume: bool = True) -> None:
         workspace.open_tokens(f"heldout/{settings.keep_best_on}")
     base = workspace.base_source()
     inputs = workspace.reference_inputs()
-    if workspace.begin(workspace.reference, inputs, fresh=not resume):
+    fresh, step = _resume(resume)
+    if ranks.first(lambda: workspace.begin(workspace.reference, inputs, fresh=fresh)):
         say("train-ref: complete, skipped")
         return
     source: RowSource = OneSet(_reader(workspace, curated), config.seed, settings.loader_threads)
@@ -94,26 +116,31 @@ def train_reference(workspace: Workspace, resume: bool = True) -> None:
         )
     split = _load(workspace, base, settings, [curated, corpus] if corpus is not None else [curated])
     training = workspace.reference / "training"
-    run = _run(workspace, "reference", training, split, settings, ALL_TOKENS, source, inputs)
+    run = _run(workspace, ranks, "reference", training, split, settings, ALL_TOKENS, source, inputs, step)
     run.keep_best_on = settings.keep_best_on
     train(run)
-    for file in (training / "model").iterdir():  # reference/ is itself the model directory
-        os.replace(file, workspace.reference / file.name)
-    shutil.rmtree(training / "model")
-    workspace.finish(workspace.reference)
+
+    def finish() -> None:
+        for file in (training / "model").iterdir():  # reference/ is itself the model directory
+            os.replace(file, workspace.reference / file.name)
+        shutil.rmtree(training / "model")
+        workspace.finish(workspace.reference)
+
+    ranks.first(finish)
 
 
-def pretrain(workspace: Workspace, arms: list[str] | None = None, resume: bool = True) -> None:
+def pretrain(workspace: Workspace, arms: list[str] | None = None, resume: Resume = True) -> None:
     """Trains each arm (or those named) from the base model."""
     known = workspace.config.pretrain.arms
     for name in arms or []:
         if name not in known:
             raise ConfigError(f"--arm {name}: there is no such arm. The configuration has: {', '.join(known)}.")
-    for name in arms or known:
-        train_arm(workspace, name, known[name], resume)
+    with joined(workspace.device) as ranks:
+        for name in arms or known:
+            train_arm(workspace, ranks, name, known[name], resume)
 
 
-def train_arm(workspace: Workspace, name: str, settings: ArmConfig, resume: bool) -> None:
+def train_arm(workspace: Workspace, ranks: Ranks, name: str, settings: ArmConfig, resume: Resume) -> None:
     config = workspace.config
     workspace.accepted = []
     corpus = workspace.open_tokens("corpus")
@@ -139,13 +166,14 @@ def train_arm(workspace: Workspace, name: str, settings: ArmConfig, resume: bool
     if scores is not None and settings.selection.needs_reference:
         inputs["scores"] = scores.manifest.content_hash
     directory = workspace.arm(name)
-    if workspace.begin(directory, inputs, fresh=not resume):
+    fresh, step = _resume(resume)
+    if ranks.first(lambda: workspace.begin(directory, inputs, fresh=fresh)):
         say(f"pretrain {name}: complete, skipped")
         return
     split = _load(workspace, base, settings, [corpus])
     source = OneSet(_reader(workspace, corpus, scores), config.seed, settings.loader_threads)
-    train(_run(workspace, name, directory, split, settings, settings.selection, source, inputs))
-    workspace.finish(directory, {"heldout": workspace.heldout_hashes()})
+    train(_run(workspace, ranks, name, directory, split, settings, settings.selection, source, inputs, step))
+    ranks.first(lambda: workspace.finish(directory, {"heldout": workspace.heldout_hashes()}))
 
 
 def _reader(workspace: Workspace, tokens: TokenSet, scores: ScoreSet | None = None) -> RowReader:
@@ -171,6 +199,7 @@ def _load(workspace: Workspace, source: ModelSource, settings: TrainingConfig, s
 
 def _run(
     workspace: Workspace,
+    ranks: Ranks,
     name: str,
     directory: Path,
     model: SplitModel,
@@ -178,9 +207,10 @@ def _run(
     selection: SelectionConfig,
     source: RowSource,
     made_from: dict[str, Any],
+    resume_from: int | None,
 ) -> Run:
     config = workspace.config
-    sweep(directory)
+    ranks.first(lambda: sweep(directory))
     return Run(
         name=name,
         directory=directory,
@@ -195,6 +225,8 @@ def _run(
         evaluate=heldout_evaluator(workspace, settings),
         tracking=config.tracking,
         made_from=made_from,
+        ranks=ranks,
+        resume_from=resume_from,
     )
 
 
@@ -203,8 +235,13 @@ def heldout_evaluator(workspace: Workspace, settings: TrainingConfig) -> Evaluat
     readers = {n: _reader(workspace, workspace.open_tokens(f"heldout/{n}")) for n in workspace.heldout_names()}
     bf16 = settings.precision == "bf16_autocast"
 
-    def evaluate(model: SplitModel) -> dict[str, float]:
-        rows, device = workspace.config.eval.batch_rows, workspace.device
-        return {n: heldout_loss(model, r, device, rows, settings.eval_tokens, bf16).loss for n, r in readers.items()}
+    def evaluate(model: SplitModel, ranks: Ranks) -> dict[str, float]:
+        found = {}
+        for name, reader in readers.items():
+            how = (workspace.device, workspace.config.eval.batch_rows, settings.eval_tokens, bf16, ranks.rank, ranks.size)
+            part = heldout_loss(model, reader, *how)
+            nats, predicted = ranks.sum_floats([part.nats, float(part.predicted)])
+            found[name] = HeldoutLoss(nats, int(predicted)).loss
+        return found
 
     return evaluate

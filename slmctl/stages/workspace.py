@@ -8,8 +8,6 @@ once, hold `plan.json` instead, and `manifest.json` when they are complete.
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
 import os
 import shutil
@@ -18,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import yaml
 
@@ -30,6 +28,7 @@ from slmctl.corpus.tokenizer import Tokenizer, load_tokenizer
 from slmctl.errors import ConfigError, InputError, MismatchError, SlmError
 from slmctl.files import HashCache, is_temporary, publishing, read_json, sweep, write_json
 from slmctl.model.loading import ModelSource, local_copy, model_fingerprint, pick_device
+from slmctl.stages.locks import Locks
 from slmctl.storage import Folder, LocalFolder
 from slmctl.store.build import PLAN, read_plan
 from slmctl.store.manifest import differences, exists, load_manifest
@@ -42,8 +41,9 @@ ACCEPTED = "accepted_mismatches"
 """Key of what `accept_mismatch` let through, in the record of what was made from it."""
 
 _NOT_THE_RESULT = {
-    *("save_every", "keep_last", "log_every", "alignment_check", "eval_every", "eval_tokens"),
-    *("micro_batch_rows", "keep_best_on", "arms", "loader_threads"),
+    *("save_every", "keep_last", "keep_every", "log_every", "alignment_check", "eval_every", "eval_tokens"),
+    *("micro_batch", "keep_best_on", "arms", "loader_threads", "sharding", "compile", "activation_checkpointing"),
+    *("on_nonfinite", "hang_timeout", "profile"),
 }
 
 SETS = ("tokens/", "scores/")
@@ -55,11 +55,6 @@ _NEVER_ACCEPTED = {"seq_len", "intra_document_mask"}
 HASHED_BY_READERS = 2**33
 """Bytes of texts, not hashed from here before, up to which a stage that only reads a set still compares them by content;
 `prepare` always does."""
-PATIENCE = 600
-"""Seconds without a sign of life after which a worker no longer waits for the one that plans."""
-
-_locks: dict[Path, IO[str]] = {}
-"""Held until the process ends: the lock files of the folders that it works on."""
 
 
 def result_settings(settings: TrainingConfig) -> dict[str, Any]:
@@ -76,6 +71,7 @@ class Workspace:
     def __post_init__(self) -> None:
         self.root = Path(self.config.output_dir)
         self.store = Folder.at(self.config.store_dir or self.root)
+        self.locks = Locks(self.root, self.store, SETS)
         self.hashes = HashCache(self.root / ".cache" / "hashes.json")
         self.accepted: list[str] = []
         """What `accept_mismatch` let through since a stage began."""
@@ -255,7 +251,7 @@ class Workspace:
             if model.scratch is not None:
                 if not (self.own_tokenizer / DONE).is_file():
                     raise InputError(f"{self.own_tokenizer} is absent or not complete. Run `slmctl prepare` first.")
-                self.hold(str(self.own_tokenizer.relative_to(self.root)))
+                self.locks.hold(str(self.own_tokenizer.relative_to(self.root)))
                 self._tokenizer = load_tokenizer(str(self.own_tokenizer))
             elif model.tokenizer is not None:
                 self._tokenizer = load_tokenizer(model.tokenizer)
@@ -286,7 +282,7 @@ class Workspace:
         Raises `MismatchError` where it was made from other texts (where those can be read here), or packed with another
         tokenizer, seq_len or seed.
         """
-        self.hold(f"tokens/{name}")
+        self.locks.hold(f"tokens/{name}")
         found = TokenSet(self.tokens(name))
         made = found.manifest.made_from
         wanted = self.packing_inputs()
@@ -311,7 +307,7 @@ class Workspace:
         wanted = self.score_inputs()
         if self.config.score.references[name] != "reference" or self.reference.is_dir():
             wanted["reference"] = self.fingerprint(self.reference_source(name))
-        self.hold(f"scores/{name}")
+        self.locks.hold(f"scores/{name}")
         found = ScoreSet(self.scores(name), tokens)
         made = found.manifest.made_from
         self.refuse(f"scores/{name}", {k: made.get(k) for k in wanted}, wanted, "Run `slmctl score` again.")
@@ -332,7 +328,7 @@ class Workspace:
         """
         label = directory.relative_to(self.root)
         if lock:
-            self.lock(str(label))
+            self.locks.lock(str(label))
         path = directory / INPUTS
         found = read_json(path) if path.is_file() else None
         if found is not None and not fresh and not self.changed(str(label), _strict(found), inputs):
@@ -343,7 +339,7 @@ class Workspace:
         if self.accepted:
             inputs = {**inputs, ACCEPTED: sorted(self.accepted)}
         if directory.is_dir() and any(directory.iterdir()):
-            self.lock(str(label))
+            self.locks.lock(str(label))
             self.move_aside(directory)
         self.record()
         write_json(path, inputs)
@@ -384,7 +380,7 @@ class Workspace:
             if _strict(found["made_from"]) != _strict(made_from):
                 raise SlmError(f"another slmctl has just begun {label} from other inputs. Give each its own output_dir.")
         folder.sweep()
-        self.hold(label)
+        self.locks.hold(label)
         self.record()
         return found
 
@@ -392,7 +388,7 @@ class Workspace:
         """Raises `SlmError` where a set made from other inputs is there and others work on it."""
         found = read_plan(folder)
         if found is not None and differences(_strict(found["made_from"]), _strict(made_from)):
-            self.lock(label)
+            self.locks.lock(label)
 
     def clear_set(self, folder: Folder, label: str) -> None:
         if not isinstance(folder, LocalFolder) or self.config.store_dir is not None:
@@ -400,83 +396,16 @@ class Workspace:
                 f"{folder} holds a set that was made from other inputs, perhaps by another pipeline. Give another store_dir, or "
                 "delete that folder first."
             )
-        self.lock(label)
+        self.locks.lock(label)
         self.move_aside(folder.path, label)
 
     @contextmanager
     def planning(self) -> Iterator[None]:
-        """One worker plans at a time; the others wait for it, unless it shows no sign of life for `PATIENCE` seconds.
-        Plans are published by whoever is first, so that two that plan at once do no harm."""
-        with self._planning_lock() as file:
-            path = Path(file.name)
-            started = said = time.monotonic()
-            while True:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    os.utime(path)
-                    break
-                except BlockingIOError:
-                    quiet = time.time() - path.stat().st_mtime
-                    if quiet > PATIENCE and time.monotonic() - started > 10:
-                        warn(f"the worker that plans has shown no sign of life for {quiet:.0f} s; planning here instead")
-                        break
-                    if time.monotonic() - said > 15:
-                        said = time.monotonic()
-                        say("waiting for another worker to plan")
-                    time.sleep(0.1)
-                except OSError:  # a file system without locks
-                    break
+        """One worker plans at a time. Plans are published by whoever is first, so that two that plan at once do no harm."""
+        with self.locks.planning() as beat:
             self.hashes.load()  # what those before this one have hashed
-            self.hashes.beat = lambda: os.utime(path)
+            self.hashes.beat = beat
             yield
-
-    def _planning_lock(self) -> IO[str]:
-        try:
-            return _open_lock(self._locks_at(SETS[0]) / "planning.lock")
-        except OSError:  # a store that is complete, and only read
-            return _open_lock(self._locks_at("") / "planning.lock")
-
-    def hold(self, label: str) -> None:
-        """Keeps others from moving a set aside until this process ends; any number of processes may hold it."""
-        for _ in range(50):
-            try:
-                self._lock(label, fcntl.LOCK_SH)
-            except BlockingIOError:
-                time.sleep(0.1)
-            except OSError:  # what cannot be written here is not moved aside from here either
-                return
-            else:
-                return
-        raise SlmError(f"another slmctl is replacing {label}. Wait for it, then run again.")
-
-    def lock(self, label: str) -> None:
-        """Keeps other processes out of one stage's folder until this one ends."""
-        try:
-            self._lock(label, fcntl.LOCK_EX)
-        except BlockingIOError:
-            place = self.store / label if label.startswith(SETS) else self.root / label
-            raise SlmError(f"another slmctl is working on {place}. Wait for it, or stop it first.") from None
-        except OSError as e:
-            if e.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):  # a file system without locks
-                raise
-
-    def _locks_at(self, label: str) -> Path:
-        """Where the lock of a folder lies: beside the sets, which pipelines with one store_dir share, else in output_dir."""
-        at_store = label.startswith(SETS) and isinstance(self.store, LocalFolder)
-        return (Path(str(self.store)) if at_store else self.root) / ".cache" / "locks"
-
-    def _lock(self, label: str, kind: int) -> None:
-        path = (self._locks_at(label) / f"{label.replace(os.sep, '-')}.lock").resolve()
-        file = _locks.get(path)
-        if file is None:
-            file = _open_lock(path)
-        try:
-            fcntl.flock(file, kind | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if path not in _locks:
-                file.close()
-            raise
-        _locks[path] = file
 
     def move_aside(self, directory: Path, label: str | None = None) -> None:
         label = (label or str(directory.relative_to(self.root))).replace(os.sep, "-")
@@ -488,11 +417,6 @@ class Workspace:
     def finish(self, directory: Path, facts: dict[str, Any] | None = None) -> None:
         """Marks a stage complete."""
         write_json(directory / DONE, {"completed": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **(facts or {})})
-
-
-def _open_lock(path: Path) -> IO[str]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return open(path, "a")  # not "w", which would look like a sign of life
 
 
 def _strict(made_from: Any) -> Any:

@@ -16,24 +16,6 @@ MARGIN = 0.1
 LOW = 0.3
 
 
-def correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Pearson's r; NaN where either is constant or has fewer than two values."""
-    if a.size < 2 or a.std() == 0 or b.std() == 0:
-        return float("nan")
-    return float(np.corrcoef(a, b)[0, 1])
-
-
-def correlations(live_BT: np.ndarray, ref_BT: np.ndarray, target_BT: np.ndarray) -> dict[int, float]:
-    """Correlation of live[t] with ref[t + shift] over targets, for each of `SHIFTS`."""
-    t = live_BT.shape[1]
-    found = {}
-    for s in SHIFTS:
-        a, b = slice(max(0, -s), max(0, min(t, t - s))), slice(max(0, s), max(0, min(t, t + s)))
-        both = target_BT[:, a] & target_BT[:, b]
-        found[s] = correlation(live_BT[:, a][both].astype(np.float64), ref_BT[:, b][both].astype(np.float64))
-    return found
-
-
 @dataclass
 class AlignmentWatch:
     """Judges the mean correlation of a run's first steps."""

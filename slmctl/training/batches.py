@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from slmctl.config import SelectionConfig
-from slmctl.corpus.packing import PADDING, restarting_positions, target_mask
+from slmctl.corpus.packing import PADDING, document_starts, restarting_positions, target_mask
 from slmctl.errors import ConfigError
-from slmctl.selection.select import selected_count
+from slmctl.selection.select import places_of, selected_count
 from slmctl.store.order import MixedOrder, RowOrder, rank_slice
 from slmctl.store.reader import RowReader, Rows
 from slmctl.store.windows import WindowReader
@@ -72,16 +72,25 @@ class TwoSets:
 
 @dataclass
 class MicroBatch:
-    """Whole selection groups: B rows in G groups. Tensors are on the device of the model."""
+    """Whole selection groups: B rows in G groups. Tensors are on the device of the model; what is known before any forward
+    pass is counted on the host, so that nobody has to ask the device."""
 
     ids_BT: Tensor
     target_BT: Tensor
     """Positions that may be selected."""
+    target_N: Tensor
+    """The same as flat positions, rising."""
     position_BT: Tensor | None
+    starts_S: Tensor | None
+    """Where documents start among all the micro-batch's tokens, and their number at the end, under `intra_document_mask`."""
     ref_loss_BT: Tensor | None
-    counts_G: Tensor
+    counts: list[int]
     """Tokens to select in each group."""
+    places_K: Tensor
+    """`selection.select.places_of` the counts."""
     group_seeds: list[int]
+    count_of_all: int = 0
+    """Tokens to select on all ranks together, under `scope: global`."""
 
 
 @dataclass
@@ -92,7 +101,10 @@ class StepBatch:
     ids_BT: Tensor
     ref_loss_BT: Tensor | None
     target_BT: Tensor
+    valid_G: np.ndarray
+    """Positions that may be selected in each group."""
     counts_G: np.ndarray
+    """How many are selected of them (under `scope: group`)."""
     tokens: int
     """Tokens that are not padding."""
 
@@ -103,7 +115,7 @@ class StepBatch:
 
     @property
     def selected(self) -> int:
-        """Tokens that the step will train on, over all groups: Eq. 4's divisor, known before any forward pass."""
+        """Tokens that the step will train on: this rank's part of Eq. 4's divisor, known before any forward pass."""
         return int(self.counts_G.sum())
 
 
@@ -152,7 +164,7 @@ class Batcher:
         valid_G = target.numpy().reshape(-1, per_group).sum(axis=1)
         ratio = 1.0 if self.selection.criterion == "all" else self.selection.ratio
         counts_G = np.array([selected_count(int(v), ratio) for v in valid_G], dtype=np.int64)
-        return StepBatch(rows, ids, ref, target, counts_G, int((rows.document_BT != PADDING).sum()))
+        return StepBatch(rows, ids, ref, target, valid_G, counts_G, int((rows.document_BT != PADDING).sum()))
 
     def _memory(self, array: np.ndarray | None, copy: bool = False) -> Tensor | None:
         """A tensor over the array's memory, or, for a GPU, page-locked memory of its shape."""
@@ -164,22 +176,37 @@ class Batcher:
         pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
         return pinned.copy_(tensor) if copy else pinned
 
-    def micro_batches(self, step: int, batch: StepBatch) -> Iterator[MicroBatch]:
-        rows = batch.rows
-        for first in range(0, len(batch.counts_G), self.micro_groups):
-            groups = slice(first, first + self.micro_groups)
-            part = slice(first * self.selection.group_rows, (first + self.micro_groups) * self.selection.group_rows)
-            position = torch.from_numpy(restarting_positions(rows.document_BT[part])) if self.intra else None
-            counts = torch.from_numpy(batch.counts_G[groups])
+    def micro_valid(self, batch: StepBatch) -> list[int]:
+        """Positions that may be selected in each micro-batch."""
+        return [int(batch.valid_G[at : at + self.micro_groups].sum()) for at in range(0, len(batch.valid_G), self.micro_groups)]
+
+    def micro_batches(self, step: int, batch: StepBatch, counts_of_all: list[int] | None = None) -> Iterator[MicroBatch]:
+        """`counts_of_all` are the numbers to select of all ranks' tokens in each micro-batch, under `scope: global`."""
+        rows, group_rows = batch.rows, self.selection.group_rows
+        for number, first in enumerate(range(0, len(batch.counts_G), self.micro_groups)):
+            counts = batch.counts_G[first : first + self.micro_groups].tolist()
+            part = slice(first * group_rows, (first + self.micro_groups) * group_rows)
+            target_N = np.flatnonzero(batch.target_mask[part])
+            position = starts = None
+            if self.intra:
+                position_BT = restarting_positions(rows.document_BT[part])
+                position, starts = torch.from_numpy(position_BT), torch.from_numpy(document_starts(position_BT))
             ref = batch.ref_loss_BT
             yield MicroBatch(
                 self._send(batch.ids_BT[part]).long(),
                 self._send(batch.target_BT[part]),
-                self._send(position) if position is not None else None,
+                self._send(self._pinned(torch.from_numpy(target_N))),
+                self._send(self._pinned(position)) if position is not None else None,
+                self._send(self._pinned(starts)) if starts is not None else None,
                 self._send(ref[part]).float() if ref is not None else None,
-                self._send(counts),
+                counts,
+                self._send(self._pinned(torch.from_numpy(places_of(counts, group_rows * rows.ids_BT.shape[1])))),
                 [mix_seed(self.seed, step, self.first_group + first + i) for i in range(len(counts))],
+                counts_of_all[number] if counts_of_all is not None else 0,
             )
+
+    def _pinned(self, tensor: Tensor) -> Tensor:
+        return tensor if self.device == "cpu" else tensor.pin_memory()
 
     def _send(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device, non_blocking=True)

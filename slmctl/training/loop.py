@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import math
+import resource
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,27 +16,32 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from torch import Tensor
 
 from slmctl.config import SelectionConfig, TrackingConfig, TrainingConfig, rows_per_step, total_steps
 from slmctl.console import progress as progress_bar
 from slmctl.console import say, warn
 from slmctl.errors import ConfigError, Interrupted, MismatchError, TrainingError
 from slmctl.files import publishing
-from slmctl.model.loading import save_model
 from slmctl.model.split import SplitModel
 from slmctl.signals import deferring
 from slmctl.store.read_ahead import ReadAhead
-from slmctl.training import checkpoint
 from slmctl.training.alignment import AlignmentWatch
-from slmctl.training.batches import Batcher, RowSource, StepBatch, mix_seed
+from slmctl.training.batches import Batcher, RowSource
+from slmctl.training.checkpoint import Checkpoints, Progress, Training, all_checkpoints
+from slmctl.training.environment import write_environment
+from slmctl.training.export import export_model
 from slmctl.training.flops import flops_per_token, peak_flops
-from slmctl.training.optim import build_optimizer, lr_at, warmup_steps
-from slmctl.training.selective import MicroResult, SelectiveLM
-from slmctl.training.telemetry import Log, Trackers, loss_metrics
+from slmctl.training.micro_batch import fitting_rows
+from slmctl.training.optim import build_optimizer, warmup_steps
+from slmctl.training.parallel import lay_out
+from slmctl.training.ranks import Ranks
+from slmctl.training.safety import HangWatch, StepGuard
+from slmctl.training.selective import Objective
+from slmctl.training.step import StepMaker, StepResult
+from slmctl.training.telemetry import Log, Trackers
 
-Evaluator = Callable[[SplitModel], dict[str, float]]
-"""Held-out loss (nats a token) by set name."""
+Evaluator = Callable[[SplitModel, Ranks], dict[str, float]]
+"""Held-out loss (nats a token) by set name, worked out by all ranks together."""
 
 
 @dataclass
@@ -57,31 +63,58 @@ class Run:
     keep_best_on: str | None = None
     made_from: dict[str, Any] = field(default_factory=dict)
     """What the run depends on, by content: a checkpoint names it, and is not loaded into another run."""
+    ranks: Ranks = Ranks()  # noqa: RUF009 - frozen
+    resume_from: int | None = None
+    """Step of the checkpoint to go on from; None takes the newest."""
 
 
 def train(run: Run) -> None:
     """Trains to the end of the budget and writes `model/`. Resumes from the newest whole checkpoint.
 
-    Raises `TrainingError` on a non-finite loss or gradient (the weights of the last checkpoint are untouched),
-    `MismatchError` where live and reference losses look misaligned, `Interrupted` after saving on a signal.
+    Raises `TrainingError` on a loss or gradient that is not finite (the step is not taken), `MismatchError` where live and
+    reference losses look misaligned, `Interrupted` after saving on a signal.
     """
-    Trainer(run).train()
+    try:
+        Trainer(run).train()
+    except RuntimeError as e:
+        if run.ranks.size == 1 or isinstance(e, torch.OutOfMemoryError):
+            raise
+        reason = str(e).strip().split("\n")[0]
+        raise TrainingError(
+            f"{run.name}: rank {run.ranks.rank} of {run.ranks.size} cannot go on, perhaps since another has ended ({reason}). "
+            "Run again, to go on from the last checkpoint; torchrun --max-restarts does so by itself."
+        ) from e
 
 
 class Trainer:
     def __init__(self, run: Run) -> None:
-        self.run = run
-        self.steps = total_steps(run.settings, run.seq_len, run.source.rows)
-        self.module = SelectiveLM(run.model, run.selection)
-        self.optimizer = build_optimizer(run.model, run.settings)
-        self.counts = torch.zeros(2, run.model.vocab_size, dtype=torch.int64)  # seen and selected, by token id
-        self.checkpoints = run.directory / "checkpoints"
-        found = checkpoint.load_latest(self.checkpoints, run.model, self.optimizer, self.counts, run.made_from)
-        self.progress = found or checkpoint.Progress()
-        rows = rows_per_step(run.settings, run.seq_len)
-        self.batcher = Batcher(
-            run.source, rows, run.settings.micro_batch_rows, run.selection, run.model.intra_document_mask, run.seed, run.device
+        self.run, self.ranks = run, run.ranks
+        settings = run.settings
+        self.steps = total_steps(settings, run.seq_len, run.source.rows)
+        self._check_budget()
+        self.flops = flops_per_token(run.model.model, run.seq_len)
+        self.peak = peak_flops(run.device)
+        lay_out(run.model, settings, run.ranks, run.device)
+        self.optimizer = build_optimizer(run.model, settings)
+        self.counts = torch.zeros(2, run.model.vocab_size, dtype=torch.int64, device=run.device)  # seen and selected, by token id
+        self.state = Training(run.model, self.optimizer, self.counts)
+        self.checkpoints = Checkpoints(
+            run.directory / "checkpoints", run.made_from, settings.keep_last, settings.keep_every, run.ranks
         )
+        self.progress = self.checkpoints.load(self.state, run.resume_from) or Progress()
+        self.saved = self.progress.step
+        objective = Objective(run.model, run.selection, run.ranks)
+        if self.progress.threshold is not None:
+            objective.threshold = torch.tensor(self.progress.threshold, device=run.device)
+        self.batcher = self._batcher(objective)
+        guard = StepGuard(settings.skip_spikes, self.progress.recent_losses, self.progress.skipped_in_a_row)
+        self.maker = StepMaker(run.name, objective, self.optimizer, self.batcher, settings, self.steps, run.seed, guard)
+        self.ahead = ReadAhead(self.batcher.step, self.steps, settings.loader_threads)
+        self.watch = AlignmentWatch(steps=min(3, self.steps - self.progress.step))
+
+    def _check_budget(self) -> None:
+        run = self.run
+        rows = rows_per_step(run.settings, run.seq_len)
         if rows > run.source.rows:
             size = f"{run.source.rows} rows ({run.source.rows * run.seq_len:,} tokens)"
             count = f"{self.steps} step{'s' * (self.steps > 1)}"
@@ -91,122 +124,144 @@ class Trainer:
                 f"{run.name}: warmup {run.settings.warmup:g} takes all of the {self.steps} steps, so lr never reaches its peak. "
                 "Give it as a share (below 1), or as fewer steps."
             )
-        self.ahead = ReadAhead(self.batcher.step, self.steps, run.settings.loader_threads)
-        self.flops = flops_per_token(run.model.model, run.seq_len)
-        self.peak = peak_flops(run.device)
-        self.watch = AlignmentWatch(steps=min(3, self.steps - self.progress.step))
+
+    def _batcher(self, objective: Objective) -> Batcher:
+        """Cuts steps; with `micro_batch: auto` into what memory holds, as the run found it when it began."""
+        run, settings = self.run, self.run.settings
+        rows, group_rows = rows_per_step(settings, run.seq_len), run.selection.group_rows
+        given = settings.micro_batch if settings.micro_batch != "auto" else self.progress.micro_batch or group_rows
+        batcher = Batcher(
+            run.source, rows, given, run.selection, run.model.intra_document_mask, run.seed, run.device,
+            self.ranks.rank, self.ranks.size,
+        )  # fmt: skip
+        if settings.micro_batch == "auto" and self.progress.micro_batch is None:
+            self.progress.micro_batch = fitting_rows(objective, batcher, settings, run.seq_len, run.device)
+            batcher.micro_groups = self.progress.micro_batch // group_rows
+            say(f"{run.name}: micro_batch auto is {self.progress.micro_batch} rows")
+        return batcher
 
     def train(self) -> None:
         run, progress = self.run, self.progress
         last = progress.step or -1  # a run that starts anew logs its step 0 anew
-        self.metrics = Log(run.directory / "metrics.jsonl", last)
-        self.evals = Log(run.directory / "evals.jsonl", last)
-        self.trackers = Trackers(run.tracking, run.directory, run.name, progress.step)
-        if progress.step:
-            say(f"{run.name}: resuming after step {progress.step} of {self.steps}")
-        try:
-            with deferring() as stop, progress_bar(run.name, self.steps, "steps") as ticker:
-                ticker.advance(progress.step)
-                if progress.step == 0:
-                    self.evaluate()
-                while progress.step < self.steps:
-                    record = self.step(progress.step + 1)
-                    ticker.advance(1, f"loss {record['loss_selected'] or math.nan:.3f}")
-                    due_eval = run.settings.eval_every and progress.step % run.settings.eval_every == 0
-                    if due_eval or progress.step == self.steps:
-                        self.evaluate()
-                    due_save = run.settings.save_every and progress.step % run.settings.save_every == 0
-                    if due_save or stop or progress.step == self.steps:
-                        self.save()
-                    if stop:
-                        break
-            if stop.signum is not None:
-                saved = checkpoint.directory_of(self.checkpoints, progress.step)
-                raise Interrupted(
-                    stop.signum, f"stopped after step {progress.step}; saved {saved}. Run again to go on from there."
-                )
-        except BaseException:
-            self.trackers.close(failed=True)
-            raise
-        else:
-            self.trackers.close(failed=False)
-        finally:
-            self.ahead.close()
-            run.source.close()
-            self.metrics.close()
-            self.evals.close()
+        run.directory.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.ahead.close)
+            stack.callback(run.source.close)
+            self.metrics = stack.enter_context(Log(run.directory / "metrics.jsonl", last, on=self.ranks.is_first))
+            self.evals = stack.enter_context(Log(run.directory / "evals.jsonl", last, on=self.ranks.is_first))
+            self.trackers = Trackers(run.tracking, run.directory, run.name, progress.step, on=self.ranks.is_first)
+            stack.push(lambda kind, *_: self.trackers.close(failed=kind is not None))
+            self.hang = HangWatch(run.directory / f"hang-rank-{self.ranks.rank}.txt", run.settings.hang_timeout)
+            stack.callback(self.hang.close)
+            stack.callback(self.checkpoints.wait)
+            if self.ranks.is_first:
+                write_environment(run.directory / "environment.jsonl", self.ranks, run.device)
+            if progress.step:
+                say(f"{run.name}: resuming after step {progress.step} of {self.steps}")
+            self._steps()
         self.export()
 
-    def step(self, step: int) -> dict[str, Any]:
-        """One optimizer step; returns its metrics record."""
+    def _steps(self) -> None:
+        run, progress, settings = self.run, self.progress, self.run.settings
+        with deferring() as stop, progress_bar(run.name, self.steps, "steps") as ticker, self._profiler() as tick:
+            ticker.advance(progress.step)
+            signum = None
+            if progress.step == 0:
+                self.evaluate()
+            while progress.step < self.steps and signum is None:
+                self.hang.alive()
+                result = self.step(progress.step + 1, stop.signum)
+                signum = result.signum
+                tick()
+                ticker.advance(1, f"loss {result.loss:.3f}")
+                done = progress.step == self.steps
+                if done or (settings.eval_every and progress.step % settings.eval_every == 0):
+                    self.evaluate()
+                due = done or signum is not None or (settings.save_every and progress.step % settings.save_every == 0)
+                if due and self.saved != progress.step:
+                    saved = self.checkpoints.save(progress, self.state)
+                    self.saved = progress.step
+                if due and (done or signum is not None):
+                    self.hang.alive()
+                    self.checkpoints.wait()
+                self._tell_failed_save(stops=done or signum is not None)
+        if signum is not None and progress.step < self.steps:
+            raise Interrupted(signum, f"stopped after step {progress.step}; saved {saved}. Run again to go on from there.")
+
+    def _tell_failed_save(self, stops: bool) -> None:
+        """A checkpoint that cannot be written does not end a run that still has the one before, until its end."""
+        failure = self.checkpoints.failed()
+        if failure is None:
+            return
+        message = f"a checkpoint could not be written: {str(failure) or type(failure).__name__}"
+        if stops:
+            raise TrainingError(f"{self.run.name}: {message} What was saved before is kept; run again.") from failure
+        warn(f"{self.run.name}: {message} Training goes on; the last good checkpoint is kept.")
+
+    def step(self, step: int, signum: int | None) -> StepResult:
+        """One optimizer step, with its log."""
         started = time.perf_counter()
-        run, settings = self.run, self.run.settings
-        torch.manual_seed(mix_seed(run.seed, step))  # dropout, if the model has any, depends on the step alone
+        run, progress = self.run, self.progress
         batch = self.ahead.get(step)
-        results = self.forward_backward(step, batch)
-        loss = sum(float(r.loss.detach()) for r in results)
-        clip = settings.grad_clip or math.inf
-        grad_norm = float(torch.nn.utils.clip_grad_norm_(run.model.parameters(), clip))
-        lr = lr_at(step, self.steps, settings)
-        figures, shifted = loss_metrics(batch, results)
-        if not (math.isfinite(loss) and math.isfinite(grad_norm)) or not math.isfinite(figures["live_mean"] or 0.0):
-            self.stop_on_nonfinite(step, loss, grad_norm, figures["live_mean"])
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.count(batch, results)
-        progress = self.progress
+        waited = time.perf_counter() - started
+        result = self.maker.make(step, batch, self.counts, signum)
         progress.step = step
-        progress.tokens_seen += batch.tokens
-        progress.tokens_selected += batch.selected
+        progress.tokens_seen += result.tokens
+        progress.tokens_selected += result.selected if result.refused is None else 0
+        progress.skipped += result.refused is not None
+        progress.skipped_in_a_row = self.maker.guard.skipped_in_a_row
+        threshold = self.maker.objective.threshold
+        progress.threshold = float(threshold) if threshold is not None else None
+        if result.refused is not None:
+            self._refused(step, result)
         seconds = time.perf_counter() - started
-        rate = batch.tokens / seconds
+        rate = result.tokens / seconds
         record = {
             "step": step,
             "tokens_seen": progress.tokens_seen,
             "tokens_selected": progress.tokens_selected,
-            **figures,
-            "loss": loss,
-            "grad_norm": grad_norm,
-            "lr": lr,
+            **result.metrics,
+            "loss": result.loss,
+            "grad_norm": result.grad_norm,
+            "lr": result.lr,
+            "skipped": result.refused,
             "seconds": seconds,
+            "loader_seconds": waited,
             "tokens_per_s": rate,
-            "mfu": rate * self.flops / self.peak if self.peak and settings.precision != "float32" else None,
+            "memory_bytes": memory_bytes(run.device),
+            "mfu": self._mfu(rate),
         }
         self.metrics.write(record)
         self.trackers.scalars(step, record, "train")
-        if step % settings.log_every == 0 or step == self.steps:
-            unselected = figures["loss_unselected"]
+        if step % run.settings.log_every == 0 or step == self.steps:
+            unselected = result.metrics["loss_unselected"]
             rest = f" unselected {unselected:.4f}" if unselected is not None else ""
-            speed = f"lr {lr:.2e} grad {grad_norm:.3f} {rate:,.0f} tokens/s"
-            say(f"{run.name} step {step}/{self.steps}: loss {loss:.4f}{rest} {speed}")
-        if shifted is not None:
-            self.judge(shifted, batch.tokens)
-        return record
+            speed = f"lr {result.lr:.2e} grad {result.grad_norm:.3f} {rate:,.0f} tokens/s"
+            say(f"{run.name} step {step}/{self.steps}: loss {result.loss:.4f}{rest} {speed}")
+        if result.shifted is not None:
+            self.judge(result.shifted, result.tokens)
+        return result
 
-    def forward_backward(self, step: int, batch: StepBatch) -> list[MicroResult]:
-        run = self.run
-        run.model.train()
-        if run.settings.precision == "bf16_autocast":
-            precision: Any = torch.autocast(run.device, torch.bfloat16)
-        else:
-            precision = contextlib.nullcontext()
-        results = []
-        for micro in self.batcher.micro_batches(step, batch):
-            with precision:
-                result = self.module(micro, max(1, batch.selected))
-            result.loss.backward()
-            results.append(result)
-        return results
+    def _mfu(self, tokens_per_s: float) -> float | None:
+        if not self.peak or self.run.settings.precision == "float32":
+            return None
+        return tokens_per_s * self.flops / (self.peak * self.ranks.size)
 
-    def stop_on_nonfinite(self, step: int, loss: float, grad_norm: float, live_mean: float) -> None:
-        found = checkpoint.all_checkpoints(self.checkpoints)
+    def _refused(self, step: int, result: StepResult) -> None:
+        """Goes on without the step, or raises `TrainingError`, by `on_nonfinite` and how many were refused in a row."""
+        guard, settings = self.maker.guard, self.run.settings
+        what = "is not finite" if result.refused == "nonfinite" else "is a spike"
+        figures = f"loss {result.loss:.4g}, gradient norm {result.grad_norm:.4g}, mean live loss {result.metrics['live_mean']}"
+        if not guard.lost and (result.refused == "spike" or settings.on_nonfinite == "skip"):
+            warn(f"{self.run.name}: step {step} {what} ({figures}); it is not taken")
+            return
+        found = all_checkpoints(self.checkpoints.root)
         last = f"the last good checkpoint is {found[-1]}" if found else "no checkpoint was saved yet"
+        row = f", the {guard.skipped_in_a_row}th in a row" if guard.lost else ""
         raise TrainingError(
-            f"{self.run.name}: step {step} is not finite (loss {loss}, gradient norm {grad_norm}, live loss {live_mean}); "
-            f"the step was not taken, and {last}. Lower lr, raise warmup, or use precision: float32, and run again: a changed "
-            "setting starts this run anew and keeps its old folder under stale/."
+            f"{self.run.name}: step {step} {what} ({figures}){row}; the step was not taken, and {last}. Lower lr, raise warmup, "
+            "or use precision: float32, and run again: a changed setting starts this run anew and keeps its old folder under "
+            "stale/."
         )
 
     def judge(self, shifted: dict[int, float], tokens: int) -> None:
@@ -225,16 +280,32 @@ class Trainer:
             raise MismatchError(message)
         warn(message)
 
-    def count(self, batch: StepBatch, results: list[MicroResult]) -> None:
-        """Counts by token id what could be and what was trained on."""
-        ids = batch.ids_BT.long()
-        chosen: Tensor = torch.cat([r.selected_BT for r in results]).cpu()
-        for i, mask in enumerate((batch.target_BT, chosen)):
-            self.counts[i] += torch.bincount(ids[mask], minlength=self.counts.shape[1])
+    @contextlib.contextmanager
+    def _profiler(self) -> Iterator[Callable[[], None]]:
+        """Records the steps that `profile` names. Yields what is called after each step."""
+        window = self.run.settings.profile
+        if window is None or not self.progress.step < window[0] <= window[1]:
+            yield lambda: None
+            return
+        from torch.profiler import profile, schedule
+
+        folder = self.run.directory / "profile"
+        folder.mkdir(parents=True, exist_ok=True)
+
+        def write(found: Any) -> None:
+            path = folder / f"steps-{window[0]}-{window[1]}-rank-{self.ranks.rank}.json.gz"
+            found.export_chrome_trace(str(path))
+            say(f"{self.run.name}: profile written to {path}")
+
+        wait = window[0] - self.progress.step - 1
+        steps = schedule(wait=wait, warmup=0, active=window[1] - window[0] + 1, repeat=1)
+        with profile(schedule=steps, on_trace_ready=write, with_stack=False, record_shapes=True) as recorder:
+            yield recorder.step
 
     def evaluate(self) -> None:
         run, progress = self.run, self.progress
-        losses = run.evaluate(run.model)
+        self.hang.alive()
+        losses = run.evaluate(run.model, self.ranks)
         if not all(math.isfinite(v) for v in losses.values()):
             raise TrainingError(
                 f"{run.name}: held-out loss is not finite at step {progress.step} ({losses}). Check the base model and lr."
@@ -253,25 +324,28 @@ class Trainer:
             loss = losses[run.keep_best_on]
             if progress.best is None or loss < progress.best["loss"]:
                 progress.best = {"step": progress.step, "loss": loss}
-                with publishing(run.directory / "best") as temporary:
-                    save_model(run.model.model, run.tokenizer, temporary)
-
-    def save(self) -> Path:
-        run = self.run
-        return checkpoint.save(
-            self.checkpoints, run.settings.keep_last, self.progress, run.model, self.optimizer, self.counts, run.made_from
-        )
+                export_model(run.model, run.tokenizer, run.directory / "best", self.ranks)
 
     def export(self) -> None:
         """Writes `model/`, an HF model directory, and token_counts.parquet (seen and selected, by token id)."""
         run = self.run
         final = run.directory / "model"
-        with publishing(final) as temporary:
-            if run.keep_best_on is not None and self.progress.best is not None:
-                shutil.copytree(run.directory / "best", temporary)
-            else:
-                save_model(run.model.model, run.tokenizer, temporary)
-        seen, selected = self.counts.numpy()
-        table = pa.table({"token_id": np.arange(len(seen), dtype=np.int32), "seen": seen, "selected": selected})
-        with publishing(run.directory / "token_counts.parquet") as temporary:
-            pq.write_table(table, temporary)
+        if run.keep_best_on is not None and self.progress.best is not None:
+            if self.ranks.is_first:
+                with publishing(final) as temporary:
+                    shutil.copytree(run.directory / "best", temporary)
+        else:
+            export_model(run.model, run.tokenizer, final, self.ranks)
+        seen, selected = self.ranks.sum_(self.counts.clone()).cpu().numpy()
+        if self.ranks.is_first:
+            table = pa.table({"token_id": np.arange(len(seen), dtype=np.int32), "seen": seen, "selected": selected})
+            with publishing(run.directory / "token_counts.parquet") as temporary:
+                pq.write_table(table, temporary)
+        self.ranks.barrier()
+
+
+def memory_bytes(device: str) -> int:
+    """The most memory that was taken so far: the GPU's by tensors, else the process's resident memory."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

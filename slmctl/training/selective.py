@@ -1,26 +1,29 @@
 """One micro-batch of selective language modelling: trunk once, live losses without grad, selection, loss on the chosen.
 
-Trunk, head and selection live in this one module's forward, so that it can be wrapped as a whole.
-Shapes: B rows, T tokens, D hidden, G selection groups, N valid targets, K selected.
+Trunk, head and selection run within the model's one forward, so that the whole may be sharded. How many tokens are chosen is
+known beforehand (but for the scopes `global` and `threshold`), so that nothing here waits for the device.
+Shapes: B rows, T tokens, D hidden, G selection groups, M tokens of a group, N valid targets, K selected.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from slmctl.config import SelectionConfig
 from slmctl.model.losses import selected_loss, token_losses
 from slmctl.model.split import SplitModel
-from slmctl.selection.select import excess_loss, random_scores, select_top
+from slmctl.selection.quantile import select_top_of_all
+from slmctl.selection.select import chosen_positions, excess_loss, random_scores, top_order
 from slmctl.training.batches import MicroBatch
+from slmctl.training.ranks import Ranks
 
 
-@dataclass
-class MicroResult:
-    """`loss` has the gradient; the rest is for the log. Losses are nats, NaN where a position is no target."""
+class MicroResult(NamedTuple):
+    """`loss` has the gradient; the rest is for the log. Losses are nats, NaN where a position is no target, or where a
+    criterion that does not look at live losses did not compute one."""
 
     loss: Tensor
     live_BT: Tensor
@@ -29,42 +32,64 @@ class MicroResult:
     """Lowest selected score of each group (NaN for groups that select nothing, or without scores)."""
 
 
-class SelectiveLM(nn.Module):
-    """A causal LM with the selective objective (Eq. 4)."""
+class Objective:
+    """The selective objective (Eq. 4) of a causal LM."""
 
-    def __init__(self, model: SplitModel, selection: SelectionConfig) -> None:
-        super().__init__()
-        self.model, self.selection = model, selection
+    def __init__(self, model: SplitModel, selection: SelectionConfig, ranks: Ranks = Ranks()) -> None:  # noqa: B008 - frozen
+        self.model, self.selection, self.ranks = model, selection, ranks
+        self.threshold: Tensor | None = None
+        """The running quantile of `scope: threshold`, a scalar; while there is none, tokens compete within their groups."""
 
-    def forward(self, micro: MicroBatch, divisor: int) -> MicroResult:
-        hidden_BTD = self.model.hidden(micro.ids_BT, micro.position_BT)
-        target = micro.target_BT.flatten().nonzero()[:, 0]
-        before = target - 1  # the position whose hidden state predicts the target; a target is never first in its row
-        hidden_ND = hidden_BTD.flatten(0, 1)
-        ids_N = micro.ids_BT.flatten()
+    def __call__(self, micro: MicroBatch, divisor: float) -> MicroResult:
+        """Loss of the selected tokens over `divisor`."""
+
+        def then(hidden_BTD: Tensor) -> MicroResult:
+            return self._of(hidden_BTD.flatten(0, 1), micro, divisor)
+
+        result: MicroResult = self.model(micro.ids_BT, micro.position_BT, micro.starts_S, then)
+        return result
+
+    def _of(self, hidden_ND: Tensor, micro: MicroBatch, divisor: float) -> MicroResult:
+        ids_N, target = micro.ids_BT.flatten(), micro.target_N
         live = torch.full_like(ids_N, torch.nan, dtype=torch.float32)
-        threshold_G = torch.full_like(micro.counts_G, torch.nan, dtype=torch.float32)
-        if self.selection.criterion == "all":
-            chosen = target
-            loss, losses = selected_loss(self.model, hidden_ND[before], ids_N[target], divisor)
-            live[target] = losses.float()
-        else:
-            live[target] = token_losses(self.model, hidden_ND.detach()[before], ids_N[target])[0].float()
-            scores_GM = self._scores(micro, live.view_as(micro.ids_BT))
-            picked_GM = select_top(scores_GM, micro.target_BT.view_as(scores_GM), micro.counts_G)
-            lowest_G = scores_GM.masked_fill(~picked_GM, torch.inf).min(dim=1).values
-            threshold_G = torch.where(micro.counts_G > 0, lowest_G, threshold_G)
-            chosen = picked_GM.flatten().nonzero()[:, 0]
+        threshold_G = live.new_full((len(micro.counts),), torch.nan)
+        # hidden state p - 1 predicts token p; a target is never first in its row
+        if self.selection.criterion == "excess_loss":
+            live[target] = token_losses(self.model, hidden_ND.detach()[target - 1], ids_N[target])[0].float()
+            chosen, threshold_G = self._select(micro, live)
             loss, _ = selected_loss(self.model, hidden_ND[chosen - 1], ids_N[chosen], divisor)
+        else:
+            chosen = target if self.selection.criterion == "all" else self._select_random(micro)
+            loss, losses_K = selected_loss(self.model, hidden_ND[chosen - 1], ids_N[chosen], divisor)
+            live[chosen] = losses_K.float()
         selected = torch.zeros_like(ids_N, dtype=torch.bool)
         selected[chosen] = True
         return MicroResult(loss, live.view_as(micro.ids_BT), selected.view_as(micro.ids_BT), threshold_G)
 
-    def _scores(self, micro: MicroBatch, live_BT: Tensor) -> Tensor:
-        """Selection scores [G, M]."""
-        groups = len(micro.counts_G)
-        tokens = micro.ids_BT.numel() // groups
-        if self.selection.criterion == "random":
-            return random_scores(groups, tokens, micro.group_seeds, micro.ids_BT.device)
+    def _select(self, micro: MicroBatch, live: Tensor) -> tuple[Tensor, Tensor]:
+        """Flat positions of the selected tokens [K], rising; and the lowest selected score of each group [G]."""
         assert micro.ref_loss_BT is not None, "excess_loss needs a joined score set"
-        return excess_loss(live_BT, micro.ref_loss_BT).view(groups, tokens)
+        groups = len(micro.counts)
+        scores_GM = excess_loss(live, micro.ref_loss_BT.flatten()).view(groups, -1)
+        valid_GM = micro.target_BT.view_as(scores_GM)
+        if self.selection.scope == "global":
+            flat = scores_GM.flatten()
+            picked, lowest = select_top_of_all(flat, valid_GM.flatten(), micro.count_of_all, self.ranks)
+            return picked.nonzero()[:, 0], lowest.expand(groups)
+        if self.selection.scope == "threshold" and self.threshold is not None:
+            picked = (valid_GM & (scores_GM > self.threshold)).flatten()
+            return picked.nonzero()[:, 0], self._lowest(scores_GM, top_order(scores_GM, valid_GM), micro.counts)
+        order_GM = top_order(scores_GM, valid_GM)
+        return chosen_positions(order_GM, micro.places_K), self._lowest(scores_GM, order_GM, micro.counts)
+
+    @staticmethod
+    def _lowest(scores_GM: Tensor, order_GM: Tensor, counts: list[int]) -> Tensor:
+        """The score of each group's last selected token."""
+        found = [scores_GM[g, order_GM[g, n - 1]] if n else scores_GM.new_full((), torch.nan) for g, n in enumerate(counts)]
+        return torch.stack(found)
+
+    def _select_random(self, micro: MicroBatch) -> Tensor:
+        groups = len(micro.counts)
+        tokens = micro.ids_BT.numel() // groups
+        scores_GM = random_scores(groups, tokens, micro.group_seeds, micro.ids_BT.device)
+        return chosen_positions(top_order(scores_GM, micro.target_BT.view_as(scores_GM)), micro.places_K)

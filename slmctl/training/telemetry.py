@@ -7,17 +7,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from slmctl.config import TrackingConfig
 from slmctl.errors import ConfigError
 from slmctl.files import disk_errors, publishing, sha256_json
-from slmctl.training.alignment import correlations
-from slmctl.training.batches import StepBatch
-from slmctl.training.selective import MicroResult
-
-QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 def finite(value: Any) -> Any:
@@ -30,10 +22,12 @@ def finite(value: Any) -> Any:
 
 
 class Log:
-    """A JSON Lines file that is cut back to a step on resume, so that no step is in it twice."""
+    """A JSON Lines file that is cut back to a step on resume, so that no step is in it twice. Of several ranks one writes."""
 
-    def __init__(self, path: Path, last_step: int) -> None:
-        self.path = path
+    def __init__(self, path: Path, last_step: int, on: bool = True) -> None:
+        self.path, self.on = path, on
+        if not on:
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = [r for r in read_log(path) if r["step"] <= last_step]
         with publishing(path) as temporary:
@@ -41,12 +35,18 @@ class Log:
         self.file = open(path, "a", encoding="utf-8")
 
     def write(self, record: dict[str, Any]) -> None:
+        if not self.on:
+            return
         with disk_errors(self.path):
             self.file.write(json.dumps(finite(record)) + "\n")
             self.file.flush()
 
-    def close(self) -> None:
-        self.file.close()
+    def __enter__(self) -> Log:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.on:
+            self.file.close()
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -64,9 +64,11 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 class Trackers:
     """TensorBoard and W&B, fed with the same scalars."""
 
-    def __init__(self, tracking: TrackingConfig, directory: Path, name: str, step: int) -> None:
+    def __init__(self, tracking: TrackingConfig, directory: Path, name: str, step: int, on: bool = True) -> None:
         self.board: Any = None
         self.wandb: Any = None
+        if not on:
+            return
         if tracking.tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -96,38 +98,3 @@ class Trackers:
             self.board.close()
         if self.wandb is not None:
             self.wandb.finish(exit_code=int(failed))
-
-
-def loss_metrics(batch: StepBatch, results: list[MicroResult]) -> tuple[dict[str, Any], dict[int, float] | None]:
-    """Figures of one step (nats), and the live/reference correlations at each shift where a score set is joined."""
-    live_BT = torch.cat([r.live_BT for r in results]).cpu().numpy()
-    selected_BT = torch.cat([r.selected_BT for r in results]).cpu().numpy()
-    threshold = torch.cat([r.threshold_G for r in results]).cpu().double().numpy()
-    target_BT = batch.target_mask
-    live = live_BT[target_BT].astype(np.float64)
-    chosen = selected_BT[target_BT]
-    metrics: dict[str, Any] = {
-        "loss_selected": _mean(live[chosen]),
-        "loss_unselected": _mean(live[~chosen]),
-        "live_mean": _mean(live),
-        "ref_mean": None,
-        "excess_quantiles": None,
-        "threshold": float(np.nanmean(threshold)) if np.isfinite(threshold).any() else None,
-        "correlation": None,
-    }
-    ref_BT = batch.rows.ref_loss_BT
-    if ref_BT is None:
-        return metrics, None
-    ref = ref_BT[target_BT].astype(np.float64)
-    shifted = correlations(live_BT, ref_BT, target_BT)
-    metrics["ref_mean"] = _mean(ref)
-    if live.size:
-        metrics["excess_quantiles"] = {
-            f"q{q * 100:02.0f}": float(v) for q, v in zip(QUANTILES, np.quantile(live - ref, QUANTILES), strict=True)
-        }
-    metrics["correlation"] = shifted[0]
-    return metrics, shifted
-
-
-def _mean(values: np.ndarray) -> float | None:
-    return float(values.mean()) if values.size else None

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from tiny_store import CORPUS, Child, Store, content, of, shards, stop_at_write
 
+from slmctl.stages import locks as locks_module
 from slmctl.stages import prepare as prepare_stage
 from slmctl.stages import workspace as workspace_module
 from slmctl.stages.prepare import prepare
@@ -121,7 +122,7 @@ def test_a_hung_planner_does_not_hold_up_the_others_for_ever(store: Store) -> No
 
     def wait_less() -> None:
         monotonic = time.monotonic
-        workspace_module.time = SimpleNamespace(  # type: ignore[assignment]
+        locks_module.time = SimpleNamespace(  # type: ignore[assignment]
             **{n: getattr(time, n) for n in ("time", "time_ns", "strftime", "sleep")}, monotonic=lambda: 50 * monotonic()
         )
 
@@ -131,7 +132,7 @@ def test_a_hung_planner_does_not_hold_up_the_others_for_ever(store: Store) -> No
         patient = Child(store.command("prepare"), wait_less)
         time.sleep(0.7)
         assert os.waitpid(patient.pid, os.WNOHANG) == (0, 0), "it did not wait"
-        os.utime(lock, (time.time() - workspace_module.PATIENCE - 1,) * 2)
+        os.utime(lock, (time.time() - locks_module.PATIENCE - 1,) * 2)
         assert patient.wait() == 0, patient.text()
         assert "waiting for another worker to plan" in patient.text()
         assert "has shown no sign of life for 60" in patient.text()
@@ -142,7 +143,7 @@ def test_a_file_system_without_locks_will_do(store: Store, monkeypatch: pytest.M
     def refused(*_: Any) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr(workspace_module.fcntl, "flock", refused)
+    monkeypatch.setattr(locks_module.fcntl, "flock", refused)
     prepare(store.open())
     assert of(content(store.store), "tokens") == of(store.wanted, "tokens")
     store.settings["seed"] = 3

@@ -15,7 +15,7 @@ from tiny_pipeline import sentences, tiny_settings, write_jsonl
 from slmctl.config_file import check
 from slmctl.errors import ConfigError, InputError, Interrupted, MismatchError, SlmError
 from slmctl.files import read_json
-from slmctl.stages import workspace as workspace_module
+from slmctl.stages import locks as locks_module
 from slmctl.stages.evaluate import evaluate
 from slmctl.stages.prepare import prepare
 from slmctl.stages.run import run
@@ -59,7 +59,7 @@ def test_settings_that_do_not_decide_the_weights_force_nothing_anew(opened: Open
     before = weights(opened())
 
     def change(s: dict[str, Any]) -> None:
-        other = {"micro_batch_rows": 4, "log_every": 7, "save_every": 5, "keep_last": 1, "eval_every": 3, "eval_tokens": 64}
+        other = {"micro_batch": 4, "log_every": 7, "save_every": 5, "keep_last": 1, "eval_every": 3, "eval_tokens": 64}
         for settings in (s["model"]["scratch"]["train"], s["reference"], s["pretrain"]):
             settings.update(other)
 
@@ -169,8 +169,8 @@ def test_an_interrupt_while_a_checkpoint_is_verified_breaks_nothing(opened: Open
 
 def test_two_processes_do_not_work_on_one_folder(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     workspace = opened()
-    workspace.lock("pretrain/slm")
-    monkeypatch.setattr(workspace_module, "_locks", {})  # as another process, which holds none of this one's
+    workspace.locks.lock("pretrain/slm")
+    monkeypatch.setattr(locks_module, "_held", {})  # as another process, which holds none of this one's
     with pytest.raises(SlmError, match="another slmctl is working on"):
         pretrain(workspace, ["slm"], resume=False)
 
@@ -179,7 +179,7 @@ def test_two_processes_do_not_work_on_one_folder(opened: Open, monkeypatch: pyte
     ("change", "message"),
     [
         (lambda s: s["pretrain"]["arms"].update(base={}), "pretrain.arms.base"),
-        (lambda s: s["pretrain"].update(micro_batch_rows=2), "micro_batch_rows: 2 is less than group_rows 4"),
+        (lambda s: s["pretrain"].update(micro_batch=2), "micro_batch: 2 is less than group_rows 4"),
         (lambda s: s["reference"].update(keep_best_on="target"), "needs reference.eval_every"),
         (lambda s: s.update(eval={"tasks": [{"name": "x", "path": "a"}] * 2}), "two tasks are named 'x'"),
         (lambda s: s["model"].update(attn_implementation="flash_attention_2"), "score.precision: float32 does not work"),

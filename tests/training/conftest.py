@@ -42,7 +42,7 @@ def write_texts(directory: Path) -> None:
 
 
 def settings(texts: Path, output_dir: Path) -> dict[str, Any]:
-    common = {"batch_tokens": 8 * SEQ_LEN, "micro_batch_rows": 4, "precision": "float32", "lr": 5e-3, "log_every": 1000}
+    common = {"batch_tokens": 8 * SEQ_LEN, "micro_batch": 4, "precision": "float32", "lr": 5e-3, "log_every": 1000}
     return {
         "name": "tiny",
         "output_dir": str(output_dir),
@@ -54,7 +54,7 @@ def settings(texts: Path, output_dir: Path) -> dict[str, Any]:
                 "num_hidden_layers": 1,
                 "num_attention_heads": 2,
                 "intermediate_size": 32,
-                "train": {**common, "steps": 60, "batch_tokens": 16 * SEQ_LEN, "micro_batch_rows": 16, "lr": 2e-2},
+                "train": {**common, "steps": 60, "batch_tokens": 16 * SEQ_LEN, "micro_batch": 16, "lr": 2e-2},
             }
         },
         "data": {

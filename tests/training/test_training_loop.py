@@ -268,10 +268,10 @@ def test_logged_losses_are_of_the_tokens_that_they_name(pipeline):
 
 
 @pytest.mark.parametrize("arm", ["slm", "random"])
-def test_micro_batch_rows_do_not_change_which_tokens_are_selected(arm, pipeline):
+def test_micro_batch_do_not_change_which_tokens_are_selected(arm, pipeline):
     counts = []
     for rows in (4, 6, 8):
-        workspace = pipeline(f"micro{rows}", {"pretrain": {"micro_batch_rows": rows, "steps": 1}})
+        workspace = pipeline(f"micro{rows}", {"pretrain": {"micro_batch": rows, "steps": 1}})
         counts.append(result(train_arm(workspace, arm))["counts"])
     assert counts[0] == counts[1] == counts[2]
 

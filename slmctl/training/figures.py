@@ -1,0 +1,147 @@
+"""What a step writes down, computed where the losses are and fetched at once: one wait for the device a step.
+
+Shapes: B rows, T tokens of a row, N targets of this rank's part of the step.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from slmctl.training.alignment import SHIFTS
+from slmctl.training.batches import MicroBatch
+from slmctl.training.ranks import Ranks
+from slmctl.training.selective import MicroResult
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+_SUMS = ("chosen", "chosen_nats", "rest", "rest_nats", "ref_nats", "targets", "thresholds", "threshold_sum", "broken")
+_MOMENTS = ("n", "a", "b", "aa", "bb", "ab")
+
+
+@dataclass
+class Figures:
+    """One step's figures (nats), over all ranks."""
+
+    selected: int
+    loss: float
+    """Mean loss of the selected tokens."""
+    finite: bool
+    """Whether every loss that was computed is finite."""
+    threshold: float
+    metrics: dict[str, Any]
+    shifted: dict[int, float] | None
+    """Correlation of live and reference losses at each shift, where a score set is joined."""
+
+
+class StepFigures:
+    """Gathers a step's figures micro-batch by micro-batch, on the device. `all_known`: live losses of all targets are
+    computed, not of the selected ones only."""
+
+    def __init__(self, all_known: bool) -> None:
+        self.all_known = all_known
+        self._sums: list[Tensor] = []
+        self._excess: list[Tensor] = []
+        self.joined = False
+
+    @torch.no_grad()
+    def add(self, micro: MicroBatch, result: MicroResult) -> None:
+        live_BT, chosen_BT = result.live_BT.double(), result.selected_BT
+        known_BT = micro.target_BT if self.all_known else chosen_BT
+        rest_BT = known_BT & ~chosen_BT
+        threshold_G, zero = result.threshold_G.double(), live_BT.new_zeros(())
+        ref_BT = micro.ref_loss_BT.double() if micro.ref_loss_BT is not None else None
+        sums = [
+            chosen_BT.sum(),
+            torch.where(chosen_BT, live_BT, zero).sum(),
+            rest_BT.sum(),
+            torch.where(rest_BT, live_BT, zero).sum(),
+            torch.where(micro.target_BT, ref_BT, zero).sum() if ref_BT is not None else zero,
+            micro.target_BT.sum(),
+            threshold_G.isfinite().sum(),
+            threshold_G.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).sum(),
+            (known_BT & ~live_BT.isfinite()).sum(),
+        ]
+        if ref_BT is not None:
+            self.joined = True
+            for shift in SHIFTS:
+                sums += _moments(live_BT, ref_BT, known_BT, shift)
+            self._excess.append((live_BT - ref_BT).flatten()[micro.target_N])
+        self._sums.append(torch.stack([s.double() for s in sums]))
+
+    @torch.no_grad()
+    def fetch(self, ranks: Ranks, *also: Tensor) -> tuple[Figures, list[float]]:
+        """The step's figures over all ranks, and the values of `also` (scalars that all ranks share): waits for the device.
+
+        The quantiles are those of each rank's tokens, averaged over ranks.
+        """
+        sums = torch.stack(self._sums).sum(dim=0)
+        parts = [sums]
+        if self.joined:
+            parts.append(_quantiles(torch.cat(self._excess)))
+        here = ranks.sum_(torch.cat(parts))
+        values = torch.cat([here, *[a.detach().double().reshape(1).to(here.device) for a in also]]).tolist()
+        s = dict(zip(_SUMS, values, strict=False))
+        known = s["chosen"] + s["rest"]
+        metrics: dict[str, Any] = {
+            "loss_selected": _ratio(s["chosen_nats"], s["chosen"]),
+            "loss_unselected": _ratio(s["rest_nats"], s["rest"]),
+            "live_mean": _ratio(s["chosen_nats"] + s["rest_nats"], known),
+            "ref_mean": _ratio(s["ref_nats"], s["targets"]) if self.joined else None,
+            "excess_quantiles": None,
+            "threshold": _ratio(s["threshold_sum"], s["thresholds"]),
+            "correlation": None,
+        }
+        shifted = None
+        if self.joined:
+            at, n = len(_SUMS), len(_MOMENTS)
+            shifted = {shift: _correlation(values[at + i * n : at + (i + 1) * n]) for i, shift in enumerate(SHIFTS)}
+            metrics["correlation"] = shifted[0]
+            at += n * len(SHIFTS)
+            quantiles = [v / ranks.size for v in values[at : at + len(QUANTILES)]]
+            if known:
+                metrics["excess_quantiles"] = {f"q{q * 100:02.0f}": v for q, v in zip(QUANTILES, quantiles, strict=True)}
+        loss = s["chosen_nats"] / s["chosen"] if s["chosen"] else 0.0
+        threshold = metrics["threshold"] if metrics["threshold"] is not None else math.nan
+        found = Figures(int(s["chosen"]), loss, s["broken"] == 0, threshold, metrics, shifted)
+        return found, values[len(values) - len(also) :]
+
+
+def _moments(live_BT: Tensor, ref_BT: Tensor, known_BT: Tensor, shift: int) -> list[Tensor]:
+    """n, sum a, sum b, sum aa, sum bb, sum ab of a = live[t] and b = ref[t + shift], where both are targets."""
+    t = live_BT.shape[1]
+    a, b = slice(max(0, -shift), max(0, min(t, t - shift))), slice(max(0, shift), max(0, min(t, t + shift)))
+    both = known_BT[:, a] & known_BT[:, b]
+    zero = live_BT.new_zeros(())
+    x, y = torch.where(both, live_BT[:, a], zero), torch.where(both, ref_BT[:, b], zero)
+    return [both.sum(), x.sum(), y.sum(), (x * x).sum(), (y * y).sum(), (x * y).sum()]
+
+
+def _correlation(moments: list[float]) -> float:
+    """Pearson's r; NaN where either is constant or has fewer than two values."""
+    n, a, b, aa, bb, ab = moments
+    if n < 2:
+        return math.nan
+    spread = (aa - a * a / n) * (bb - b * b / n)
+    return (ab - a * b / n) / math.sqrt(spread) if spread > 1e-18 * max(aa * bb, 1e-300) else math.nan
+
+
+def _quantiles(values: Tensor) -> Tensor:
+    """`QUANTILES` of the values that are no NaN, interpolated linearly; zeros where there are none."""
+    ordered = values.sort().values  # NaN last
+    known = (~values.isnan()).sum()
+    if not len(values):
+        return values.new_zeros(len(QUANTILES))
+    place = torch.tensor(QUANTILES, dtype=values.dtype).to(values.device) * (known - 1).clamp(min=0)
+    low = place.floor()
+    share = place - low
+    high = torch.minimum(low + 1, (known - 1).clamp(min=0).to(low.dtype))
+    found = ordered[low.long()] * (1 - share) + ordered[high.long()] * share
+    return torch.where(known > 0, found, torch.zeros_like(found))
+
+
+def _ratio(total: float, n: float) -> float | None:
+    return total / n if n else None

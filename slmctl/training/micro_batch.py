@@ -1,0 +1,75 @@
+"""`micro_batch: auto`: how many rows fit in memory, from what one selection group keeps for its backward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from slmctl.config import TrainingConfig
+from slmctl.evaluation.heldout import autocast
+from slmctl.model.losses import head_memory
+from slmctl.selection.select import selected_count
+from slmctl.training.batches import Batcher
+from slmctl.training.selective import Objective
+
+SHARE = 0.7
+"""Of the free memory: the rest is for what the backward pass makes in passing, and for the allocator's holes."""
+ENOUGH_TOKENS = 65_536
+"""Beyond which a larger micro-batch makes no pass faster."""
+
+
+def kept_bytes(model: nn.Module, forward: Callable[[], object]) -> int:
+    """Bytes that autograd keeps for the backward pass of `forward`, each storage counted once, parameters not at all."""
+    own = {p.untyped_storage().data_ptr() for p in model.parameters() if not hasattr(p, "_local_tensor")}
+    sizes: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        local = getattr(tensor, "_local_tensor", tensor)
+        storage = local.untyped_storage()
+        if storage.data_ptr() not in own:
+            sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        kept = forward()  # held until the sizes are summed, so that no memory is used twice
+        total = sum(sizes.values())
+    del kept
+    return total
+
+
+def free_bytes(device: str) -> int:
+    """Memory that may still be taken."""
+    if device.startswith("cuda"):
+        torch.cuda.empty_cache()
+        return torch.cuda.mem_get_info()[0]
+    for line in Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").exists() else []:
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return 4 * 2**30
+
+
+def rows_that_fit(group_rows: int, seq_len: int, group_bytes: int, free: int, fixed: int, most_rows: int) -> int:
+    """Whole groups of rows whose activations fit in `SHARE` of the free memory besides `fixed` bytes; one at least."""
+    groups = int((SHARE * free - fixed) // max(group_bytes, 1))
+    groups = min(groups, most_rows // group_rows, max(1, ENOUGH_TOKENS // (group_rows * seq_len)))
+    return max(1, groups) * group_rows
+
+
+def fitting_rows(objective: Objective, batcher: Batcher, settings: TrainingConfig, seq_len: int, device: str) -> int:
+    """The largest micro-batch, in rows, of those that every rank has room for; found by one forward pass over one group."""
+    model, ranks, group_rows = objective.model, objective.ranks, batcher.selection.group_rows
+    batch = batcher.step(1)
+    counts = [selected_count(int(batch.valid_G[0]), batcher.selection.ratio)] * len(batch.valid_G)
+    micro = next(batcher.micro_batches(1, batch, counts))
+    model.train()
+    with torch.random.fork_rng(devices=[]), autocast(device, settings.precision == "bf16_autocast"):
+        kept = kept_bytes(model, lambda: objective(micro, 1.0))
+    trained = sum(getattr(p, "_local_tensor", p).nbytes for p in model.parameters() if p.requires_grad)
+    hidden_size = model.head.weight.shape[1]
+    fixed = 3 * trained + head_memory(model.vocab_size, hidden_size, device)  # gradients, two moments, a chunk of logits
+    rows = rows_that_fit(group_rows, seq_len, kept, free_bytes(device), fixed, len(batch.rows.ids_BT))
+    everywhere = ranks.all_of(rows)
+    return min(everywhere)

@@ -1,0 +1,61 @@
+"""What keeps a long run from going wrong unseen: steps that must not be taken, and a watch for hangs."""
+
+from __future__ import annotations
+
+import faulthandler
+import math
+from pathlib import Path
+
+SPIKE_WINDOW = 128
+SPIKE_MINIMUM = 16
+"""Losses that have to be known before one can stand out."""
+SKIPS_IN_A_ROW = 10
+
+
+class StepGuard:
+    """Decides whether a step may be taken. `recent` (the last losses of steps that were) belongs to the run's state."""
+
+    def __init__(self, skip_spikes: float | None, recent: list[float], skipped_in_a_row: int) -> None:
+        self.skip_spikes, self.recent, self.skipped_in_a_row = skip_spikes, recent, skipped_in_a_row
+
+    def refuses(self, loss: float, finite: bool, grad_norm: float) -> str | None:
+        """`nonfinite` or `spike` where the step must not be taken."""
+        if not (finite and math.isfinite(loss) and math.isfinite(grad_norm)):
+            return "nonfinite"
+        if self.skip_spikes is not None and len(self.recent) >= SPIKE_MINIMUM:
+            mean = sum(self.recent) / len(self.recent)
+            spread = math.sqrt(sum((x - mean) ** 2 for x in self.recent) / len(self.recent))
+            if loss > mean + self.skip_spikes * max(spread, 1e-6 * abs(mean)):
+                return "spike"
+        return None
+
+    def note(self, loss: float, refused: str | None) -> None:
+        """Records what became of a step."""
+        self.skipped_in_a_row = self.skipped_in_a_row + 1 if refused else 0
+        if refused is None and self.skip_spikes is not None:
+            self.recent.append(loss)
+            del self.recent[:-SPIKE_WINDOW]
+
+    @property
+    def lost(self) -> bool:
+        return self.skipped_in_a_row >= SKIPS_IN_A_ROW
+
+
+class HangWatch:
+    """Ends the process, with every thread's stack in `file`, where `alive` was not called for `seconds` (0: never). It does
+    so from a thread of the interpreter's own, which needs nobody's leave."""
+
+    def __init__(self, file: Path, seconds: int) -> None:
+        self.path, self.seconds = file, seconds
+        self._file = open(file, "w", encoding="utf-8") if seconds else None
+
+    def alive(self) -> None:
+        if self._file is not None:
+            faulthandler.dump_traceback_later(self.seconds, exit=True, file=self._file)
+
+    def close(self) -> None:
+        if self._file is not None:
+            faulthandler.cancel_dump_traceback_later()
+            self._file.close()
+            if not self.path.stat().st_size:
+                self.path.unlink()
