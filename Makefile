@@ -35,6 +35,8 @@ bench: install  ## Measure; raw figures go to benchmarks/results/
 	$(BIN)/python benchmarks/prepare.py
 	$(BIN)/python benchmarks/score.py
 	$(BIN)/python benchmarks/store.py
+	$(BIN)/python benchmarks/head.py
+	$(BIN)/python benchmarks/step.py
 
 docs: install  ## Rewrite the configuration reference in README.md from the field docstrings
 	$(BIN)/python -m slmctl.config_reference README.md

@@ -37,13 +37,14 @@ SHAPES = {  # vocabulary, width, layers: small models of the vocabularies that a
 SEQ_LEN, ROWS = 256, 16
 
 
-def make_model(vocab: int, width: int, layers: int) -> LlamaForCausalLM:
+def make_model(vocab: int, width: int, layers: int, device: str) -> LlamaForCausalLM:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=vocab, hidden_size=width, intermediate_size=width * 8 // 3, num_hidden_layers=layers,
         num_attention_heads=8, num_key_value_heads=8, tie_word_embeddings=True, max_position_embeddings=SEQ_LEN,
     )  # fmt: skip
-    return LlamaForCausalLM(config).eval()
+    model = LlamaForCausalLM(config).eval()
+    return model.to(device, torch.float32 if device == "cpu" else torch.bfloat16)
 
 
 def rows(vocab: int) -> Rows:
@@ -51,12 +52,12 @@ def rows(vocab: int) -> Rows:
     return Rows(ids, np.zeros(ids.shape, np.int8))
 
 
-def one_shape(name: str, rounds: int, batch_rows: int) -> dict[str, Any]:
+def one_shape(name: str, rounds: int, batch_rows: int, device: str) -> dict[str, Any]:
     """Tokens a second of both, alternating, so that whatever else the machine does falls on both alike."""
     vocab, width, layers = SHAPES[name]
-    model = make_model(vocab, width, layers)
+    model = make_model(vocab, width, layers, device)
     split, found = SplitModel(model), rows(vocab)
-    ids = torch.from_numpy(found.ids_BT).long()
+    ids = torch.from_numpy(found.ids_BT).long().to(device)
     folder = Folder.at(tempfile.mkdtemp())
     times: dict[str, list[float]] = {"bare": [], "losses": [], "losses and entropy": []}
 
@@ -69,7 +70,7 @@ def one_shape(name: str, rounds: int, batch_rows: int) -> dict[str, Any]:
         settings = ScoreConfig(entropy=entropy, batch_rows=batch_rows, precision="float32")
         ticker = Ticker("", 1, "", None, seconds=1e9)
         with ShardWriter(folder, shard_name(len(os.listdir(str(folder)))), columns_of(settings), ROWS * SEQ_LEN) as writer:
-            columns, n = score_group(found, split, settings, "cpu", "", ticker)
+            columns, n = score_group(found, split, settings, device, "", ticker)
             writer.write(**columns)
             writer.facts = {"rows": ROWS, "tokens": ROWS * SEQ_LEN, "predicted": n}
 
@@ -77,6 +78,8 @@ def one_shape(name: str, rounds: int, batch_rows: int) -> dict[str, Any]:
         for label, work in (("bare", bare), ("losses", lambda: ours(False)), ("losses and entropy", lambda: ours(True))):
             started = time.perf_counter()
             work()
+            if device == "cuda":
+                torch.cuda.synchronize()
             if round_:  # the first warms up
                 times[label].append(time.perf_counter() - started)
     tokens = ROWS * SEQ_LEN
@@ -96,7 +99,7 @@ def resident(which: str) -> int:
 def peak(name: str) -> dict[str, Any]:
     """Resident memory that scoring adds to the loaded model, in a process of its own."""
     vocab, width, layers = SHAPES[name]
-    split, found = SplitModel(make_model(vocab, width, layers)), rows(vocab)
+    split, found = SplitModel(make_model(vocab, width, layers, "cpu")), rows(vocab)
     settings = ScoreConfig(entropy=True, batch_rows=8, precision="float32")
     split.hidden(torch.from_numpy(found.ids_BT[:8]).long(), None)  # the trunk's own memory is not what is asked for
     Path("/proc/self/clear_refs").write_text("5")  # forgets the peak of loading
@@ -105,7 +108,7 @@ def peak(name: str) -> dict[str, Any]:
     after = resident("VmHWM")
     return {
         "added_bytes": after - before,
-        "one_chunk_bytes": 4 * vocab * chunk_rows(vocab, "cpu"),
+        "one_chunk_bytes": 4 * vocab * chunk_rows(vocab, width, "cpu"),
         "whole_logits_bytes": 4 * vocab * 8 * SEQ_LEN,
     }
 
@@ -115,6 +118,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batch-rows", type=int, default=8)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/score.json"))
     args = parser.parse_args()
@@ -124,11 +128,12 @@ def main() -> None:
         return
     figures: dict[str, Any] = {"command": " ".join(["python", *sys.argv]), "threads": args.threads}
     for name in SHAPES:
-        figures[name] = one_shape(name, args.rounds, args.batch_rows)
-        found = subprocess.run([sys.executable, __file__, "--peak", name], check=True, capture_output=True, text=True)
-        figures[name]["memory"] = json.loads(found.stdout)
+        figures[name] = one_shape(name, args.rounds, args.batch_rows, args.device)
+        if args.device == "cpu":
+            found = subprocess.run([sys.executable, __file__, "--peak", name], check=True, capture_output=True, text=True)
+            figures[name]["memory"] = json.loads(found.stdout)
         ratios = {k: v["ratio_to_bare"] for k, v in figures[name].items() if isinstance(v, dict) and "ratio_to_bare" in v}
-        print(name, ratios, figures[name]["memory"], flush=True)
+        print(name, ratios, figures[name].get("memory"), flush=True)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     args.output.write_text(json.dumps(figures, indent=1) + "\n")
 

@@ -245,6 +245,8 @@ class TrainingConfig(Section):
         given = [k for k in BUDGET_KEYS if getattr(self, k) is not None]
         if len(given) != 1:
             raise ValueError(f"give exactly one of tokens, steps and epochs (found {', '.join(given) or 'none'})")
+        if self.profile is not None and self.profile[0] > self.profile[1]:
+            raise ValueError(f"profile: the first step, {self.profile[0]}, is after the last, {self.profile[1]}")
         return self
 
 

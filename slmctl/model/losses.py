@@ -1,7 +1,7 @@
 """Per-token losses without the whole logits: in chunks, without grad for all tokens, with grad for chosen ones.
 
-The gradient of the selected-token loss is computed chunk by chunk in the forward pass, so that a chunk's logits are made
-once and are never kept. It is exact: equal to masking the full cross-entropy, up to rounding.
+The gradient of the selected-token loss is computed chunk by chunk in the forward pass, in the memory of the chunk's logits,
+so that these are made once and are never kept. It is exact: equal to masking the full cross-entropy, up to rounding.
 
 Shapes: N positions, D hidden, V vocabulary. Losses are in nats.
 """
@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from slmctl.model.split import SplitModel
@@ -90,6 +91,22 @@ def selected_loss(model: SplitModel, hidden_KD: Tensor, labels_K: Tensor, diviso
     return _SelectedLoss.apply(hidden_KD, model.head.weight, model.head.bias, labels_K, divisor, model)  # type: ignore[no-any-return, no-untyped-call]
 
 
+def _loss_and_slope(logits_RV: Tensor, labels_R: Tensor, divisor: Any, model: SplitModel) -> tuple[Tensor, Tensor, Tensor]:
+    """Losses [R] of one chunk; and, in the logits' memory, the derivative of (sum of losses / divisor) by the head's own
+    output, but for a factor [R, 1] of each row: softmax minus one-hot, not yet divided by the softmax's sum."""
+    tanh_RV = logits_RV / model.softcap if model.softcap is not None else None
+    label_R1 = labels_R[:, None]
+    own_R1 = logits_RV.gather(1, label_R1)
+    top_R1 = logits_RV.amax(dim=1, keepdim=True)
+    logits_RV.sub_(top_R1).exp_()
+    sum_R1 = logits_RV.sum(dim=1, keepdim=True)
+    loss = (sum_R1.log() + (top_R1 - own_R1))[:, 0]
+    logits_RV.scatter_add_(1, label_R1, -sum_R1)
+    if tanh_RV is not None:
+        logits_RV.mul_(tanh_RV.square_().neg_().add_(1))
+    return loss, logits_RV, model.multiplier / (sum_R1 * divisor)
+
+
 class _SelectedLoss(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -102,23 +119,26 @@ class _SelectedLoss(torch.autograd.Function):
         losses, grad_hidden = [], torch.zeros_like(hidden_KD)
         grad_weight = torch.zeros_like(weight_VD, dtype=total.dtype)  # summed over chunks, so never in 16 bits
         grad_bias = torch.zeros_like(bias_V, dtype=total.dtype) if bias_V is not None else None
-        with torch.enable_grad(), torch.autocast(device, enabled=False):
-            weight = weight_VD.detach().to(kind).requires_grad_()
-            bias = bias_V.detach().to(kind).requires_grad_() if bias_V is not None else None
+        with torch.autocast(device, enabled=False):
+            weight = weight_VD.to(kind)
+            bias = bias_V.to(kind) if bias_V is not None else None
             for at in range(0, len(hidden_KD), size):
-                hidden = hidden_KD[at : at + size].detach().to(kind).requires_grad_()
+                hidden = hidden_KD[at : at + size].to(kind)
                 logits = model.logits(hidden, weight, bias)
-                loss = functional.cross_entropy(logits, labels_K[at : at + size], reduction="none")
-                inputs = [hidden, weight] if bias is None else [hidden, weight, bias]
-                grads = torch.autograd.grad(loss.sum() / divisor, inputs)
-                grad_hidden[at : at + size] = grads[0]
-                grad_weight += grads[1]
+                loss, slope_RV, scale_R1 = _loss_and_slope(logits, labels_K[at : at + size], divisor, model)
+                slope = slope_RV.to(kind)  # of the loss by head(hidden), but for each row's scale, which comes cheaper later
+                grad_hidden[at : at + size] = torch.mm(slope, weight).mul_(scale_R1)
+                scaled = (hidden * scale_R1).to(kind)
+                if kind == grad_weight.dtype:
+                    grad_weight.addmm_(slope.T, scaled)
+                else:
+                    grad_weight += torch.mm(slope.T, scaled)
                 if grad_bias is not None:
-                    grad_bias += grads[2]
-                losses.append(loss.detach())
-                total += loss.detach().sum()
-                del hidden, logits, loss, inputs, grads  # before the next chunk's are made
-        ctx.save_for_backward(
+                    grad_bias += torch.mv(slope_RV.T, scale_R1[:, 0])
+                losses.append(loss)
+                total += loss.sum()
+                del hidden, logits, loss, slope_RV, slope, scale_R1, scaled  # before the next chunk's are made
+        ctx.grads = (
             grad_hidden,
             grad_weight.to(weight_VD.dtype),
             grad_bias.to(bias_V.dtype) if grad_bias is not None and bias_V is not None else None,
@@ -128,7 +148,9 @@ class _SelectedLoss(torch.autograd.Function):
         return total / divisor, losses_K
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> tuple[Any, ...]:
-        grad_hidden, grad_weight, grad_bias = ctx.saved_tensors
-        scaled = [g * grad_loss.to(g.dtype) if g is not None else None for g in (grad_hidden, grad_weight, grad_bias)]
-        return (*scaled, None, None, None)
+        grads, ctx.grads = ctx.grads, None  # scaled where they are: the head's are as large as the head
+        if grads is None:
+            raise RuntimeError("the selected-token loss was differentiated twice; run the forward pass again")
+        return (*[g.mul_(grad_loss.to(g.dtype)) if g is not None else None for g in grads], None, None, None)

@@ -29,7 +29,7 @@ def random_scores(groups: int, tokens: int, seeds: list[int], device: torch.devi
     scores_GM = torch.empty(groups, tokens)
     for g, seed in enumerate(seeds):
         scores_GM[g] = torch.rand(tokens, generator=torch.Generator().manual_seed(seed))
-    return scores_GM.to(device)
+    return scores_GM.to(device) if device.type == "cpu" else scores_GM.pin_memory().to(device, non_blocking=True)
 
 
 def top_order(scores_GM: Tensor, valid_GM: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from slmctl.evaluation.heldout import HeldoutLoss, autocast, heldout_loss
 from slmctl.files import publishing, sweep
 from slmctl.model.loading import ModelSource, load_model, save_model
 from slmctl.model.split import SplitModel, refuse_ids_beyond, refuse_rows_beyond
-from slmctl.stages.workspace import Workspace, result_settings
+from slmctl.stages.workspace import DONE, Workspace, result_settings
 from slmctl.store import manifest
 from slmctl.store.reader import RowReader, ScoreSet, TokenSet
 from slmctl.training.batches import OneSet, RowSource, TwoSets
@@ -37,8 +37,8 @@ def train_base(workspace: Workspace, resume: Resume = True) -> None:
         workspace.accepted = []
         corpus = workspace.open_tokens("corpus")
         inputs = workspace.base_inputs()
-        fresh, step = _resume(resume)
-        if ranks.first(lambda: workspace.begin(workspace.base, inputs, fresh=fresh)):
+        complete, step = _begin(workspace, ranks, workspace.base, inputs, resume)
+        if complete:
             say("train-base: complete, skipped")
             return
         model = new_model(scratch, workspace)
@@ -57,12 +57,27 @@ def _publish(model: Any, workspace: Workspace, directory: Path) -> None:
         save_model(model, workspace.tokenizer().hf, temporary)
 
 
-def _resume(resume: Resume) -> tuple[bool, int | None]:
-    """Whether to start over, and the step whose checkpoint to go on from. A rank that torchrun has restarted goes on from
-    where the run was."""
-    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0" or resume is True:
-        return False, None
-    return (True, None) if resume is False else (False, resume)
+def _begin(
+    workspace: Workspace, ranks: Ranks, directory: Path, inputs: dict[str, Any], resume: Resume
+) -> tuple[bool, int | None]:
+    workspace: Workspace, ranks: Ranks, directory: Path, inputs: dict[str, Any], resume: Resume
+) -> tuple[bool, int | None]:
+    """Readies the folder of a run. Returns whether it is complete, and the step whose checkpoint to go back to. A rank that
+    torchrun has restarted goes on from where the run was.
+
+    Raises `MismatchError` where the run to go back in was made with other settings.
+    """
+    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
+        resume = True
+
+    def begin() -> bool:
+        if isinstance(resume, bool):
+            return workspace.begin(directory, inputs, fresh=not resume)
+        workspace.refuse_change(directory, inputs, f"--resume {resume} goes back in a run; give --resume auto to begin it anew.")
+        (directory / DONE).unlink(missing_ok=True)
+        return workspace.begin(directory, inputs)
+
+    return ranks.first(begin), None if isinstance(resume, bool) else resume
 
 
 def new_model(scratch: ScratchConfig, workspace: Workspace) -> Any:
@@ -105,8 +120,8 @@ def _train_reference(workspace: Workspace, ranks: Ranks, resume: Resume) -> None
         workspace.open_tokens(f"heldout/{settings.keep_best_on}")
     base = workspace.base_source()
     inputs = workspace.reference_inputs()
-    fresh, step = _resume(resume)
-    if ranks.first(lambda: workspace.begin(workspace.reference, inputs, fresh=fresh)):
+    complete, step = _begin(workspace, ranks, workspace.reference, inputs, resume)
+    if complete:
         say("train-ref: complete, skipped")
         return
     source: RowSource = OneSet(_reader(workspace, curated), config.seed, settings.loader_threads)
@@ -166,8 +181,8 @@ def train_arm(workspace: Workspace, ranks: Ranks, name: str, settings: ArmConfig
     if scores is not None and settings.selection.needs_reference:
         inputs["scores"] = scores.manifest.content_hash
     directory = workspace.arm(name)
-    fresh, step = _resume(resume)
-    if ranks.first(lambda: workspace.begin(directory, inputs, fresh=fresh)):
+    complete, step = _begin(workspace, ranks, directory, inputs, resume)
+    if complete:
         say(f"pretrain {name}: complete, skipped")
         return
     split = _load(workspace, base, settings, [corpus])

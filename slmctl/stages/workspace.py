@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from slmctl.config import PipelineConfig, ReferenceModel, SourceConfig, TrainingConfig
+from slmctl.config import ArmConfig, PipelineConfig, ReferenceModel, SourceConfig, TrainingConfig
 from slmctl.config_file import dump_config
 from slmctl.console import say, warn
 from slmctl.corpus.sources import input_fingerprint, unhashed_bytes
@@ -59,7 +59,8 @@ HASHED_BY_READERS = 2**33
 
 def result_settings(settings: TrainingConfig) -> dict[str, Any]:
     """The settings that decide the weights: not those of logs, checkpoints, evaluations and memory."""
-    return settings.model_dump(mode="json", exclude=_NOT_THE_RESULT)
+    layout_decides = isinstance(settings, ArmConfig) and settings.selection.scope != "group"
+    return settings.model_dump(mode="json", exclude=_NOT_THE_RESULT - ({"micro_batch"} if layout_decides else set()))
 
 
 @dataclass
@@ -344,6 +345,15 @@ class Workspace:
         self.record()
         write_json(path, inputs)
         return False
+
+    def refuse_change(self, directory: Path, inputs: dict[str, Any], advice: str) -> None:
+        """Raises `MismatchError` where a stage's folder was made from other inputs, or is not there."""
+        path = directory / INPUTS
+        if not path.is_file():
+            raise InputError(f"{directory} is not there yet. {advice}")
+        if changed := differences(_strict(read_json(path)), inputs):
+            listing = "\n".join(f"  {c}" for c in changed)
+            raise MismatchError(f"{directory} was made from other inputs:\n{listing}\n{advice}")
 
     def changed(self, label: str, found: Any, inputs: Any) -> bool:
         """Whether a folder was made from other inputs; says which."""

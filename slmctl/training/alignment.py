@@ -33,6 +33,10 @@ class AlignmentWatch:
         self.tokens += tokens
         return self.verdict() if len(self.seen) == self.steps else None
 
+    @property
+    def done(self) -> bool:
+        return len(self.seen) >= self.steps
+
     def mean(self) -> dict[int, float]:
         return {s: float(np.mean([f[s] for f in self.seen])) for s in SHIFTS}
 

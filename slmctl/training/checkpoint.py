@@ -12,7 +12,7 @@ import shutil
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -96,7 +96,11 @@ class Checkpoints:
         """Begins to save, after the last save has ended. Returns where it will lie."""
         self.wait()
         final = directory_of(self.root, progress.step)
-        temporary = Path(self.ranks.first(lambda: str(self._temporary(final))))
+        try:
+            temporary = Path(self.ranks.first(lambda: str(self._temporary(final))))
+        except (SlmError, OSError) as e:  # told as what goes wrong later
+            self._failure = e
+            return final
         counts = self.ranks.sum_(training.counts.clone()).cpu()
         state = copy.deepcopy(training.state(counts))
         facts = {"progress": copy.deepcopy(asdict(progress)), "made_from": self.made_from}
@@ -121,7 +125,7 @@ class Checkpoints:
             with _quiet():
                 writer = FileSystemWriter(temporary)
                 alone = self.ranks.size == 1
-                state_dict_saver.save(state, storage_writer=writer, process_group=self.ranks.beside, no_dist=alone)
+                state_dict_saver.save(state, storage_writer=writer, process_group=self.ranks.writing, no_dist=alone)
             files = {f.name: sha256_file(f) for f in sorted(temporary.iterdir()) if self._is_mine(f)}
         except CheckpointException as e:
             files, problem = {}, next((c for c, _ in e.failures.values()), e)
@@ -148,20 +152,23 @@ class Checkpoints:
         if self.ranks.size == 1:
             return [here]
         found: list[Any] = [None] * self.ranks.size
-        dist.all_gather_object(found, here, group=self.ranks.beside)
+        dist.all_gather_object(found, here, group=self.ranks.writing)
         return found
 
     def _publish(self, final: Path, temporary: Path, facts: dict[str, Any]) -> None:
         with disk_errors(final):
             write_json(temporary / STATE, {**facts, "sha256": sha256_json(facts)})
             fsync_dir(temporary)
-            if not final.is_dir():  # else it was saved before
+            if not (final / STATE).is_file():  # else it was saved before
                 os.rename(temporary, final)
             fsync_dir(final.parent)
         for old in all_checkpoints(self.root)[: -self.keep_last]:
             step = int(old.name.removeprefix("step-"))
             if not self.keep_every or step % self.keep_every:
-                shutil.rmtree(old, ignore_errors=True)
+                gone = temporary_beside(old)  # so that no half of it is left under its name
+                with suppress(OSError):
+                    os.rename(old, gone)
+                shutil.rmtree(gone, ignore_errors=True)
 
     def failed(self) -> BaseException | None:
         """What went wrong with a save that has ended, told once."""
@@ -197,7 +204,10 @@ class Checkpoints:
                 )
                 problem = self._broken_files(directory, facts["files"]) or self._read(directory, training)
             if problem is None:
+                self.ranks.first(lambda n=name: self._put_aside_after(n))  # type: ignore[misc]
                 return Progress(**facts["progress"])
+            if step is not None:
+                raise CorruptError(f"{problem} Choose another step, or give --resume auto.")
             if self.ranks.is_first:
                 broken = directory.with_name(f"broken-{name}")  # out of the way of pruning, yet not lost
                 shutil.rmtree(broken, ignore_errors=True)
@@ -208,7 +218,7 @@ class Checkpoints:
         return None
 
     def _candidates(self, step: int | None) -> list[str]:
-        """Names of the checkpoints to try, newest first. Those after `step` are put aside."""
+        """Names of the checkpoints to try, newest first."""
         found = [d.name for d in all_checkpoints(self.root)]
         if step is None:
             return found[::-1]
@@ -216,11 +226,15 @@ class Checkpoints:
         if wanted not in found:
             there = ", ".join(str(int(n.removeprefix("step-"))) for n in found) or "none"
             raise SlmError(f"--resume {step}: there is no checkpoint of that step in {self.root} (found {there}).")
-        for name in found[found.index(wanted) + 1 :]:
-            later = self.root / f"later-{name}"
-            shutil.rmtree(later, ignore_errors=True)
-            os.rename(self.root / name, later)
         return [wanted]
+
+    def _put_aside_after(self, name: str) -> None:
+        """Keeps checkpoints of later steps than the one that was loaded under another name."""
+        for directory in all_checkpoints(self.root):
+            if directory.name > name:
+                later = self.root / f"later-{directory.name}"
+                shutil.rmtree(later, ignore_errors=True)
+                os.rename(directory, later)
 
     @staticmethod
     def _facts(directory: Path) -> tuple[dict[str, Any], str | None]:
@@ -254,7 +268,7 @@ class Checkpoints:
         try:
             with _quiet():
                 reader, alone = FileSystemReader(directory), self.ranks.size == 1
-                state_dict_loader.load(state, storage_reader=reader, process_group=self.ranks.beside, no_dist=alone)
+                state_dict_loader.load(state, storage_reader=reader, process_group=self.ranks.writing, no_dist=alone)
         except CheckpointException as e:
             cause = next((c for c, _ in e.failures.values()), e)
             return f"checkpoint {directory} cannot be loaded ({cause})."

@@ -19,7 +19,9 @@ def export_model(model: SplitModel, tokenizer: Any, directory: Path, ranks: Rank
         from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
         whole = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
-        state = {n.removeprefix("model."): t for n, t in whole.items()}
+        every, once = ({n for n, _ in model.named_parameters(remove_duplicate=d)} for d in (False, True))
+        again = {n.replace("_checkpoint_wrapped_module.", "") for n in every - once}  # tied weights, which are written once
+        state = {n.removeprefix("model."): t for n, t in whole.items() if n not in again}
     elif any("_checkpoint_wrapped_module" in n for n, _ in model.named_modules()):
         state = dict(model.model.state_dict())
 

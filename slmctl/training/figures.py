@@ -39,10 +39,10 @@ class Figures:
 
 class StepFigures:
     """Gathers a step's figures micro-batch by micro-batch, on the device. `all_known`: live losses of all targets are
-    computed, not of the selected ones only."""
+    computed, not of the selected ones only. `shifts` are those at which live and reference losses are correlated."""
 
-    def __init__(self, all_known: bool) -> None:
-        self.all_known = all_known
+    def __init__(self, all_known: bool, shifts: tuple[int, ...] = SHIFTS) -> None:
+        self.all_known, self.shifts = all_known, shifts
         self._sums: list[Tensor] = []
         self._excess: list[Tensor] = []
         self.joined = False
@@ -67,7 +67,7 @@ class StepFigures:
         ]
         if ref_BT is not None:
             self.joined = True
-            for shift in SHIFTS:
+            for shift in self.shifts:
                 sums += _moments(live_BT, ref_BT, known_BT, shift)
             self._excess.append((live_BT - ref_BT).flatten()[micro.target_N])
         self._sums.append(torch.stack([s.double() for s in sums]))
@@ -98,9 +98,9 @@ class StepFigures:
         shifted = None
         if self.joined:
             at, n = len(_SUMS), len(_MOMENTS)
-            shifted = {shift: _correlation(values[at + i * n : at + (i + 1) * n]) for i, shift in enumerate(SHIFTS)}
+            shifted = {shift: _correlation(values[at + i * n : at + (i + 1) * n]) for i, shift in enumerate(self.shifts)}
             metrics["correlation"] = shifted[0]
-            at += n * len(SHIFTS)
+            at += n * len(self.shifts)
             quantiles = [v / ranks.size for v in values[at : at + len(QUANTILES)]]
             if known:
                 metrics["excess_quantiles"] = {f"q{q * 100:02.0f}": v for q, v in zip(QUANTILES, quantiles, strict=True)}
@@ -125,8 +125,10 @@ def _correlation(moments: list[float]) -> float:
     n, a, b, aa, bb, ab = moments
     if n < 2:
         return math.nan
-    spread = (aa - a * a / n) * (bb - b * b / n)
-    return (ab - a * b / n) / math.sqrt(spread) if spread > 1e-18 * max(aa * bb, 1e-300) else math.nan
+    spread_a, spread_b = aa - a * a / n, bb - b * b / n
+    if not (spread_a > 1e-12 * aa and spread_b > 1e-12 * bb):  # what rounding leaves of a constant
+        return math.nan
+    return (ab - a * b / n) / math.sqrt(spread_a * spread_b)
 
 
 def _quantiles(values: Tensor) -> Tensor:

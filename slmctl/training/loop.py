@@ -7,6 +7,7 @@ import math
 import resource
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +28,7 @@ from slmctl.signals import deferring
 from slmctl.store.read_ahead import ReadAhead
 from slmctl.training.alignment import AlignmentWatch
 from slmctl.training.batches import Batcher, RowSource
-from slmctl.training.checkpoint import Checkpoints, Progress, Training, all_checkpoints
+from slmctl.training.checkpoint import Checkpoints, Progress, Training, all_checkpoints, directory_of
 from slmctl.training.environment import write_environment
 from slmctl.training.export import export_model
 from slmctl.training.flops import flops_per_token, peak_flops
@@ -37,7 +38,7 @@ from slmctl.training.parallel import lay_out
 from slmctl.training.ranks import Ranks
 from slmctl.training.safety import HangWatch, StepGuard
 from slmctl.training.selective import Objective
-from slmctl.training.step import StepMaker, StepResult
+from slmctl.training.step import SIGNALS, StepMaker, StepResult
 from slmctl.training.telemetry import Log, Trackers
 
 Evaluator = Callable[[SplitModel, Ranks], dict[str, float]]
@@ -104,8 +105,7 @@ class Trainer:
         self.progress = self.checkpoints.load(self.state, run.resume_from) or Progress()
         self.saved = self.progress.step
         objective = Objective(run.model, run.selection, run.ranks)
-        if self.progress.threshold is not None:
-            objective.threshold = torch.tensor(self.progress.threshold, device=run.device)
+        objective.threshold = self.progress.threshold
         self.batcher = self._batcher(objective)
         guard = StepGuard(settings.skip_spikes, self.progress.recent_losses, self.progress.skipped_in_a_row)
         self.maker = StepMaker(run.name, objective, self.optimizer, self.batcher, settings, self.steps, run.seed, guard)
@@ -171,21 +171,26 @@ class Trainer:
             while progress.step < self.steps and signum is None:
                 self.hang.alive()
                 result = self.step(progress.step + 1, stop.signum)
-                signum = result.signum
                 tick()
                 ticker.advance(1, f"loss {result.loss:.3f}")
                 done = progress.step == self.steps
                 if done or (settings.eval_every and progress.step % settings.eval_every == 0):
                     self.evaluate()
+                signum = result.signum if self.ranks.size > 1 else stop.signum  # several ranks agree within the next step
                 due = done or signum is not None or (settings.save_every and progress.step % settings.save_every == 0)
                 if due and self.saved != progress.step:
-                    saved = self.checkpoints.save(progress, self.state)
+                    self.checkpoints.wait()
+                    self._tell_failed_save(stops=False)
+                    self.checkpoints.save(progress, self.state)
                     self.saved = progress.step
                 if due and (done or signum is not None):
                     self.hang.alive()
                     self.checkpoints.wait()
                 self._tell_failed_save(stops=done or signum is not None)
-        if signum is not None and progress.step < self.steps:
+        told = self.ranks.sum([int(stop.signum == s) for s in SIGNALS])  # also of a signal that came in the last step
+        signum = next((int(s) for s, n in zip(SIGNALS, told, strict=True) if n), None)
+        if signum is not None:
+            saved = directory_of(self.checkpoints.root, progress.step)
             raise Interrupted(signum, f"stopped after step {progress.step}; saved {saved}. Run again to go on from there.")
 
     def _tell_failed_save(self, stops: bool) -> None:
@@ -193,7 +198,7 @@ class Trainer:
         failure = self.checkpoints.failed()
         if failure is None:
             return
-        message = f"a checkpoint could not be written: {str(failure) or type(failure).__name__}"
+        message = f"a checkpoint could not be written: {(str(failure) or type(failure).__name__).rstrip('.')}."
         if stops:
             raise TrainingError(f"{self.run.name}: {message} What was saved before is kept; run again.") from failure
         warn(f"{self.run.name}: {message} Training goes on; the last good checkpoint is kept.")
@@ -210,8 +215,7 @@ class Trainer:
         progress.tokens_selected += result.selected if result.refused is None else 0
         progress.skipped += result.refused is not None
         progress.skipped_in_a_row = self.maker.guard.skipped_in_a_row
-        threshold = self.maker.objective.threshold
-        progress.threshold = float(threshold) if threshold is not None else None
+        progress.threshold = self.maker.objective.threshold
         if result.refused is not None:
             self._refused(step, result)
         seconds = time.perf_counter() - started
@@ -255,6 +259,7 @@ class Trainer:
         if not guard.lost and (result.refused == "spike" or settings.on_nonfinite == "skip"):
             warn(f"{self.run.name}: step {step} {what} ({figures}); it is not taken")
             return
+        self.checkpoints.wait()
         found = all_checkpoints(self.checkpoints.root)
         last = f"the last good checkpoint is {found[-1]}" if found else "no checkpoint was saved yet"
         row = f", the {guard.skipped_in_a_row}th in a row" if guard.lost else ""
@@ -266,6 +271,8 @@ class Trainer:
 
     def judge(self, shifted: dict[int, float], tokens: int) -> None:
         verdict = self.watch.add(shifted, tokens)
+        if self.watch.done:
+            self.maker.shifts = (0,)  # the others are the watch's
         if verdict in (None, "ok"):
             return
         listing = ", ".join(f"{s:+d}: {r:.2f}" for s, r in self.watch.mean().items())
@@ -299,6 +306,7 @@ class Trainer:
 
         wait = window[0] - self.progress.step - 1
         steps = schedule(wait=wait, warmup=0, active=window[1] - window[0] + 1, repeat=1)
+        warnings.filterwarnings("ignore", message=".*Profiler won't be using warmup.*")
         with profile(schedule=steps, on_trace_ready=write, with_stack=False, record_shapes=True) as recorder:
             yield recorder.step
 

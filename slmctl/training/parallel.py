@@ -27,7 +27,8 @@ def blocks_of(model: SplitModel) -> nn.ModuleList:
     lists = [m for m in model.model.base_model.modules() if isinstance(m, nn.ModuleList)]
     if not lists:
         raise ConfigError(f"{type(model.model).__name__} has no list of blocks to shard, compile or recompute.")
-    return max(lists, key=len)
+    inner = {id(m) for outer in lists for m in outer.modules() if m is not outer}  # a block may hold a longer list, of experts
+    return max((m for m in lists if id(m) not in inner), key=len)
 
 
 def lay_out(model: SplitModel, settings: TrainingConfig, ranks: Ranks, device: str) -> None:

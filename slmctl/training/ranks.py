@@ -26,11 +26,13 @@ TIMEOUT = timedelta(minutes=10)
 
 @dataclass(frozen=True)
 class Ranks:
-    """Rank `rank` of `size`; `beside` is a group of all ranks for what runs beside training (None alone)."""
+    """Rank `rank` of `size`. Groups of all ranks (None alone): `patient` for what may take long, `writing` for the thread that
+    writes checkpoints."""
 
     rank: int = 0
     size: int = 1
-    beside: Any = None
+    patient: Any = None
+    writing: Any = None
 
     @property
     def is_first(self) -> bool:
@@ -82,7 +84,7 @@ class Ranks:
                 box = [(False, e)]
             except Exception as e:  # of whatever kind: the others must not wait for it
                 box = [(False, SlmError(f"{type(e).__name__}: {e}"))]
-        dist.broadcast_object_list(box, group=self.beside)
+        dist.broadcast_object_list(box, group=self.patient)
         done, value = box[0]
         if not done:
             raise value
@@ -92,7 +94,7 @@ class Ranks:
         """Waits for all, however long the others take."""
         self.first(lambda: None)
         if self.size > 1:
-            dist.barrier(group=self.beside)
+            dist.barrier(group=self.patient)
 
 
 def wanted_size(env: Mapping[str, str] = os.environ) -> int:
@@ -113,7 +115,7 @@ def joined(device: str) -> Iterator[Ranks]:
     """Joins the ranks that torchrun has started, if it has; within, they can talk to each other."""
     size = wanted_size()
     if dist.is_initialized():  # a stage within a run of several
-        yield Ranks(dist.get_rank(), dist.get_world_size(), _beside())
+        yield _ranks()
         return
     if size == 1:
         try:
@@ -130,16 +132,17 @@ def joined(device: str) -> Iterator[Ranks]:
     except Exception as e:
         raise SlmError(f"rank {os.environ['RANK']} cannot join the others: {e}") from e
     with quiet(dist.get_rank() > 0):
-        yield Ranks(dist.get_rank(), size, _beside())
+        yield _ranks()
     dist.destroy_process_group()  # after an error nobody waits for those that may be gone
 
 
-_groups: dict[int, Any] = {}
+_groups: dict[int, tuple[Any, Any]] = {}
 
 
-def _beside() -> Any:
-    """One gloo group a process group: its collectives never mix with those of training."""
+def _ranks() -> Ranks:
+    """This rank, with two gloo groups of all: their collectives never mix with those of training, nor with each other's."""
     key = id(dist.group.WORLD)
     if key not in _groups:
-        _groups[key] = dist.new_group(backend="gloo", timeout=timedelta(days=7))
-    return _groups[key]
+        long = timedelta(days=7)
+        _groups[key] = (dist.new_group(backend="gloo", timeout=long), dist.new_group(backend="gloo", timeout=long))
+    return Ranks(dist.get_rank(), dist.get_world_size(), *_groups[key])

@@ -47,7 +47,7 @@ class HangWatch:
 
     def __init__(self, file: Path, seconds: int) -> None:
         self.path, self.seconds = file, seconds
-        self._file = open(file, "w", encoding="utf-8") if seconds else None
+        self._file = open(file, "a", encoding="utf-8") if seconds else None
 
     def alive(self) -> None:
         if self._file is not None:

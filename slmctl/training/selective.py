@@ -37,8 +37,8 @@ class Objective:
 
     def __init__(self, model: SplitModel, selection: SelectionConfig, ranks: Ranks = Ranks()) -> None:  # noqa: B008 - frozen
         self.model, self.selection, self.ranks = model, selection, ranks
-        self.threshold: Tensor | None = None
-        """The running quantile of `scope: threshold`, a scalar; while there is none, tokens compete within their groups."""
+        self.threshold: float | None = None
+        """The running quantile of `scope: threshold`; while there is none, tokens compete within their groups."""
 
     def __call__(self, micro: MicroBatch, divisor: float) -> MicroResult:
         """Loss of the selected tokens over `divisor`."""
@@ -76,20 +76,22 @@ class Objective:
             flat = scores_GM.flatten()
             picked, lowest = select_top_of_all(flat, valid_GM.flatten(), micro.count_of_all, self.ranks)
             return picked.nonzero()[:, 0], lowest.expand(groups)
+        highest_K = chosen_positions(top_order(scores_GM, valid_GM), micro.places_K)
+        lowest_G = lowest_of(scores_GM, highest_K)
         if self.selection.scope == "threshold" and self.threshold is not None:
-            picked = (valid_GM & (scores_GM > self.threshold)).flatten()
-            return picked.nonzero()[:, 0], self._lowest(scores_GM, top_order(scores_GM, valid_GM), micro.counts)
-        order_GM = top_order(scores_GM, valid_GM)
-        return chosen_positions(order_GM, micro.places_K), self._lowest(scores_GM, order_GM, micro.counts)
-
-    @staticmethod
-    def _lowest(scores_GM: Tensor, order_GM: Tensor, counts: list[int]) -> Tensor:
-        """The score of each group's last selected token."""
-        found = [scores_GM[g, order_GM[g, n - 1]] if n else scores_GM.new_full((), torch.nan) for g, n in enumerate(counts)]
-        return torch.stack(found)
+            return (valid_GM & (scores_GM > self.threshold)).flatten().nonzero()[:, 0], lowest_G
+        return highest_K, lowest_G
 
     def _select_random(self, micro: MicroBatch) -> Tensor:
         groups = len(micro.counts)
         tokens = micro.ids_BT.numel() // groups
         scores_GM = random_scores(groups, tokens, micro.group_seeds, micro.ids_BT.device)
         return chosen_positions(top_order(scores_GM, micro.target_BT.view_as(scores_GM)), micro.places_K)
+
+
+def lowest_of(scores_GM: Tensor, chosen_K: Tensor) -> Tensor:
+    """The lowest score of each group among flat positions [K]; NaN for groups that have none. [G]"""
+    among = torch.zeros(scores_GM.numel(), dtype=torch.bool, device=scores_GM.device)
+    among[chosen_K] = True
+    lowest_G = scores_GM.masked_fill(~among.view_as(scores_GM), torch.inf).amin(dim=1)
+    return lowest_G.masked_fill(lowest_G == torch.inf, torch.nan)

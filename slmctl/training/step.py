@@ -13,6 +13,7 @@ from torch import Tensor
 
 from slmctl.config import TrainingConfig
 from slmctl.selection.select import selected_count
+from slmctl.training.alignment import SHIFTS
 from slmctl.training.batches import Batcher, StepBatch, mix_seed
 from slmctl.training.figures import StepFigures
 from slmctl.training.optim import lr_at
@@ -59,6 +60,8 @@ class StepMaker:
         self.name, self.objective, self.optimizer, self.batcher = name, objective, optimizer, batcher
         self.settings, self.steps, self.seed, self.guard = settings, steps, seed, guard
         self.ranks, self.selection = objective.ranks, objective.selection
+        self.shifts: tuple[int, ...] = SHIFTS
+        """At which live and reference losses are correlated."""
         self.params = [p for p in objective.model.parameters() if p.requires_grad]
 
     def make(self, step: int, batch: StepBatch, counts: Tensor, signum: int | None = None) -> StepResult:
@@ -71,8 +74,9 @@ class StepMaker:
         if self.selection.scope == "global":
             counts_of_all = [selected_count(v, self.selection.ratio) for v in rest[len(SIGNALS) :]]
             divisor = max(1, sum(counts_of_all))
-        figures = StepFigures(all_known=self.selection.criterion != "random")
+        figures = StepFigures(self.selection.criterion != "random", self.shifts)
         torch.manual_seed(mix_seed(self.seed, step, self.ranks.rank))  # dropout, if the model has any
+        selected_before = counts[1].clone()
         self.forward_backward(step, batch, counts_of_all, divisor, figures, counts)
         grads = [p.grad for p in self.params if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(grads)
@@ -81,7 +85,6 @@ class StepMaker:
         scale = 1.0
         if self.selection.scope == "threshold":  # how many are selected is known only now
             scale = divisor / max(1, found.selected)
-            self._follow(found.threshold)
         grad_norm *= scale
         refused = self.guard.refuses(found.loss, found.finite, grad_norm)
         lr = lr_at(step, self.steps, self.settings)
@@ -92,6 +95,9 @@ class StepMaker:
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
             self.optimizer.step()
+            self._follow(found.threshold)
+        else:
+            counts[1].copy_(selected_before)  # nothing was trained on
         self.optimizer.zero_grad(set_to_none=True)
         self.guard.note(found.loss, refused)
         return StepResult(tokens, found.selected, found.loss, grad_norm, lr, refused, stop, found.metrics, found.shifted)
@@ -127,7 +133,8 @@ class StepMaker:
 
     def _follow(self, threshold: float) -> None:
         """Moves the running quantile towards this step's."""
-        if math.isfinite(threshold):
+        if self.selection.scope == "threshold" and math.isfinite(threshold):
             before = self.objective.threshold
-            after = threshold if before is None else THRESHOLD_MEMORY * float(before) + (1 - THRESHOLD_MEMORY) * threshold
-            self.objective.threshold = torch.tensor(after, device=self.batcher.device)
+            self.objective.threshold = (
+                threshold if before is None else THRESHOLD_MEMORY * before + (1 - THRESHOLD_MEMORY) * threshold
+            )

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slmctl.corpus.packing import Packer, restarting_positions, target_mask
+from slmctl.corpus.packing import Packer, document_starts, restarting_positions, target_mask
 
 EOS = 1
 SETTINGS = settings(max_examples=60, deadline=None)
@@ -99,6 +99,16 @@ def test_restarting_positions_equal_a_loop(rows: list[list[int]]) -> None:
             positions.append(positions[-1] + 1 if t and row[t - 1] == document else 0)
         want.append(positions)
     assert restarting_positions(np.array(rows, dtype=np.int64)).tolist() == want
+
+
+@SETTINGS
+@given(document_rows)
+def test_document_starts_bound_the_runs_of_one_document_in_a_row(rows: list[list[int]]) -> None:
+    t = len(rows[0])
+    runs = [b * t + i for b, row in enumerate(rows) for i in range(t) if i == 0 or row[i] != row[i - 1]]
+    got = document_starts(restarting_positions(np.array(rows, dtype=np.int64)))
+    assert got.dtype == np.int32
+    assert got.tolist() == [*runs, len(rows) * t]
 
 
 @pytest.mark.parametrize("restart", [False, True])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +88,81 @@ def test_an_encoder_of_the_tokenizers_json_gives_the_same_ids(tokenizer: Tokeniz
         assert [g.tolist() for g in got] == [w.tolist() for w in want]
     with pytest.raises(MismatchError, match=r"token id 10 .* beyond the model's vocabulary of 10"):
         encoder.check_ids(np.array([10]), 10)
+
+
+LONG = "one fox, two stones\n" * 4
+
+
+def batches_of_texts() -> list[list[str]]:
+    return [["the fox", "a<|endoftext|>b"], [], [LONG], ["", "12", "apples " * 20], TEXTS, ["last"]]
+
+
+@pytest.mark.parametrize("parse", [False, True])
+def test_batches_come_in_order_with_the_ids_that_encode_gives(
+    tokenizer: Tokenizer, parse: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PIECE_CHARS", 30)
+    assert len(LONG) > 30
+    numbered = list(enumerate(batches_of_texts()))
+    got = list(tokenizer.encode_batches(numbered, lambda batch: batch[1], parse))
+    assert [batch for batch, _ in got] == numbered
+    for (_, texts), ids in got:
+        assert [i.tolist() for i in ids] == [tokenizer.encode([t], parse)[0].tolist() for t in texts]
+        assert all(i.dtype == np.int64 for i in ids)
+    assert not tokenizer.backend.encode_special_tokens, "the setting outlived its call"
+
+
+def test_no_batches_make_none(tokenizer: Tokenizer) -> None:
+    assert list(tokenizer.encode_batches([], lambda batch: batch)) == []
+
+
+def test_the_next_batch_is_asked_for_before_one_is_used_and_no_more(tokenizer: Tokenizer) -> None:
+    asked = []
+
+    def batches() -> Iterator[list[str]]:
+        for n in range(5):
+            asked.append(n)
+            yield [str(n)]
+
+    for n, (batch, _) in enumerate(tokenizer.encode_batches(batches(), lambda batch: batch)):
+        assert batch == [str(n)]
+        assert asked == list(range(min(n + 2, 5)))
+
+
+def test_an_error_among_the_batches_comes_through_and_leaves_the_tokenizer_usable(tokenizer: Tokenizer) -> None:
+    def batches() -> Iterator[list[str]]:
+        yield ["first"]
+        yield ["second"]
+        raise OSError("the file is gone")
+
+    got = []
+    with pytest.raises(OSError, match="the file is gone"):
+        got.extend(b for b, _ in tokenizer.encode_batches(batches(), lambda batch: batch, parse_special_tokens=True))
+    assert got == [["first"]]
+    assert tokenizer.eos_id not in tokenizer.encode(["a<|endoftext|>b"])[0]
+
+
+def test_a_batch_whose_texts_cannot_be_had_comes_through_too(tokenizer: Tokenizer) -> None:
+    def texts_of(batch: int) -> list[str]:
+        if batch == 2:
+            raise ValueError("batch 2")
+        return [str(batch)]
+
+    with pytest.raises(ValueError, match="batch 2"):
+        list(tokenizer.encode_batches(range(4), texts_of))
+    assert tokenizer.encode(["12"])[0].tolist() == [tokenizer.backend.token_to_id(c) for c in "12"]
+
+
+def test_who_stops_early_leaves_no_thread_and_no_setting_behind(tokenizer: Tokenizer) -> None:
+    before = threading.active_count()
+    source = (["a<|endoftext|>b"] for _ in range(100))
+    found = tokenizer.encode_batches(source, lambda batch: batch, parse_special_tokens=True)
+    _, [ids] = next(found)
+    assert tokenizer.eos_id in ids
+    found.close()
+    assert threading.active_count() == before
+    assert sum(1 for _ in source) == 98, "more than one batch ahead was read"
+    assert tokenizer.eos_id not in tokenizer.encode(["a<|endoftext|>b"])[0]
 
 
 @pytest.mark.parametrize(

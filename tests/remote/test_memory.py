@@ -125,7 +125,7 @@ def test_no_other_process_is_asked_for_what_is_in_this_one_s_memory(
         raise AssertionError("other processes were started")
 
     monkeypatch.setattr(prepare_module, "WORTH_A_PROCESS", 1)
-    monkeypatch.setattr(prepare_module, "cores", lambda: 4)
+    monkeypatch.setattr(prepare_module, "cores", lambda: 4 * prepare_module.THREADS_A_PROCESS)
     monkeypatch.setattr(prepare_module, "spread", refuse)
     with pytest.raises(AssertionError):
         prepare(finished.opened(store_dir=str(tmp_path / "local")))

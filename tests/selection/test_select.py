@@ -10,7 +10,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slmctl.selection.select import excess_loss, random_scores, select_top, selected_count
+from slmctl.selection.select import (
+    chosen_positions,
+    excess_loss,
+    places_of,
+    random_scores,
+    select_top,
+    selected_count,
+    top_order,
+)
 
 SETTINGS = settings(max_examples=80, deadline=None)
 score = st.one_of(st.sampled_from([0.0, -0.0, 1.0, -1.0, 2.5, math.nan, math.inf, -math.inf]), st.floats(-20, 20, width=32))
@@ -46,6 +54,43 @@ def test_select_top_equals_a_sorted_list(groups: list[tuple[list[float], list[bo
     assert got.tolist() == [top(s, v, n) for (s, v), n in zip(groups, counts, strict=True)]
     assert got.sum(1).tolist() == counts
     assert torch.equal(scores_GM.nan_to_num(nan=7), before.nan_to_num(nan=7)), "the scores were written to"
+
+
+@SETTINGS
+@given(groups, st.sampled_from([0.0, 0.01, 0.3, 0.6, 1.0]), st.sampled_from([torch.float32, torch.float64]))
+def test_positions_picked_without_counting_are_those_of_the_sorted_list(
+    groups: list[tuple[list[float], list[bool]]], ratio: float, dtype: torch.dtype
+) -> None:
+    """Groups may select nothing, with or without anything valid in them."""
+    counts = [math.ceil(Fraction(str(ratio)) * sum(valid)) * (g % 3 != 2) for g, (_, valid) in enumerate(groups)]
+    m = len(groups[0][0])
+    scores_GM, valid_GM = torch.tensor([s for s, _ in groups], dtype=dtype), torch.tensor([v for _, v in groups])
+    order_GM = top_order(scores_GM, valid_GM)
+    got = chosen_positions(order_GM, torch.from_numpy(places_of(counts, m))).tolist()
+    wanted = [
+        g * m + i for g, ((s, v), n) in enumerate(zip(groups, counts, strict=True)) for i, on in enumerate(top(s, v, n)) if on
+    ]
+    assert got == wanted
+    assert got == select_top(scores_GM, valid_GM, torch.tensor(counts)).flatten().nonzero()[:, 0].tolist()
+    for g, (s, v) in enumerate(groups):
+        assert sorted(order_GM[g].tolist()) == list(range(m))
+        ranked = order_GM[g].tolist()
+        for n in range(sum(v) + 1):  # each head of the order is a selection
+            assert sorted(ranked[:n]) == [i for i, on in enumerate(top(s, v, n)) if on]
+
+
+@SETTINGS
+@given(st.lists(st.integers(0, 7), max_size=6))
+def test_places_are_the_first_of_each_group_in_a_flat_array(counts: list[int]) -> None:
+    got = places_of(counts, 7)
+    assert got.dtype == "int64"
+    assert got.tolist() == [g * 7 + i for g, n in enumerate(counts) for i in range(n)]
+
+
+def test_plus_infinity_ranks_with_the_largest_number() -> None:
+    high = torch.finfo(torch.float32).max
+    scores = torch.tensor([[high, math.inf, 1.0, math.inf, high]])
+    assert top_order(scores, torch.ones(1, 5, dtype=torch.bool))[0].tolist() == [0, 1, 3, 4, 2]
 
 
 @SETTINGS

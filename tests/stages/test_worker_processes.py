@@ -40,7 +40,7 @@ def several() -> Callable[[], None]:
 
     def patch() -> None:
         prepare_stage.WORTH_A_PROCESS = 1
-        prepare_stage.cores = lambda: 2  # type: ignore[assignment]
+        prepare_stage.cores = lambda: 2 * prepare_stage.THREADS_A_PROCESS  # type: ignore[assignment]
 
     return patch
 

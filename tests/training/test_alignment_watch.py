@@ -1,4 +1,4 @@
-"""Correlations by shift against NumPy, and what the watch makes of them."""
+"""What the watch makes of live and reference losses that belong together, are shifted, or are strangers."""
 
 from __future__ import annotations
 
@@ -6,8 +6,14 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
-from slmctl.training.alignment import SHIFTS, AlignmentWatch, correlations
+from slmctl.config import SelectionConfig
+from slmctl.training.alignment import SHIFTS, AlignmentWatch
+from slmctl.training.batches import Batcher
+from slmctl.training.figures import StepFigures
+from slmctl.training.ranks import Ranks
+from slmctl.training.selective import MicroResult
 
 
 def losses(noise=0.3, b=8, t=64, seed=0):
@@ -23,6 +29,25 @@ def losses(noise=0.3, b=8, t=64, seed=0):
     return live.astype(np.float32), ref.astype(np.float32), target
 
 
+@pytest.fixture
+def correlations(list_source):
+    """correlations(live, ref, target): what a step's figures say of them, by shift."""
+
+    def shifted(live, ref, target):
+        document = np.where(target, 0, -1)
+        document[:, 0] = 0
+        source = list_source(np.ones_like(document), document, ref)
+        batcher = Batcher(source, len(live), len(live), SelectionConfig(group_rows=1), False, 0, "cpu")
+        [micro] = batcher.micro_batches(1, batcher.step(1))
+        assert (micro.target_BT.numpy() == target).all()
+        nothing = torch.zeros(live.shape, dtype=torch.bool)
+        figures = StepFigures(all_known=True)
+        figures.add(micro, MicroResult(torch.zeros(()), torch.from_numpy(live), nothing, torch.zeros(len(live))))
+        return figures.fetch(Ranks())[0].shifted
+
+    return shifted
+
+
 def judged(*found):
     watch = AlignmentWatch(steps=len(found))
     verdicts = [watch.add(f, 10_000) for f in found]
@@ -30,7 +55,7 @@ def judged(*found):
     return verdicts[-1]
 
 
-def test_correlations_equal_numpy_over_pairs_of_targets():
+def test_correlations_equal_numpy_over_pairs_of_targets(correlations):
     live, ref, target = losses()
     found = correlations(live, ref, target)
     assert set(found) == set(SHIFTS)
@@ -44,20 +69,25 @@ def test_correlations_equal_numpy_over_pairs_of_targets():
         assert found[shift] == pytest.approx(np.corrcoef(np.array(pairs, dtype=np.float64).T)[0, 1], abs=1e-12)
 
 
-@pytest.mark.parametrize(("shape", "constant"), [((1, 2), False), ((2, 1), False), ((4, 8), True)])
-def test_too_little_to_correlate_is_nan_not_a_crash(shape, constant):
-    live = np.ones(shape, np.float32) if constant else np.arange(math.prod(shape), dtype=np.float32).reshape(shape)
-    found = correlations(live, live, np.ones(shape, dtype=bool))
-    assert math.isnan(found[2])
-    assert judged(found) in {"low", "ok"}
+@pytest.mark.parametrize("value", [1.0, 0.1, 10.3972])
+@pytest.mark.parametrize(("shape", "constant"), [((1, 2), False), ((2, 1), False), ((4, 8), True), ((64, 1024), True)])
+def test_too_little_to_correlate_is_nan_not_a_crash(shape, constant, value, correlations):
+    live = np.full(shape, value, np.float32) if constant else np.arange(math.prod(shape), dtype=np.float32).reshape(shape)
+    target = np.ones(shape, dtype=bool)
+    target[:, 0] = False
+    ref = np.random.default_rng(0).gamma(1.0, 2.0, shape).astype(np.float32)
+    for one, other in ((live, live), (live, ref), (ref, live)) if constant else ((live, live),):
+        found = correlations(one, other, target)
+        assert all(math.isnan(found[s]) for s in (SHIFTS if constant else [2]))
+        assert judged(found) in {"low", "ok"}
 
 
-def test_aligned_losses_are_ok():
+def test_aligned_losses_are_ok(correlations):
     assert judged(*(correlations(*losses(seed=s)) for s in range(3))) == "ok"
 
 
 @pytest.mark.parametrize("shift", [-2, -1, 1, 2])
-def test_losses_shifted_by_a_token_or_two_are_misaligned(shift):
+def test_losses_shifted_by_a_token_or_two_are_misaligned(shift, correlations):
     found = []
     for seed in range(3):
         live, ref, target = losses(seed=seed)
@@ -65,7 +95,7 @@ def test_losses_shifted_by_a_token_or_two_are_misaligned(shift):
     assert judged(*found) == "misaligned"
 
 
-def test_losses_of_other_tokens_are_low():
+def test_losses_of_other_tokens_are_low(correlations):
     found = []
     for seed in range(3):
         live, _, target = losses(seed=seed)

@@ -98,7 +98,12 @@ def test_a_micro_batch_holds_whole_groups_whatever_its_size(micro, sizes, one_se
     assert (np.concatenate([m.ids_BT.numpy() for m in parts]) == batch.rows.ids_BT).all()
     assert (np.concatenate([m.target_BT.numpy() for m in parts]) == batch.target_BT).all()
     assert (np.concatenate([m.ref_loss_BT.numpy() for m in parts]) == batch.rows.ref_loss_BT).all()
-    assert np.concatenate([m.counts_G.numpy() for m in parts]).tolist() == batch.counts_G.tolist()
+    assert [n for m in parts for n in m.counts] == batch.counts_G.tolist()
+    assert [sum(m.target_BT.flatten().tolist()) for m in parts] == b.micro_valid(batch)
+    for m in parts:
+        assert m.target_N.tolist() == [i for i, on in enumerate(m.target_BT.flatten().tolist()) if on]
+        per_group = m.ids_BT.numel() // len(m.counts)
+        assert m.places_K.tolist() == [g * per_group + i for g, n in enumerate(m.counts) for i in range(n)]
     seeds = [s for m in parts for s in m.group_seeds]
     assert seeds == [mix_seed(3, 3, g) for g in range(4)]
     assert len(set(seeds)) == 4
@@ -126,6 +131,19 @@ def test_mixing_keeps_every_row_of_the_first_set_and_adds_the_wanted_share(mix, 
     assert 0.2 < np.flatnonzero(order == 1).mean() / source.rows < 0.8, "the second set's rows stand in one lump"
 
 
+def flat_positions(micros):
+    """Where targets lie and documents start among all tokens of the micro-batches together."""
+    targets, starts, at = [], [], 0
+    for m in micros:
+        targets += (m.target_N + at).tolist()
+        if m.starts_S is not None:
+            *here, end = m.starts_S.tolist()
+            assert end == m.ids_BT.numel()
+            starts += [at + s for s in here]
+        at += m.ids_BT.numel()
+    return targets, starts
+
+
 def trained_on(ranks, steps, threads):
     """All that the micro-batches of all ranks hold, step by step, as each rank meets it; rows and groups in order."""
     found = {}
@@ -135,10 +153,12 @@ def trained_on(ranks, steps, threads):
             batch = ahead.get(step)
             found.setdefault(step, []).extend(b.micro_batches(step, batch))
         ahead.close()
-    names = ("ids_BT", "target_BT", "position_BT", "ref_loss_BT", "counts_G")
+    names = ("ids_BT", "target_BT", "position_BT", "ref_loss_BT")
     return {
         step: (
             *(torch.cat([getattr(m, n) for m in micros]).tolist() for n in names if getattr(micros[0], n) is not None),
+            [n for m in micros for n in m.counts],
+            flat_positions(micros),
             [s for m in micros for s in m.group_seeds],
         )
         for step, micros in found.items()
@@ -177,3 +197,35 @@ def test_ranks_that_cannot_share_a_step_evenly_are_refused(rows, world_size, one
         ConfigError, match=f"batch_tokens makes {rows // 2} selection groups a step, which {world_size} ranks cannot"
     ):
         batcher(one_set(), rows, rank=0, world_size=world_size)
+
+
+def test_documents_start_where_they_change_within_a_row_and_at_every_row(list_source):
+    document = np.array([[0, 0, 1, 1], [1, 1, 1, -1], [2, 3, 4, 4], [4, 4, 4, 4]])
+    source = list_source(np.ones_like(document), document)
+    b = batcher(source, rows=4, micro=2, intra=True)
+    first, second = b.micro_batches(1, b.step(1))
+    assert first.starts_S.tolist() == [0, 2, 4, 7, 8]
+    assert second.starts_S.tolist() == [0, 1, 2, 4, 8]
+    assert first.starts_S.dtype == torch.int32
+    assert first.position_BT.tolist() == [[0, 1, 0, 1], [0, 1, 2, 0]]
+    assert second.position_BT.tolist() == [[0, 0, 0, 1], [0, 1, 2, 3]]
+    plain = batcher(source, rows=4, micro=2, intra=False)
+    assert all(m.starts_S is None and m.position_BT is None for m in plain.micro_batches(1, plain.step(1)))
+
+
+def test_each_micro_batch_is_told_the_count_of_all_ranks(one_set):
+    b = batcher(one_set(), micro=2)
+    batch = b.step(1)
+    assert [m.count_of_all for m in b.micro_batches(1, batch, [5, 0, 7, 9])] == [5, 0, 7, 9]
+    assert [m.count_of_all for m in b.micro_batches(1, batch)] == [0] * 4
+
+
+@pytest.mark.parametrize("micro", [1, 2, 5, 99])
+def test_the_valid_positions_of_micro_batches_are_those_of_their_groups(micro, list_source):
+    document = np.where(np.random.default_rng(1).random((8, 11)) < 0.3, -1, 0)
+    b = batcher(list_source(np.ones_like(document), document), micro=micro)
+    batch = b.step(1)
+    wanted = [int((document[2 * g : 2 * g + 2, 1:] >= 0).sum()) for g in range(4)]
+    assert batch.valid_G.tolist() == wanted
+    size = max(1, micro // 2)
+    assert b.micro_valid(batch) == [sum(wanted[at : at + size]) for at in range(0, 4, size)]

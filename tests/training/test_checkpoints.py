@@ -6,16 +6,19 @@ import json
 import math
 import os
 import shutil
+import threading
 
 import pytest
 import torch
+from torch.distributed.checkpoint import state_dict_saver
 
 from slmctl.config import TrainingConfig
-from slmctl.errors import CorruptError, MismatchError
+from slmctl.errors import CorruptError, MismatchError, SlmError
 from slmctl.files import temporary_beside
 from slmctl.training import checkpoint
-from slmctl.training.checkpoint import Progress
+from slmctl.training.checkpoint import Checkpoints, Progress, Training
 from slmctl.training.optim import build_optimizer
+from slmctl.training.ranks import Ranks
 
 
 class State:
@@ -40,11 +43,28 @@ class State:
             found += [v.clone() for _, v in sorted(self.optimizer.state[p].items())]
         return [*found, self.counts.clone()]
 
-    def save(self, root, step, keep_last=2):
-        return checkpoint.save(root, keep_last, Progress(step, 100 * step, 60 * step), self.model, self.optimizer, self.counts)
+    def training(self):
+        return Training(self.model, self.optimizer, self.counts)
 
-    def load(self, root):
-        return checkpoint.load_latest(root, self.model, self.optimizer, self.counts)
+    def save(self, root, step, keep_last=2, keep_every=0):
+        return saved(checkpoints(root, keep_last, keep_every), Progress(step, 100 * step, 60 * step), self.training())
+
+    def load(self, root, step=None):
+        return checkpoints(root).load(self.training(), step)
+
+
+def checkpoints(root, keep_last=2, keep_every=0, made_from=None):
+    return Checkpoints(root, made_from or {}, keep_last, keep_every, Ranks())
+
+
+def saved(to, progress, training):
+    """Saves to the end, and raises what went wrong."""
+    final = to.save(progress, training)
+    to.wait()
+    failure = to.failed()
+    if failure is not None:
+        raise failure
+    return final
 
 
 def same(a, b):
@@ -69,13 +89,13 @@ def test_round_trip_is_exact_and_goes_on_exactly(tied, dtype, make_llama, tmp_pa
     state.step()
     state.step()
     state.save(tmp_path, 2)
-    saved = state.tensors()
+    wanted = state.tensors()
     other = State(make_llama, tied, dtype, seed=7)
     other.step()  # so that it has an optimizer state of its own to be overwritten
-    assert not same(other.tensors(), saved)
+    assert not same(other.tensors(), wanted)
     progress = other.load(tmp_path)
     assert (progress.step, progress.tokens_seen, progress.tokens_selected) == (2, 200, 120)
-    assert same(other.tensors(), saved)
+    assert same(other.tensors(), wanted)
     other.generator.set_state(state.generator.get_state())
     state.step()
     other.step()
@@ -91,11 +111,22 @@ def test_loading_into_a_fresh_optimizer_restores_its_moments(make_llama, tmp_pat
     assert same(fresh.tensors(), state.tensors())
 
 
-def test_progress_survives_with_its_best(make_llama, tmp_path):
+def test_progress_survives_in_every_field(make_llama, tmp_path):
     state = State(make_llama)
     state.step()
-    progress = Progress(4, 5, 6, best={"step": 2, "loss": math.pi})
-    checkpoint.save(tmp_path, 2, progress, state.model, state.optimizer, state.counts)
+    progress = Progress(
+        step=4,
+        tokens_seen=5,
+        tokens_selected=6,
+        best={"step": 2, "loss": math.pi},
+        threshold=math.e,
+        recent_losses=[1.5, 0.1],
+        skipped=3,
+        skipped_in_a_row=1,
+        micro_batch=16,
+    )
+    assert all(v != getattr(Progress(), k) for k, v in vars(progress).items()), "a default would survive unsaved"
+    saved(checkpoints(tmp_path), progress, state.training())
     assert state.load(tmp_path) == progress
 
 
@@ -116,12 +147,12 @@ def test_a_corrupt_newest_falls_back_with_a_warning(make_llama, tmp_path, capsys
     state = State(make_llama)
     state.step()
     state.save(tmp_path, 1)
-    saved = state.tensors()
+    wanted = state.tensors()
     state.step()
     flip_last_byte(payload(state.save(tmp_path, 2)))
     other = State(make_llama, seed=5)
     assert other.load(tmp_path).step == 1
-    assert same(other.tensors(), saved)
+    assert same(other.tensors(), wanted)
     told = capsys.readouterr().err
     assert "warning" in told
     assert "step-00000002" in told
@@ -172,18 +203,18 @@ def test_whatever_is_altered_in_a_checkpoint_is_noticed(breakage, make_llama, tm
 def test_a_checkpoint_of_a_run_on_other_data_is_refused_by_field(make_llama, tmp_path):
     state = State(make_llama)
     state.step()
-    saved = state.tensors()
+    wanted = state.tensors()
     made_from = {"corpus": "abc", "scores": {"curated": "def"}}
-    checkpoint.save(tmp_path, 2, Progress(1, 2, 3), state.model, state.optimizer, state.counts, made_from)
+    saved(checkpoints(tmp_path, made_from=made_from), Progress(1, 2, 3), state.training())
     other = State(make_llama, seed=5)
     other.step()
     before = other.tensors()
     with pytest.raises(MismatchError, match=r"step-00000001(.|\n)*scores\.curated: found 'def', wanted 'xyz'"):
-        checkpoint.load_latest(tmp_path, other.model, other.optimizer, other.counts, {**made_from, "scores": {"curated": "xyz"}})
+        checkpoints(tmp_path, made_from={**made_from, "scores": {"curated": "xyz"}}).load(other.training())
     assert same(other.tensors(), before)
     assert [d.name for d in tmp_path.iterdir()] == ["step-00000001"], "it was set aside as if broken"
-    assert checkpoint.load_latest(tmp_path, other.model, other.optimizer, other.counts, made_from).step == 1
-    assert same(other.tensors(), saved)
+    assert checkpoints(tmp_path, made_from=made_from).load(other.training()).step == 1
+    assert same(other.tensors(), wanted)
 
 
 def test_when_all_are_corrupt_it_says_so_and_starts_nothing(make_llama, tmp_path):
@@ -239,3 +270,159 @@ def test_after_a_fallback_a_save_does_not_delete_itself_in_favour_of_the_corrupt
     assert other.load(tmp_path).step == 2
     other.save(tmp_path, 3, keep_last=1)
     assert State(make_llama).load(tmp_path).step == 3
+
+
+# --- beside training ---
+
+
+class Gate:
+    """Lets no save be written before it is opened."""
+
+    def __init__(self, monkeypatch):
+        self.entered, self.opened = threading.Event(), threading.Event()
+        original = state_dict_saver.save
+
+        def save(*args, **kwargs):
+            self.entered.set()
+            assert self.opened.wait(60)
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(state_dict_saver, "save", save)
+
+
+def test_what_is_saved_is_the_state_of_its_step_although_training_went_on(make_llama, tmp_path, monkeypatch):
+    gate = Gate(monkeypatch)
+    state = State(make_llama)
+    state.step()
+    wanted = state.tensors()
+    progress = Progress(1, 100, 60, best={"step": 1, "loss": 2.0}, recent_losses=[3.0])
+    to = checkpoints(tmp_path)
+    to.save(progress, state.training())
+    assert gate.entered.wait(60)
+    for _ in range(3):
+        state.step()
+    progress.step, progress.tokens_seen = 4, 400
+    progress.recent_losses.append(4.0)
+    progress.best["loss"] = 1.0
+    assert to.busy
+    assert not list(tmp_path.glob("step-*"))
+    gate.opened.set()
+    to.wait()
+    assert (to.busy, to.failed()) == (False, None)
+    other = State(make_llama, seed=3)
+    assert other.load(tmp_path) == Progress(1, 100, 60, best={"step": 1, "loss": 2.0}, recent_losses=[3.0])
+    assert same(other.tensors(), wanted)
+    assert not same(state.tensors(), wanted)
+
+
+def test_a_save_waits_for_the_one_before(make_llama, tmp_path, monkeypatch):
+    gate = Gate(monkeypatch)
+    state = State(make_llama)
+    state.step()
+    to = checkpoints(tmp_path)
+    to.save(Progress(1), state.training())
+    second = threading.Thread(target=to.save, args=(Progress(2), state.training()))
+    second.start()
+    second.join(0.3)
+    assert second.is_alive(), "two saves are under way at once"
+    gate.opened.set()
+    second.join(60)
+    to.wait()
+    assert to.failed() is None
+    assert [d.name for d in checkpoint.all_checkpoints(tmp_path)] == ["step-00000001", "step-00000002"]
+
+
+def test_a_failure_is_told_once_and_when_the_save_has_ended(make_llama, tmp_path, monkeypatch):
+    gate = Gate(monkeypatch)
+    monkeypatch.setattr(checkpoint, "sha256_file", lambda _: (_ for _ in ()).throw(OSError(5, "Input/output error")))
+    state = State(make_llama)
+    state.step()
+    to = checkpoints(tmp_path)
+    to.save(Progress(1), state.training())
+    assert to.failed() is None
+    gate.opened.set()
+    to.wait()
+    assert "Input/output error" in str(to.failed())
+    assert to.failed() is None
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- which are kept ---
+
+
+def names(root):
+    return sorted(d.name for d in root.iterdir())
+
+
+def test_milestones_stay_beside_the_newest(make_llama, tmp_path):
+    state = State(make_llama)
+    state.step()
+    for step in range(1, 9):
+        state.save(tmp_path, step, keep_last=2, keep_every=3)
+    assert names(tmp_path) == [f"step-{n:08d}" for n in (3, 6, 7, 8)]
+    state.save(tmp_path, 9, keep_last=1, keep_every=6)
+    assert names(tmp_path) == [f"step-{n:08d}" for n in (6, 9)]
+
+
+def test_a_checkpoint_whose_deletion_was_cut_short_is_not_half_there(make_llama, tmp_path, monkeypatch):
+    state = State(make_llama)
+    state.step()
+    state.save(tmp_path, 1)
+
+    def cut_short(directory, **_):
+        if files := sorted(directory.iterdir()) if directory.is_dir() else []:
+            files[0].unlink()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", cut_short)
+        state.save(tmp_path, 2, keep_last=1)
+    assert sorted(tmp_path.glob("step-*")) == [tmp_path / "step-00000002"]
+    assert state.load(tmp_path).step == 2
+
+
+def test_an_empty_folder_of_the_steps_name_does_not_pass_for_its_checkpoint(make_llama, tmp_path):
+    (tmp_path / "step-00000003").mkdir()
+    state = State(make_llama)
+    state.step()
+    state.save(tmp_path, 3)
+    assert state.load(tmp_path).step == 3
+
+
+def test_saving_a_step_again_keeps_what_is_there(make_llama, tmp_path):
+    state = State(make_llama)
+    state.step()
+    before = state.save(tmp_path, 3).stat().st_ino
+    assert state.save(tmp_path, 3).stat().st_ino == before
+    assert names(tmp_path) == ["step-00000003"]
+
+
+# --- going back ---
+
+
+def test_going_back_to_a_step_keeps_the_later_ones_under_another_name(make_llama, tmp_path):
+    state = State(make_llama)
+    state.step()
+    state.save(tmp_path, 1, keep_last=9)
+    wanted = state.tensors()
+    for step in (2, 3):
+        state.step()
+        state.save(tmp_path, step, keep_last=9)
+    other = State(make_llama, seed=3)
+    assert other.load(tmp_path, 1).step == 1
+    assert same(other.tensors(), wanted)
+    assert names(tmp_path) == ["later-step-00000002", "later-step-00000003", "step-00000001"]
+    state.save(tmp_path, 2)
+    other.load(tmp_path, 1)
+    assert names(tmp_path) == ["later-step-00000002", "later-step-00000003", "step-00000001"]
+
+
+def test_a_step_that_was_not_saved_is_refused_by_what_there_is(make_llama, tmp_path):
+    state = State(make_llama)
+    state.step()
+    with pytest.raises(SlmError, match=r"--resume 3: .*found none"):
+        state.load(tmp_path, 3)
+    for step in (2, 4):
+        state.save(tmp_path, step)
+    with pytest.raises(SlmError, match=r"--resume 3: .*found 2, 4"):
+        state.load(tmp_path, 3)
+    assert names(tmp_path) == ["step-00000002", "step-00000004"]

@@ -1,10 +1,13 @@
-"""FLOPs a token, against a count by hand."""
+"""FLOPs a token, against a count by hand, and how many positions' logits are made at once."""
 
 from __future__ import annotations
+
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from slmctl.model.losses import CACHE_BYTES, GPU_SHARE, MIN_CHUNK_ROWS, chunk_rows, head_memory
 from slmctl.training.flops import flops_per_token, peak_flops
 
 
@@ -42,3 +45,56 @@ def test_peak_is_unknown_on_a_cpu_and_known_for_the_cards_in_the_list(monkeypatc
     }.items():
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda name=name: name)
         assert peak_flops("cuda") == peak, name
+
+
+# --- chunks of logits ---
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """gpu(bytes): a made-up GPU with so much memory."""
+
+    def make(memory):
+        chunk_rows.cache_clear()
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=memory))
+
+    yield make
+    chunk_rows.cache_clear()
+
+
+@pytest.mark.parametrize("vocab_size", [1, 61, 300, 4096, 8191, 8192, 8193, 32_000, 151_936, 10**7])
+def test_on_a_cpu_a_chunk_of_logits_fits_the_cache_but_for_the_fewest_rows(vocab_size):
+    rows = chunk_rows(vocab_size, 64, "cpu")
+    assert rows == chunk_rows(vocab_size, 4096, "cpu"), "the width decides nothing"
+    assert rows == max(MIN_CHUNK_ROWS, CACHE_BYTES // (4 * vocab_size))
+    if rows > MIN_CHUNK_ROWS:
+        assert 4 * vocab_size * rows <= CACHE_BYTES < 4 * vocab_size * (rows + 1)
+
+
+def test_on_a_cpu_larger_vocabularies_have_no_larger_chunks():
+    rows = [chunk_rows(v, 64, "cpu") for v in range(1, 40_000, 997)]
+    assert rows == sorted(rows, reverse=True)
+    assert rows[0] > rows[-1] == MIN_CHUNK_ROWS
+
+
+@pytest.mark.parametrize(
+    ("memory", "vocab_size", "hidden_size", "rows"),
+    [
+        (80 * 10**9, 32_000, 2048, 4096),  # twice the width
+        (80 * 10**9, 151_936, 896, 1792),
+        (80 * 10**9, 256_000, 4096, 1220),  # 1.25 GB of logits
+        (8 * 10**9, 151_936, 896, MIN_CHUNK_ROWS),
+        (80 * 10**9, 300, 16, MIN_CHUNK_ROWS),
+    ],
+)
+def test_on_a_gpu_a_chunk_has_twice_the_widths_rows_as_far_as_memory_allows(memory, vocab_size, hidden_size, rows, gpu):
+    gpu(memory)
+    assert chunk_rows(vocab_size, hidden_size, "cuda") == rows
+    if rows > MIN_CHUNK_ROWS:
+        assert 4 * vocab_size * rows <= memory // GPU_SHARE
+
+
+def test_head_memory_holds_three_chunks_and_two_gradients_of_the_weights():
+    rows = chunk_rows(1000, 64, "cpu")
+    assert head_memory(1000, 64, "cpu") == 4 * (3 * rows * 1000 + 2 * 1000 * 64)

@@ -24,9 +24,11 @@ from slmctl.stages.train import pretrain, train_base, train_reference
 from slmctl.store.order import RowOrder
 from slmctl.store.reader import RowReader
 from slmctl.training import checkpoint, loop
+from slmctl.training.selective import Objective
+from slmctl.training.step import StepMaker
 from slmctl.training.telemetry import read_log
 
-TIMES = {"seconds", "tokens_per_s", "mfu"}
+MEASURED = {"seconds", "loader_seconds", "tokens_per_s", "mfu", "memory_bytes"}
 STEPS = 8
 
 
@@ -36,8 +38,8 @@ def train_arm(workspace, arm="slm", **how):
 
 
 def result(directory):
-    """All that a run leaves, but for its timings."""
-    metrics = [{k: v for k, v in r.items() if k not in TIMES} for r in read_log(directory / "metrics.jsonl")]
+    """All that a run leaves, but for its timings and memory."""
+    metrics = [{k: v for k, v in r.items() if k not in MEASURED} for r in read_log(directory / "metrics.jsonl")]
     counts = pq.read_table(directory / "token_counts.parquet").to_pydict()
     weights = (directory / "model" / "model.safetensors").read_bytes()
     return {"metrics": metrics, "evals": read_log(directory / "evals.jsonl"), "counts": counts, "weights": weights}
@@ -51,33 +53,47 @@ def assert_same(a, b):
 
 def at_step(monkeypatch, step, action):
     """Runs `action` once, inside the optimizer step `step`, before its forward pass."""
-    original = loop.Trainer.forward_backward
+    original = StepMaker.forward_backward
     done = []
 
-    def forward_backward(self, number, batch):
+    def forward_backward(self, number, *rest):
         if number == step and not done:
             done.append(number)
             action()
-        return original(self, number, batch)
+        return original(self, number, *rest)
 
-    monkeypatch.setattr(loop.Trainer, "forward_backward", forward_backward)
+    monkeypatch.setattr(StepMaker, "forward_backward", forward_backward)
+
+
+def altered(monkeypatch, steps, change):
+    """Lets `change` replace the result of the first micro-batch of each of these steps, before its backward pass."""
+    original_step, original_call = StepMaker.forward_backward, Objective.__call__
+    due = []
+
+    def forward_backward(self, number, *rest):
+        due[:] = [number] * (number in steps)
+        return original_step(self, number, *rest)
+
+    def call(self, micro, divisor):
+        found = original_call(self, micro, divisor)
+        return change(found) if due and due.pop() else found
+
+    monkeypatch.setattr(StepMaker, "forward_backward", forward_backward)
+    monkeypatch.setattr(Objective, "__call__", call)
 
 
 def send(signum):
     return lambda: os.kill(os.getpid(), signum)
 
 
-def poison(monkeypatch, step):
-    """Makes the loss of step `step` NaN."""
-    original = loop.Trainer.forward_backward
+def nan_loss(result):
+    """NaN where the loss is told; gradients stay finite."""
+    return result._replace(live_BT=result.live_BT.masked_fill(result.selected_BT, math.nan))
 
-    def forward_backward(self, number, batch):
-        results = original(self, number, batch)
-        if number == step:
-            results[0].loss = results[0].loss * math.nan
-        return results
 
-    monkeypatch.setattr(loop.Trainer, "forward_backward", forward_backward)
+def nan_gradient(result):
+    """NaN where the gradient comes from; the losses that are told stay finite."""
+    return result._replace(loss=result.loss * math.nan)
 
 
 # --- resume and repetition ---
@@ -132,7 +148,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint_and_ends_the_same(pipelin
     taken = []
     original = loop.Trainer.step
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Trainer, "step", lambda self, step: taken.append(step) or original(self, step))
+        patch.setattr(loop.Trainer, "step", lambda self, step, signum: taken.append(step) or original(self, step, signum))
         train_arm(workspace)
     assert taken == [4, 5, 6, 7, 8]
     assert_same(result(workspace.arm("slm")), whole)
@@ -183,7 +199,7 @@ def test_no_resume_starts_over_and_ends_the_same(pipeline, monkeypatch):
             train_arm(workspace)
     taken = []
     original = loop.Trainer.step
-    monkeypatch.setattr(loop.Trainer, "step", lambda self, step: taken.append(step) or original(self, step))
+    monkeypatch.setattr(loop.Trainer, "step", lambda self, step, signum: taken.append(step) or original(self, step, signum))
     train_arm(workspace, resume=False)
     assert taken == list(range(1, STEPS + 1))
     assert_same(result(workspace.arm("slm")), whole)
@@ -192,7 +208,7 @@ def test_no_resume_starts_over_and_ends_the_same(pipeline, monkeypatch):
 def test_a_run_that_failed_before_its_first_checkpoint_logs_each_evaluation_once(pipeline, monkeypatch):
     workspace = pipeline()
     with monkeypatch.context() as patch:
-        poison(patch, 2)
+        altered(patch, {2}, nan_loss)
         with pytest.raises(TrainingError):
             train_arm(workspace)
     train_arm(workspace)
@@ -290,13 +306,14 @@ def test_the_learning_rate_and_the_clipped_norm_are_what_the_step_used(pipeline)
 # --- failures ---
 
 
-def test_a_loss_that_is_nan_stops_at_its_step_and_keeps_the_last_checkpoint(pipeline, monkeypatch):
+@pytest.mark.parametrize("broken", [nan_loss, nan_gradient], ids=lambda f: f.__name__)
+def test_a_loss_or_gradient_that_is_nan_stops_at_its_step_and_keeps_the_last_checkpoint(broken, pipeline, monkeypatch):
     over = {"pretrain": {"save_every": 3}}
     whole = result(train_arm(pipeline("whole", over)))
     workspace = pipeline("poisoned", over)
     checkpoints = workspace.arm("slm") / "checkpoints"
     with monkeypatch.context() as patch:
-        poison(patch, 5)
+        altered(patch, {5}, broken)
         with pytest.raises(TrainingError, match=r"slm: step 5 is not finite .*step-00000003") as stopped:
             train_arm(workspace)
     assert stopped.value.exit_code == 1
@@ -315,16 +332,14 @@ def test_weights_that_blow_up_stop_the_run_and_are_never_exported(pipeline):
 
 def test_infinite_live_losses_outside_the_selection_stop_the_run_too(pipeline, monkeypatch):
     workspace = pipeline()
-    original = loop.Trainer.forward_backward
 
-    def forward_backward(self, number, batch):
-        results = original(self, number, batch)
-        if number == 4:
-            unselected = ~results[0].selected_BT & ~results[0].live_BT.isnan()
-            results[0].live_BT[unselected.nonzero()[0, 0], unselected.nonzero()[0, 1]] = math.inf
-        return results
+    def infinite_outside(result):
+        rest_BT = ~result.selected_BT & ~result.live_BT.isnan()
+        live_BT = result.live_BT.clone()
+        live_BT[tuple(rest_BT.nonzero()[0])] = math.inf
+        return result._replace(live_BT=live_BT)
 
-    monkeypatch.setattr(loop.Trainer, "forward_backward", forward_backward)
+    altered(monkeypatch, {4}, infinite_outside)
     with pytest.raises(TrainingError, match="step 4"):
         train_arm(workspace)
 
@@ -337,7 +352,7 @@ def scripted_evaluations(monkeypatch, losses):
     snapshots = []
 
     def evaluator(*_):
-        def evaluate(model):
+        def evaluate(model, _ranks):
             snapshots.append({k: v.clone() for k, v in model.model.state_dict().items()})
             return {"target": losses[len(snapshots) - 1], "general": -float(len(snapshots))}
 
