@@ -15,8 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from slmctl.errors import InputError
+
 VARLEN = "varlen"
 """Its name among transformers' attention implementations."""
+_INSTEAD = "Use model.attn_implementation: sdpa."
 
 
 def register() -> None:
@@ -45,9 +48,9 @@ def varlen_attention(
     On a GPU torch's variable-length flash attention; elsewhere one document after another.
     """
     if cu_seq_lens_q is None or max_length_q is None:
-        raise ValueError("varlen attention needs the documents' bounds, which this model does not pass on to its layers")
+        raise InputError(f"{VARLEN} attention: this model does not pass the documents' bounds on to its layers. {_INSTEAD}")
     if sliding_window or softcap or dropout:
-        raise ValueError("varlen attention knows no sliding window, no softcap and no dropout; use sdpa")
+        raise InputError(f"{VARLEN} attention knows no sliding window, no softcap and no dropout. {_INSTEAD}")
     if query.shape[1] != key.shape[1]:
         groups = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
@@ -73,6 +76,13 @@ def _flash(query: Tensor, key: Tensor, value: Tensor, starts: Tensor, longest: i
     flat = [x[0].transpose(0, 1).contiguous() for x in (query, key, value)]
     out: Tensor = kernel(*flat, starts, starts, longest, longest, scale=scale, **causal)
     return out[None]
+
+
+def refuse_dropout(config: Any) -> None:
+    """Raises `InputError` where a model would drop attention in training, which is not seen before its first step."""
+    named = {n: getattr(config.get_text_config(), n, 0) for n in ("attention_dropout", "attn_pdrop")}
+    if found := [f"{n} {v}" for n, v in named.items() if v]:
+        raise InputError(f"{VARLEN} attention knows no dropout; the model has {', '.join(found)}. {_INSTEAD}")
 
 
 @contextlib.contextmanager

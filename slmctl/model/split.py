@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from slmctl.corpus.packing import document_starts
 from slmctl.errors import ConfigError, InputError, MismatchError
 from slmctl.memory import keep_freed_blocks
-from slmctl.model.attention import VARLEN, plain_attention
+from slmctl.model.attention import VARLEN, plain_attention, refuse_dropout
 
 R = TypeVar("R")
 
@@ -53,6 +53,8 @@ class SplitModel(nn.Module):
         self.intra_document_mask = intra_document_mask
         if model.config._attn_implementation == VARLEN and not intra_document_mask:
             raise ConfigError("model.attn_implementation: varlen is for data.intra_document_mask: true; use sdpa.")
+        if model.config._attn_implementation == VARLEN:
+            refuse_dropout(model.config)
         config = model.config.get_text_config()
         self.vocab_size = int(config.vocab_size)
         self.softcap: float | None = getattr(config, "final_logit_softcapping", None)

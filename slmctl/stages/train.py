@@ -60,8 +60,6 @@ def _publish(model: Any, workspace: Workspace, directory: Path) -> None:
 def _begin(
     workspace: Workspace, ranks: Ranks, directory: Path, inputs: dict[str, Any], resume: Resume
 ) -> tuple[bool, int | None]:
-    workspace: Workspace, ranks: Ranks, directory: Path, inputs: dict[str, Any], resume: Resume
-) -> tuple[bool, int | None]:
     """Readies the folder of a run. Returns whether it is complete, and the step whose checkpoint to go back to. A rank that
     torchrun has restarted goes on from where the run was.
 

@@ -29,10 +29,10 @@ class StepGuard:
                 return "spike"
         return None
 
-    def note(self, loss: float, refused: str | None) -> None:
-        """Records what became of a step."""
+    def note(self, loss: float | None, refused: str | None) -> None:
+        """Records what became of a step; `loss` is None where no token was selected."""
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if refused else 0
-        if refused is None and self.skip_spikes is not None:
+        if refused is None and self.skip_spikes is not None and loss is not None:
             self.recent.append(loss)
             del self.recent[:-SPIKE_WINDOW]
 

@@ -99,7 +99,7 @@ class StepMaker:
         else:
             counts[1].copy_(selected_before)  # nothing was trained on
         self.optimizer.zero_grad(set_to_none=True)
-        self.guard.note(found.loss, refused)
+        self.guard.note(found.loss if found.selected else None, refused)
         return StepResult(tokens, found.selected, found.loss, grad_norm, lr, refused, stop, found.metrics, found.shifted)
 
     def forward_backward(

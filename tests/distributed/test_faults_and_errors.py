@@ -20,7 +20,7 @@ ARM = ("--arm", "slm")
 # --- checkpoints ---
 
 
-@pytest.mark.parametrize("which", ["__0_", "__1_", ".metadata", "state.json"])
+@pytest.mark.parametrize("which", ["__1_", "state.json"])
 def test_ranks_fall_back_together_from_a_broken_checkpoint(
     which: str, stopped: Pipeline, undisturbed: dict[int, Left], tmp_path: Path
 ) -> None:
@@ -50,12 +50,9 @@ def stopped(tied: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Pipelin
     return made
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_what_one_rank_cannot_write_is_no_checkpoint(
-    rank: int, pipeline: Make, undisturbed: dict[int, Left], tmp_path: Path
-) -> None:
+def test_what_one_rank_cannot_write_is_no_checkpoint(pipeline: Make, undisturbed: dict[int, Left], tmp_path: Path) -> None:
     made = pipeline("made", STOPPED)
-    found = succeed(tmp_path, 2, ["pretrain", made.config, *ARM], before=[FullDisk(4, rank)])
+    found = succeed(tmp_path, 2, ["pretrain", made.config, *ARM], before=[FullDisk(4, rank=0)])
     assert saved_steps(made.arm("slm")) == [2, 6, 8]
     said = "".join(e.said for e in found)
     assert said.count("a checkpoint could not be written: ") == 1, said

@@ -127,8 +127,8 @@ def test_without_a_scale_it_is_that_of_scaled_dot_product_attention() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"cu_seq_lens_q": None}, "needs the documents' bounds"),
-        ({"max_length_q": None}, "needs the documents' bounds"),
+        ({"cu_seq_lens_q": None}, "does not pass the documents' bounds"),
+        ({"max_length_q": None}, "does not pass the documents' bounds"),
         ({"sliding_window": 4}, "no sliding window"),
         ({"softcap": 2.0}, "no softcap"),
         ({"dropout": 0.1}, "no dropout"),
@@ -136,7 +136,7 @@ def test_without_a_scale_it_is_that_of_scaled_dot_product_attention() -> None:
 )
 def test_what_it_cannot_compute_is_refused(given: dict[str, Any], message: str) -> None:
     x = torch.zeros(1, 2, 3, 4)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InputError, match=message):
         varlen_attention(None, x, x, x, None, **{"cu_seq_lens_q": torch.tensor([0, 3]), "max_length_q": 3, **given})
 
 

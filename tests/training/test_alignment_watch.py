@@ -106,7 +106,13 @@ def test_losses_of_other_tokens_are_low(correlations):
 def test_the_verdict_comes_once_at_the_last_watched_step():
     watch = AlignmentWatch(steps=2)
     good = {s: 0.9 if s == 0 else 0.0 for s in SHIFTS}
-    assert [watch.add(good, 10_000) for _ in range(5)] == [None, "ok", None, None, None]
+    done = [watch.done]
+    verdicts = []
+    for _ in range(5):
+        verdicts.append(watch.add(good, 10_000))
+        done.append(watch.done)
+    assert verdicts == [None, "ok", None, None, None]
+    assert done == [False, False, True, True, True, True]
 
 
 def test_a_step_without_a_correlation_does_not_pass_for_aligned():

@@ -233,7 +233,7 @@ def test_global_scope_on_one_rank_is_the_top_of_the_whole_micro_batch(micro_rows
 @pytest.mark.parametrize("threshold", [-1e9, -2.0, 0.0, 1.5, 1e9])
 def test_threshold_scope_selects_what_scores_above_it(threshold, micro_rows, source, make_llama):
     split = make_llama()
-    objective, _, micros = scoped(split, source, "threshold", micro_rows, torch.tensor(threshold))
+    objective, _, micros = scoped(split, source, "threshold", micro_rows, threshold)
     scores, row = plain_scores(split, source), 0
     for micro in micros:
         result = objective(micro, 7.0)
@@ -341,7 +341,7 @@ def test_the_gradients_of_a_step_equal_autograd_of_the_plain_formula(
     split = without_rounding(make_llama())
     selection = SelectionConfig(criterion=criterion, scope=scope, group_rows=2)
     maker = make_maker(split, source, selection, micro_rows, grad_clip=clip)
-    maker.objective.threshold = torch.tensor(threshold) if threshold is not None else None
+    maker.objective.threshold = threshold
     result, counts = make_step(maker)
     split.eval()
     chosen, loss, gradients, norm, end = naive_step(split, source, selection, micro_rows, clip, threshold)
@@ -363,7 +363,7 @@ def test_the_gradients_of_a_step_equal_autograd_of_the_plain_formula(
     if scope != "threshold":
         assert after is None
     else:
-        assert float(after) == pytest.approx(end if threshold is None else 0.9 * threshold + 0.1 * end, abs=1e-6)
+        assert after == pytest.approx(end if threshold is None else 0.9 * threshold + 0.1 * end, abs=1e-6)
 
 
 @pytest.mark.parametrize("micro_rows", [1, 2, 6, 8])
@@ -395,20 +395,45 @@ def test_the_threshold_follows_the_share_step_by_step(source, make_llama):
         selected.append(result.selected)
     first, second, third = ends
     assert first == second == third, "nothing moved, so the share ends where it did"
-    assert float(maker.objective.threshold) == pytest.approx(first, abs=1e-6)
+    assert maker.objective.threshold == pytest.approx(first, abs=1e-6)
     assert selected[0] == sum(maker.batcher.step(1).counts_G)
-    assert selected[1] == selected[2] == sum(s > float(maker.objective.threshold) for s in plain_scores(split, source).values())
+    assert selected[1] == selected[2] == sum(s > maker.objective.threshold for s in plain_scores(split, source).values())
 
 
 def test_a_step_above_whose_threshold_nothing_lies_has_no_gradient(source, make_llama):
     split = make_llama()
     maker = make_maker(split, source, SelectionConfig(scope="threshold", group_rows=2), 4)
-    maker.objective.threshold = torch.tensor(1e9)
+    maker.objective.threshold = 1e9
     result, counts = make_step(maker)
     assert (result.selected, result.loss, result.grad_norm, result.refused) == (0, 0.0, 0.0, None)
     assert result.metrics["loss_selected"] is None
     assert counts[1].sum() == 0
     assert all(float(g.abs().max()) == 0.0 for g in maker.optimizer.seen[0].values())
+
+
+def test_a_refused_step_counts_its_tokens_as_seen_only_and_moves_no_threshold(source, make_llama):
+    split = make_llama()
+    guard = StepGuard(3.0, [0.1] * SPIKE_MINIMUM, 0)
+    maker = make_maker(split, source, SelectionConfig(scope="threshold", group_rows=2), 4, guard)
+    maker.objective.threshold = 0.5
+    counts = torch.full((2, V), 3)
+    result = maker.make(1, maker.batcher.step(1), counts)
+    assert result.refused == "spike"
+    assert maker.objective.threshold == 0.5
+    ids, document, _ = source.arrays
+    targets = [ids[b, t] for b in range(B) for t in range(1, T) if document[b, t] >= 0]
+    assert (counts[0] - 3).tolist() == np.bincount(targets, minlength=V).tolist()
+    assert counts[1].tolist() == [3] * V
+
+
+@pytest.mark.parametrize("shifts", [(0,), (-1, 0, 2)])
+def test_losses_are_correlated_at_the_shifts_that_are_asked_for(shifts, source, make_llama):
+    maker = make_maker(make_llama(), source, SelectionConfig(group_rows=2), 4)
+    every, _ = make_step(maker)
+    maker.shifts = shifts
+    found, _ = make_step(maker)
+    assert found.shifted == {s: every.shifted[s] for s in shifts}
+    assert found.metrics == every.metrics
 
 
 @pytest.mark.parametrize("criterion", CRITERIA)
@@ -499,7 +524,7 @@ def test_two_ranks_make_the_step_of_one(scope, source, make_llama):
     split = without_rounding(make_llama())
     selection = SelectionConfig(scope=scope, group_rows=2)
     alone = make_maker(split, source, selection, 8, grad_clip=0.0)
-    alone.objective.threshold = torch.tensor(0.75) if scope == "threshold" else None
+    alone.objective.threshold = 0.75 if scope == "threshold" else None
     wanted, _ = make_step(alone)
     said = {}
     for _ in range(12):
@@ -507,7 +532,7 @@ def test_two_ranks_make_the_step_of_one(scope, source, make_llama):
         for rank in (0, 1):
             batcher = Batcher(source, B, 4, selection, False, 0, "cpu", rank, 2)
             objective = Objective(split, selection, Half(rank, said))
-            objective.threshold = torch.tensor(0.75) if scope == "threshold" else None
+            objective.threshold = 0.75 if scope == "threshold" else None
             maker = StepMaker("run", objective, Spy(split), batcher, alone.settings, 10, 0, StepGuard(None, [], 0))
             found.append((make_step(maker), maker.optimizer.seen))
     (first, counts), _ = found[0]
