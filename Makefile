@@ -28,8 +28,10 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-soak: install  ## Kill workers of prepare and score a hundred times, and compare with an undisturbed run
+soak: install  ## Kill workers of prepare and score, and training runs, a hundred times each, and compare with undisturbed ones
 	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 $(BIN)/python tests/soak/soak_store.py --kills 100
+	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 $(BIN)/python tests/soak/soak_training.py --kills 100 --ranks 1
+	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 $(BIN)/python tests/soak/soak_training.py --kills 100 --ranks 2
 
 bench: install  ## Measure; raw figures go to benchmarks/results/
 	$(BIN)/python benchmarks/prepare.py

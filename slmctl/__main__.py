@@ -1,4 +1,4 @@
-from slmctl.cli import main
+from slmctl.cli import entry
 
 if __name__ == "__main__":
-    main()
+    entry()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -316,3 +317,18 @@ def _fail(message: str, e: BaseException, code: int) -> Any:
         traceback.print_exception(e)
     err.print(f"error: {message}", style="red", markup=False)
     sys.exit(code)
+
+
+def entry() -> None:
+    """The command `slmctl`. A rank among several ends at once when it is done: what libraries' threads do while the
+    interpreter is taken down could spoil its exit code, or wait for ranks that are gone."""
+    code: Any = 0
+    try:
+        main()
+    except SystemExit as e:
+        code = e.code
+    if "RANK" not in os.environ:
+        sys.exit(code)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else int(code is not None))

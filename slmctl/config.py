@@ -205,7 +205,8 @@ class TrainingConfig(Section):
     grad_clip: Annotated[float, Field(ge=0)] = 1.0
     """Largest global gradient norm; 0 turns clipping off."""
     precision: Literal["float32", "bf16_autocast", "bfloat16"] = "bf16_autocast"
-    """float32; float32 weights with bfloat16 arithmetic; or all in bfloat16, whose rounding swallows small updates."""
+    """float32; float32 weights with bfloat16 arithmetic (gathered as bfloat16 under sharding full or hybrid); or all in bfloat16,
+    whose rounding swallows small updates."""
     sharding: Literal["auto", "full", "hybrid", "replicate"] = "auto"
     """Of several ranks, each holds a part of weights, gradients and optimizer state (full), a part within its machine and
     the same as the other machines (hybrid), or all of it (replicate). auto: replicate where that takes less than a quarter of

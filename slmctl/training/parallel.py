@@ -89,7 +89,7 @@ def shard(model: SplitModel, settings: TrainingConfig, ranks: Ranks, device: str
     copies, parts = mesh_shape(layout, ranks.size, int(os.environ.get("LOCAL_WORLD_SIZE", ranks.size)))
     mesh = init_device_mesh(kind, (copies, parts), mesh_dim_names=("copies", "parts"))
     options: dict[str, Any] = {"mesh": mesh if copies > 1 else mesh["parts"]}
-    if settings.precision == "bf16_autocast":
+    if settings.precision == "bf16_autocast" and parts > 1:  # half as much to gather
         options["mp_policy"] = MixedPrecisionPolicy(
             param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
         )

@@ -122,6 +122,7 @@ def joined(device: str) -> Iterator[Ranks]:
             yield Ranks()
         finally:
             if dist.is_initialized():  # `sharding: full` on one process
+                _groups.clear()
                 dist.destroy_process_group()
         return
     if "MASTER_ADDR" not in os.environ or "MASTER_PORT" not in os.environ:
@@ -133,6 +134,7 @@ def joined(device: str) -> Iterator[Ranks]:
         raise SlmError(f"rank {os.environ['RANK']} cannot join the others: {e}") from e
     with quiet(dist.get_rank() > 0):
         yield _ranks()
+    _groups.clear()
     dist.destroy_process_group()  # after an error nobody waits for those that may be gone
 
 

@@ -32,7 +32,7 @@ def test_two_ranks_run_the_whole_pipeline(tmp_path: Path) -> None:
     done = torchrun("-m", "slmctl", "run", str(write_config(tmp_path, store, wanted)))
     assert done.returncode == 0, done.stderr[-4000:]
     assert "report: " in done.stdout
-    assert (store / "report" / "report.html").is_file() or list((store / "report").glob("*.html"))
+    assert list((store / "report").glob("*.html"))
     found = json.loads((store / "eval" / "results.json").read_text())
     assert {"base", "slm", "clm"} <= set(json.dumps(found).replace('"', " ").split())
     assert done.stderr.count("slm step 0/3") == 1, "of several ranks one speaks"
