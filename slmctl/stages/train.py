@@ -23,6 +23,8 @@ from slmctl.training.batches import OneSet, RowSource, TwoSets
 from slmctl.training.loop import Evaluator, Run, train
 from slmctl.training.ranks import Ranks, joined
 
+LAUNCH = ".launch"
+"""Names the torchrun that last began a run: ranks that it starts again go on from where they were."""
 ALL_TOKENS = SelectionConfig(criterion="all", group_rows=1)
 Resume = bool | int
 """True: from the newest checkpoint, where there is one. False: start over. A number: from that step's checkpoint."""
@@ -65,17 +67,26 @@ def _begin(
 
     Raises `MismatchError` where the run to go back in was made with other settings.
     """
-    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
-        resume = True
+    launch = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+    mark = directory / LAUNCH
 
-    def begin() -> bool:
-        if isinstance(resume, bool):
-            return workspace.begin(directory, inputs, fresh=not resume)
-        workspace.refuse_change(directory, inputs, f"--resume {resume} goes back in a run; give --resume auto to begin it anew.")
-        (directory / DONE).unlink(missing_ok=True)
-        return workspace.begin(directory, inputs)
+    def begin() -> tuple[bool, int | None]:
+        again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+        again = again or (launch != "none" and mark.is_file() and mark.read_text(encoding="utf-8") == launch)
+        step = None
+        if again or isinstance(resume, bool):
+            complete = workspace.begin(directory, inputs, fresh=not (again or resume))
+        else:
+            step = resume
+            advice = f"--resume {resume} goes back in a run; give --resume auto to begin it anew."
+            workspace.refuse_change(directory, inputs, advice)
+            (directory / DONE).unlink(missing_ok=True)
+            complete = workspace.begin(directory, inputs)
+        if launch != "none":
+            mark.write_text(launch, encoding="utf-8")
+        return complete, step
 
-    return ranks.first(begin), None if isinstance(resume, bool) else resume
+    return ranks.first(begin)
 
 
 def new_model(scratch: ScratchConfig, workspace: Workspace) -> Any:

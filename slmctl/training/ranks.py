@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from slmctl.console import quiet
 from slmctl.errors import ConfigError, SlmError
@@ -129,7 +131,10 @@ def joined(device: str) -> Iterator[Ranks]:
         raise ConfigError("RANK and WORLD_SIZE are set, but MASTER_ADDR or MASTER_PORT is not. Start it with torchrun.")
     backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
     try:
-        dist.init_process_group(backend, timeout=TIMEOUT)
+        store, rank, _ = next(rendezvous("env://", timeout=TIMEOUT))
+        if os.environ.get("LOCAL_WORLD_SIZE") == str(size):  # torchrun keeps its store when it starts ranks again: addresses
+            store = PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)  # of dead ranks too
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
     except Exception as e:
         raise SlmError(f"rank {os.environ['RANK']} cannot join the others: {e}") from e
     with quiet(dist.get_rank() > 0):

@@ -30,7 +30,7 @@ def test_two_ranks_run_the_whole_pipeline(tmp_path: Path) -> None:
     wanted["pretrain"]["steps"] = 3
     store = tmp_path / "store"
     done = torchrun("-m", "slmctl", "run", str(write_config(tmp_path, store, wanted)))
-    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.returncode == 0, done.stderr[-9000:]
     assert "report: " in done.stdout
     assert list((store / "report").glob("*.html"))
     found = json.loads((store / "eval" / "results.json").read_text())
@@ -45,7 +45,7 @@ def test_torchrun_starts_a_run_again_that_goes_on_by_itself(
     made = pipeline("made", STOPPED)
     words = ("1", "6", "pretrain", made.config, "--arm", "slm", "--resume", "never")
     done = torchrun("--max-restarts", "1", str(HERE / "launch.py"), *words)
-    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.returncode == 0, done.stderr[-9000:]
     assert "slm: resuming after step" in done.stderr
     assert differences(made.left("slm"), undisturbed[2]) == []
     assert not temporaries(made.root)
