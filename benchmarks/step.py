@@ -65,7 +65,7 @@ RATIO, GROUP_ROWS = 0.6, 8
 Step = Callable[[], None]
 
 
-def make_model(shape: str, seq_len: int, device: str) -> Any:
+def make_model(shape: str, seq_len: int, device: str, precision: str) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     s = SHAPES[shape]
@@ -76,7 +76,8 @@ def make_model(shape: str, seq_len: int, device: str) -> Any:
     )  # fmt: skip
     torch.manual_seed(0)
     with torch.device(device):
-        return LlamaForCausalLM(config)
+        model = LlamaForCausalLM(config)
+    return model.to(torch.bfloat16) if precision == "bfloat16" else model
 
 
 def write_store(root: Path, rows: int, seq_len: int, vocab: int) -> None:
@@ -121,7 +122,7 @@ class Arms:
     def ours(self, criterion: str) -> Step:
         args = self.args
         selection = SelectionConfig(criterion=criterion, ratio=RATIO, group_rows=min(GROUP_ROWS, args.micro))  # type: ignore[arg-type]
-        split = SplitModel(make_model(self.shape, args.seq_len, args.device))
+        split = SplitModel(make_model(self.shape, args.seq_len, args.device, args.precision))
         lay_out(split, self.settings, Ranks(), args.device)
         optimizer = build_optimizer(split, self.settings)
         batcher = Batcher(OneSet(self.reader, 0, 2), self.rows, args.micro, selection, False, 0, args.device)
@@ -142,7 +143,7 @@ class Arms:
     def naive(self) -> Step:
         """Full logits, a mask by stored reference losses, autograd; blocks compiled like ours."""
         args = self.args
-        model = make_model(self.shape, args.seq_len, args.device).train()
+        model = make_model(self.shape, args.seq_len, args.device, args.precision).train()
         lay_out(SplitModel(model), self.settings, Ranks(), args.device)
         optimizer = build_optimizer(model, self.settings)
         order, number = np.random.default_rng(0).permutation(self.reader.tokens.rows), [0]
@@ -173,8 +174,8 @@ class Arms:
         from transformers import Trainer, TrainingArguments
 
         args = self.args
-        model = make_model(self.shape, args.seq_len, args.device)
-        reference = make_model(self.shape, args.seq_len, args.device).eval() if live_reference else None
+        model = make_model(self.shape, args.seq_len, args.device, args.precision)
+        reference = make_model(self.shape, args.seq_len, args.device, args.precision).eval() if live_reference else None
         for p in reference.parameters() if reference is not None else ():
             p.requires_grad_(False)
         ids = self.reader.fetch(np.arange(self.reader.tokens.rows)).ids_BT.astype(np.int64)
@@ -190,12 +191,13 @@ class Arms:
                     mask = top_share(losses.detach() - per_token(reference_logits, inputs["input_ids"]))
                 return losses[mask].mean()
 
+        compiled = args.compile is True or (args.compile == "auto" and args.device == "cuda")  # as ours is
         how = TrainingArguments(
             output_dir=str(self.root / "trainer"), per_device_train_batch_size=args.micro,
             gradient_accumulation_steps=args.accumulate, max_steps=10**6, bf16=args.precision == "bf16_autocast",
             use_cpu=args.device == "cpu", report_to=[], save_strategy="no", logging_strategy="no", disable_tqdm=True,
             learning_rate=1e-4, max_grad_norm=1.0, optim="adamw_torch_fused", dataloader_pin_memory=args.device != "cpu",
-            gradient_checkpointing=args.recompute == "full", torch_compile=bool(args.compile is True),
+            gradient_checkpointing=args.recompute == "full", torch_compile=compiled,
         )  # fmt: skip
         made = (Selecting if live_reference else Trainer)(model=model, args=how, train_dataset=data)
         return _one_step_at_a_time(made)
@@ -203,7 +205,7 @@ class Arms:
     def trunk(self) -> Step:
         """Trunk alone, forward and backward, with the same optimizer: what memory is compared with."""
         args = self.args
-        split = SplitModel(make_model(self.shape, args.seq_len, args.device))
+        split = SplitModel(make_model(self.shape, args.seq_len, args.device, args.precision))
         split.train()
         lay_out(split, self.settings, Ranks(), args.device)
         optimizer = build_optimizer(split, self.settings)
@@ -317,7 +319,7 @@ def one_shape(args: argparse.Namespace, shape: str) -> dict[str, Any]:
         rows = max(64, 4 * args.micro * args.accumulate)
         write_store(root, rows, args.seq_len, SHAPES[shape]["v"])
         arms = Arms(args, shape, root)
-        probe = make_model(shape, args.seq_len, args.device)
+        probe = make_model(shape, args.seq_len, args.device, args.precision)
         flops, peak = flops_per_token(probe, args.seq_len), peak_flops(args.device)
         parameters = sum(p.numel() for p in probe.parameters())
         del probe

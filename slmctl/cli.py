@@ -303,7 +303,7 @@ def main(argv: list[str] | None = None) -> None:
     except Exception as e:  # whatever else: still one clear line
         if type(e).__name__ == "OutOfMemoryError":
             _fail(
-                "the GPU's memory is full. Lower micro_batch (or batch_rows) and run again; that changes no result.",
+                "the GPU's memory is full. Give a lower micro_batch (or batch_rows) and run again; that changes no result.",
                 e,
                 1,
             )

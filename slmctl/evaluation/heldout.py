@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,11 +50,12 @@ def heldout_loss(
     bf16: bool = False,
     rank: int = 0,
     ranks: int = 1,
+    beat: Callable[[], None] = lambda: None,
 ) -> HeldoutLoss:
     """Loss over the first rows of a set, up to `max_tokens`. Restores the model's mode; draws no random number.
 
     Of several ranks each takes every `ranks`-th batch, and as many forward passes as the others, as a sharded model needs;
-    the sum of their results is the set's.
+    the sum of their results is the set's. `beat` is called before each batch.
     """
     rows = reader.tokens.rows
     if max_tokens is not None:
@@ -65,6 +67,7 @@ def heldout_loss(
     try:
         with autocast(device, bf16):
             for number in range(rank, -(-batches // ranks) * ranks, ranks):
+                beat()
                 at = number % batches * batch_rows  # beyond the last batch one that counts for nothing
                 found = reader.fetch(np.arange(at, min(at + batch_rows, rows)))
                 losses, _, target = row_losses(model, found.ids_BT, found.document_BT, device)

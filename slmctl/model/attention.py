@@ -51,6 +51,9 @@ def varlen_attention(
         raise InputError(f"{VARLEN} attention: this model does not pass the documents' bounds on to its layers. {_INSTEAD}")
     if sliding_window or softcap or dropout:
         raise InputError(f"{VARLEN} attention knows no sliding window, no softcap and no dropout. {_INSTEAD}")
+    if torch.is_autocast_enabled(query.device.type):  # rotated queries and keys are float32, values are not
+        kind = torch.get_autocast_dtype(query.device.type)
+        query, key, value = query.to(kind), key.to(kind), value.to(kind)
     if query.shape[1] != key.shape[1]:
         groups = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)

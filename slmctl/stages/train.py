@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +15,19 @@ from slmctl.config import ArmConfig, ScratchConfig, SelectionConfig, TrainingCon
 from slmctl.console import say, warn
 from slmctl.errors import ConfigError, InputError, MismatchError
 from slmctl.evaluation.heldout import HeldoutLoss, autocast, heldout_loss
-from slmctl.files import publishing, sweep
+from slmctl.files import publishing, read_json, sweep, write_json
 from slmctl.model.loading import ModelSource, load_model, save_model
 from slmctl.model.split import SplitModel, refuse_ids_beyond, refuse_rows_beyond
 from slmctl.stages.workspace import DONE, Workspace, result_settings
 from slmctl.store import manifest
 from slmctl.store.reader import RowReader, ScoreSet, TokenSet
 from slmctl.training.batches import OneSet, RowSource, TwoSets
+from slmctl.training.checkpoint import require_checkpoint
 from slmctl.training.loop import Evaluator, Run, train
 from slmctl.training.ranks import Ranks, joined
 
-LAUNCH = ".launch"
-"""Names the torchrun that last began a run: ranks that it starts again go on from where they were."""
+LAUNCH = "launch.json"
+"""Names what last began a run: ranks that it starts again go on from where they were, whatever they were asked for."""
 ALL_TOKENS = SelectionConfig(criterion="all", group_rows=1)
 Resume = bool | int
 """True: from the newest checkpoint, where there is one. False: start over. A number: from that step's checkpoint."""
@@ -47,7 +50,9 @@ def train_base(workspace: Workspace, resume: Resume = True) -> None:
         if scratch.train is None:
             ranks.first(lambda: _publish(model, workspace, workspace.base / "model"))
         else:
-            split = SplitModel(model.to(workspace.device), workspace.config.data.intra_document_mask)
+            split = SplitModel(
+                model.to(workspace.device) if ranks.size == 1 else model, workspace.config.data.intra_document_mask
+            )
             seed = workspace.config.seed + 1  # another order than the arms', which share theirs
             source = OneSet(_reader(workspace, corpus), seed, scratch.train.loader_threads)
             train(_run(workspace, ranks, "base", workspace.base, split, scratch.train, ALL_TOKENS, source, inputs, step))
@@ -67,26 +72,36 @@ def _begin(
 
     Raises `MismatchError` where the run to go back in was made with other settings.
     """
-    launch = os.environ.get("TORCHELASTIC_RUN_ID", "none")
-    mark = directory / LAUNCH
+    mark, launch = directory / LAUNCH, _launch()
 
     def begin() -> tuple[bool, int | None]:
-        again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
-        again = again or (launch != "none" and mark.is_file() and mark.read_text(encoding="utf-8") == launch)
+        before = read_json(mark) if mark.is_file() else {}
+        started_again = launch["torchrun"] is not None and before.get("torchrun") == launch["torchrun"]
+        queued_again = os.environ.get("SLURM_RESTART_COUNT", "0") != "0" and before.get("job") == launch["job"]
         step = None
-        if again or isinstance(resume, bool):
-            complete = workspace.begin(directory, inputs, fresh=not (again or resume))
+        if isinstance(resume, bool) or started_again or queued_again:
+            complete = workspace.begin(directory, inputs, fresh=not (resume or started_again or queued_again))
         else:
             step = resume
             advice = f"--resume {resume} goes back in a run; give --resume auto to begin it anew."
             workspace.refuse_change(directory, inputs, advice)
+            runs = [directory / "checkpoints", directory / "training" / "checkpoints"]
+            require_checkpoint(next((r for r in runs if r.is_dir()), runs[0]), step)
             (directory / DONE).unlink(missing_ok=True)
             complete = workspace.begin(directory, inputs)
-        if launch != "none":
-            mark.write_text(launch, encoding="utf-8")
+        write_json(mark, launch)
         return complete, step
 
     return ranks.first(begin)
+
+
+def _launch() -> dict[str, str | None]:
+    """What started this process: torchrun, which may start it again, and Slurm's job, which may be queued again. None each
+    where it was neither."""
+    torchrun = os.environ.get("TORCHELASTIC_RUN_ID")
+    if torchrun == "none":
+        torchrun = f"{platform.node()}-{os.getppid()}"
+    return {"torchrun": torchrun, "job": os.environ.get("SLURM_JOB_ID")}
 
 
 def new_model(scratch: ScratchConfig, workspace: Workspace) -> Any:
@@ -138,7 +153,7 @@ def _train_reference(workspace: Workspace, ranks: Ranks, resume: Resume) -> None
         source = TwoSets(
             _reader(workspace, curated), _reader(workspace, corpus), settings.mix, config.seed, settings.loader_threads
         )
-    split = _load(workspace, base, settings, [curated, corpus] if corpus is not None else [curated])
+    split = _load(workspace, ranks, base, settings, [curated, corpus] if corpus is not None else [curated])
     training = workspace.reference / "training"
     run = _run(workspace, ranks, "reference", training, split, settings, ALL_TOKENS, source, inputs, step)
     run.keep_best_on = settings.keep_best_on
@@ -170,17 +185,23 @@ def train_arm(workspace: Workspace, ranks: Ranks, name: str, settings: ArmConfig
     corpus = workspace.open_tokens("corpus")
     base = workspace.base_source()
     reference = settings.selection.reference or next(iter(config.score.references))
-    scored = manifest.exists(workspace.scores(reference))
-    if not scored and settings.selection.needs_reference:
-        raise InputError(f"{workspace.scores(reference)} is absent or not complete. Run `slmctl score` first.")
-    scores = None
-    if scored:
+
+    def usable() -> bool:
+        """Whether there are scores to join: one rank looks, since others may see a shared file system a little later."""
+        if not manifest.exists(workspace.scores(reference)):
+            if settings.selection.needs_reference:
+                raise InputError(f"{workspace.scores(reference)} is absent or not complete. Run `slmctl score` first.")
+            return False
         try:
-            scores = workspace.open_scores(reference, corpus)
+            workspace.open_scores(reference, corpus)
         except MismatchError as e:
             if settings.selection.needs_reference:
                 raise
             warn(f"pretrain {name} needs no scores and goes on without these: {e}")
+            return False
+        return True
+
+    scores = workspace.open_scores(reference, corpus) if ranks.first(usable) else None
     inputs = {
         **workspace.common_inputs(),
         "settings": result_settings(settings),
@@ -194,7 +215,7 @@ def train_arm(workspace: Workspace, ranks: Ranks, name: str, settings: ArmConfig
     if complete:
         say(f"pretrain {name}: complete, skipped")
         return
-    split = _load(workspace, base, settings, [corpus])
+    split = _load(workspace, ranks, base, settings, [corpus])
     source = OneSet(_reader(workspace, corpus, scores), config.seed, settings.loader_threads)
     train(_run(workspace, ranks, name, directory, split, settings, settings.selection, source, inputs, step))
     ranks.first(lambda: workspace.finish(directory, {"heldout": workspace.heldout_hashes()}))
@@ -204,14 +225,16 @@ def _reader(workspace: Workspace, tokens: TokenSet, scores: ScoreSet | None = No
     return RowReader(tokens, scores, documents=workspace.config.data.intra_document_mask)
 
 
-def _load(workspace: Workspace, source: ModelSource, settings: TrainingConfig, sets: list[TokenSet]) -> SplitModel:
+def _load(workspace: Workspace, ranks: Ranks, source: ModelSource, settings: TrainingConfig, sets: list[TokenSet]) -> SplitModel:
+    """The model to train, checked: on its device, or, of several ranks, on the CPU, from where each takes its part."""
     dtype = "bfloat16" if settings.precision == "bfloat16" else "float32"
-    split = SplitModel(load_model(source, dtype, workspace.device), workspace.config.data.intra_document_mask)
+    device = workspace.device if ranks.size == 1 else "cpu"
+    split = SplitModel(load_model(source, dtype, device), workspace.config.data.intra_document_mask)
     for tokens in sets:
         refuse_ids_beyond(tokens.manifest.format["max_id"], split.vocab_size, source.path)
         refuse_rows_beyond(tokens.seq_len, split, source.path)
     bf16 = settings.precision == "bf16_autocast"
-    with autocast(workspace.device, bf16):
+    with autocast(device, bf16):
         split.check(workspace.tokenizer().eos_id, bf16)
     if settings.precision == "bfloat16" and settings.lr < 1e-4:
         warn(
@@ -259,10 +282,10 @@ def heldout_evaluator(workspace: Workspace, settings: TrainingConfig) -> Evaluat
     readers = {n: _reader(workspace, workspace.open_tokens(f"heldout/{n}")) for n in workspace.heldout_names()}
     bf16 = settings.precision == "bf16_autocast"
 
-    def evaluate(model: SplitModel, ranks: Ranks) -> dict[str, float]:
+    def evaluate(model: SplitModel, ranks: Ranks, beat: Callable[[], None]) -> dict[str, float]:
         found = {}
         for name, reader in readers.items():
-            how = (workspace.device, workspace.config.eval.batch_rows, settings.eval_tokens, bf16, ranks.rank, ranks.size)
+            how = (workspace.device, workspace.config.eval.batch_rows, settings.eval_tokens, bf16, ranks.rank, ranks.size, beat)
             part = heldout_loss(model, reader, *how)
             nats, predicted = ranks.sum_floats([part.nats, float(part.predicted)])
             found[name] = HeldoutLoss(nats, int(predicted)).loss

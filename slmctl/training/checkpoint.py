@@ -11,7 +11,7 @@ import os
 import shutil
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,7 +22,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from slmctl.console import warn
-from slmctl.errors import CorruptError, SlmError
+from slmctl.errors import CorruptError, InputError, SlmError
 from slmctl.files import disk_errors, fsync_dir, read_json, sha256_file, sha256_json, sweep, temporary_beside, write_json
 from slmctl.store.manifest import refuse_mismatch
 from slmctl.training.ranks import Ranks
@@ -57,11 +57,14 @@ class Training:
     optimizer: torch.optim.Optimizer
     counts: Tensor
 
+    @property
+    def on_gpu(self) -> bool:
+        return next(self.model.parameters()).is_cuda
+
     def state(self, counts: Tensor) -> dict[str, Any]:
         from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
 
-        on_gpu = next(self.model.parameters()).is_cuda
-        model, optimizer = get_state_dict(self.model, self.optimizer, options=StateDictOptions(cpu_offload=on_gpu))
+        model, optimizer = get_state_dict(self.model, self.optimizer, options=StateDictOptions(cpu_offload=self.on_gpu))
         return {"model": model, "optimizer": optimizer, "counts": counts}
 
     def load(self, state: dict[str, Any], first: bool) -> None:
@@ -78,6 +81,15 @@ def directory_of(root: Path, step: int) -> Path:
 def all_checkpoints(root: Path) -> list[Path]:
     """Whole checkpoints, oldest first."""
     return sorted(d for d in root.glob("step-*") if (d / STATE).is_file())
+
+
+def require_checkpoint(root: Path, step: int) -> Path:
+    """Raises `InputError` where there is no checkpoint of that step."""
+    found = all_checkpoints(root)
+    if directory_of(root, step) not in found:
+        there = ", ".join(str(int(d.name.removeprefix("step-"))) for d in found) or "none"
+        raise InputError(f"--resume {step}: there is no checkpoint of that step in {root} (found {there}).")
+    return directory_of(root, step)
 
 
 class Checkpoints:
@@ -102,7 +114,8 @@ class Checkpoints:
             self._failure = e
             return final
         counts = self.ranks.sum_(training.counts.clone()).cpu()
-        state = copy.deepcopy(training.state(counts))
+        state = training.state(counts)
+        state = state if training.on_gpu else copy.deepcopy(state)  # from a GPU it is a copy already
         facts = {"progress": copy.deepcopy(asdict(progress)), "made_from": self.made_from}
         self._writer = threading.Thread(target=self._write, args=(final, temporary, state, facts), name="checkpoint")
         self._writer.start()
@@ -179,11 +192,12 @@ class Checkpoints:
     def busy(self) -> bool:
         return self._writer is not None and self._writer.is_alive()
 
-    def wait(self) -> None:
-        """Until the save in hand has ended."""
-        if self._writer is not None:
-            self._writer.join()
-            self._writer = None
+    def wait(self, beat: Callable[[], None] = lambda: None) -> None:
+        """Until the save in hand has ended; `beat` is called now and then."""
+        while self.busy and self._writer is not None:
+            beat()
+            self._writer.join(10)
+        self._writer = None
 
     # --- loading ---
 
@@ -219,14 +233,7 @@ class Checkpoints:
 
     def _candidates(self, step: int | None) -> list[str]:
         """Names of the checkpoints to try, newest first."""
-        found = [d.name for d in all_checkpoints(self.root)]
-        if step is None:
-            return found[::-1]
-        wanted = directory_of(self.root, step).name
-        if wanted not in found:
-            there = ", ".join(str(int(n.removeprefix("step-"))) for n in found) or "none"
-            raise SlmError(f"--resume {step}: there is no checkpoint of that step in {self.root} (found {there}).")
-        return [wanted]
+        return [d.name for d in all_checkpoints(self.root)[::-1]] if step is None else [require_checkpoint(self.root, step).name]
 
     def _put_aside_after(self, name: str) -> None:
         """Keeps checkpoints of later steps than the one that was loaded under another name."""

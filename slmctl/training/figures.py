@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -73,17 +74,18 @@ class StepFigures:
         self._sums.append(torch.stack([s.double() for s in sums]))
 
     @torch.no_grad()
-    def fetch(self, ranks: Ranks, *also: Tensor) -> tuple[Figures, list[float]]:
-        """The step's figures over all ranks, and the values of `also` (scalars that all ranks share): waits for the device.
+    def fetch(self, ranks: Ranks, grad_norm: Tensor) -> tuple[Figures, float]:
+        """The step's figures over all ranks, and the gradient's norm, which is the ranks' mean so that all go on with the same
+        number to the last bit. Waits for the device.
 
-        The quantiles are those of each rank's tokens, averaged over ranks.
+        The quantiles are those of each rank's tokens, averaged over the ranks that have any.
         """
         sums = torch.stack(self._sums).sum(dim=0)
         parts = [sums]
         if self.joined:
             parts.append(_quantiles(torch.cat(self._excess)))
-        here = ranks.sum_(torch.cat(parts))
-        values = torch.cat([here, *[a.detach().double().reshape(1).to(here.device) for a in also]]).tolist()
+        parts.append(grad_norm.detach().double().reshape(1).to(sums.device))
+        values = ranks.sum_(torch.cat(parts)).tolist()
         s = dict(zip(_SUMS, values, strict=False))
         known = s["chosen"] + s["rest"]
         metrics: dict[str, Any] = {
@@ -101,13 +103,14 @@ class StepFigures:
             shifted = {shift: _correlation(values[at + i * n : at + (i + 1) * n]) for i, shift in enumerate(self.shifts)}
             metrics["correlation"] = shifted[0]
             at += n * len(self.shifts)
-            quantiles = [v / ranks.size for v in values[at : at + len(QUANTILES)]]
+            having = values[at + len(QUANTILES)]
+            quantiles = [v / max(having, 1.0) for v in values[at : at + len(QUANTILES)]]
             if known:
                 metrics["excess_quantiles"] = {f"q{q * 100:02.0f}": v for q, v in zip(QUANTILES, quantiles, strict=True)}
         loss = s["chosen_nats"] / s["chosen"] if s["chosen"] else 0.0
         threshold = metrics["threshold"] if metrics["threshold"] is not None else math.nan
         found = Figures(int(s["chosen"]), loss, s["broken"] == 0, threshold, metrics, shifted)
-        return found, values[len(values) - len(also) :]
+        return found, values[-1] / ranks.size
 
 
 def _moments(live_BT: Tensor, ref_BT: Tensor, known_BT: Tensor, shift: int) -> list[Tensor]:
@@ -132,17 +135,23 @@ def _correlation(moments: list[float]) -> float:
 
 
 def _quantiles(values: Tensor) -> Tensor:
-    """`QUANTILES` of the values that are no NaN, interpolated linearly; zeros where there are none."""
+    """`QUANTILES` of the values that are no NaN, interpolated linearly, and 1; zeros where there are none."""
     ordered = values.sort().values  # NaN last
     known = (~values.isnan()).sum()
     if not len(values):
-        return values.new_zeros(len(QUANTILES))
-    place = torch.tensor(QUANTILES, dtype=values.dtype).to(values.device) * (known - 1).clamp(min=0)
+        return values.new_zeros(len(QUANTILES) + 1)
+    place = _shares(values.device) * (known - 1).clamp(min=0)
     low = place.floor()
     share = place - low
     high = torch.minimum(low + 1, (known - 1).clamp(min=0).to(low.dtype))
-    found = ordered[low.long()] * (1 - share) + ordered[high.long()] * share
+    found = torch.cat([ordered[low.long()] * (1 - share) + ordered[high.long()] * share, torch.ones_like(share[:1])])
     return torch.where(known > 0, found, torch.zeros_like(found))
+
+
+@cache
+def _shares(device: torch.device) -> Tensor:
+    """`QUANTILES` on a device, sent there once."""
+    return torch.tensor(QUANTILES, dtype=torch.float64, device=device)
 
 
 def _ratio(total: float, n: float) -> float | None:

@@ -41,8 +41,8 @@ from slmctl.training.selective import Objective
 from slmctl.training.step import SIGNALS, StepMaker, StepResult
 from slmctl.training.telemetry import Log, Trackers
 
-Evaluator = Callable[[SplitModel, Ranks], dict[str, float]]
-"""Held-out loss (nats a token) by set name, worked out by all ranks together."""
+Evaluator = Callable[[SplitModel, Ranks, Callable[[], None]], dict[str, float]]
+"""Held-out loss (nats a token) by set name, worked out by all ranks together; it calls its last argument as a sign of life."""
 
 
 @dataclass
@@ -69,6 +69,10 @@ class Run:
     """Step of the checkpoint to go on from; None takes the newest."""
 
 
+LOST = ("Dist", "gloo", "Gloo", "NCCL", "Connection", "process group", "Timed out", "timed out")
+"""What the errors of a collective say whose other ranks have gone."""
+
+
 def train(run: Run) -> None:
     """Trains to the end of the budget and writes `model/`. Resumes from the newest whole checkpoint.
 
@@ -78,7 +82,7 @@ def train(run: Run) -> None:
     try:
         Trainer(run).train()
     except RuntimeError as e:
-        if run.ranks.size == 1 or isinstance(e, torch.OutOfMemoryError):
+        if run.ranks.size == 1 or not any(sign in f"{type(e).__name__} {e}" for sign in LOST):
             raise
         reason = str(e).strip().split("\n")[0]
         raise TrainingError(
@@ -184,8 +188,7 @@ class Trainer:
                     self.checkpoints.save(progress, self.state)
                     self.saved = progress.step
                 if due and (done or signum is not None):
-                    self.hang.alive()
-                    self.checkpoints.wait()
+                    self.checkpoints.wait(self.hang.alive)
                 self._tell_failed_save(stops=done or signum is not None)
         told = self.ranks.sum([int(stop.signum == s) for s in SIGNALS])  # also of a signal that came in the last step
         signum = next((int(s) for s, n in zip(SIGNALS, told, strict=True) if n), None)
@@ -305,15 +308,17 @@ class Trainer:
             say(f"{self.run.name}: profile written to {path}")
 
         wait = window[0] - self.progress.step - 1
-        steps = schedule(wait=wait, warmup=0, active=window[1] - window[0] + 1, repeat=1)
-        warnings.filterwarnings("ignore", message=".*Profiler won't be using warmup.*")
+        wait = window[0] - self.progress.step - 1
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that there is no warm-up: the steps before are
+            steps = schedule(wait=wait, warmup=0, active=window[1] - window[0] + 1, repeat=1)
         with profile(schedule=steps, on_trace_ready=write, with_stack=False, record_shapes=True) as recorder:
             yield recorder.step
 
     def evaluate(self) -> None:
         run, progress = self.run, self.progress
         self.hang.alive()
-        losses = run.evaluate(run.model, self.ranks)
+        losses = run.evaluate(run.model, self.ranks, self.hang.alive)
         if not all(math.isfinite(v) for v in losses.values()):
             raise TrainingError(
                 f"{run.name}: held-out loss is not finite at step {progress.step} ({losses}). Check the base model and lr."
@@ -339,9 +344,7 @@ class Trainer:
         run = self.run
         final = run.directory / "model"
         if run.keep_best_on is not None and self.progress.best is not None:
-            if self.ranks.is_first:
-                with publishing(final) as temporary:
-                    shutil.copytree(run.directory / "best", temporary)
+            self.ranks.first(self._publish_best)
         else:
             export_model(run.model, run.tokenizer, final, self.ranks)
         seen, selected = self.ranks.sum_(self.counts.clone()).cpu().numpy()
@@ -350,6 +353,10 @@ class Trainer:
             with publishing(run.directory / "token_counts.parquet") as temporary:
                 pq.write_table(table, temporary)
         self.ranks.barrier()
+
+    def _publish_best(self) -> None:
+        with publishing(self.run.directory / "model") as temporary:
+            shutil.copytree(self.run.directory / "best", temporary)
 
 
 def memory_bytes(device: str) -> int:

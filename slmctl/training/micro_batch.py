@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from slmctl.evaluation.heldout import autocast
 from slmctl.model.losses import head_memory
 from slmctl.selection.select import selected_count
 from slmctl.training.batches import Batcher
+from slmctl.training.parallel import reshard
 from slmctl.training.selective import Objective
 
 SHARE = 0.7
@@ -47,7 +49,7 @@ def free_bytes(device: str) -> int:
         return torch.cuda.mem_get_info()[0]
     for line in Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").exists() else []:
         if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
+            return int(line.split()[1]) * 1024 // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
     return 4 * 2**30
 
 
@@ -61,15 +63,20 @@ def rows_that_fit(group_rows: int, seq_len: int, group_bytes: int, free: int, fi
 def fitting_rows(objective: Objective, batcher: Batcher, settings: TrainingConfig, seq_len: int, device: str) -> int:
     """The largest micro-batch, in rows, of those that every rank has room for; found by one forward pass over one group."""
     model, ranks, group_rows = objective.model, objective.ranks, batcher.selection.group_rows
-    batch = batcher.step(1)
-    counts = [selected_count(int(batch.valid_G[0]), batcher.selection.ratio)] * len(batch.valid_G)
-    micro = next(batcher.micro_batches(1, batch, counts))
+    batch, given = batcher.step(1), batcher.micro_groups
     model.train()
-    with torch.random.fork_rng(devices=[]), autocast(device, settings.precision == "bf16_autocast"):
-        kept = kept_bytes(model, lambda: objective(micro, 1.0))
+    kept = []
+    for groups in (1, min(2, len(batch.valid_G))):
+        batcher.micro_groups = groups
+        counts = [selected_count(v, batcher.selection.ratio) for v in ranks.sum(batcher.micro_valid(batch))]
+        micro = next(batcher.micro_batches(1, batch, counts))
+        with torch.random.fork_rng(), autocast(device, settings.precision == "bf16_autocast"):
+            kept.append(kept_bytes(model, lambda m=micro: objective(m, 1.0)))  # type: ignore[misc]
+        reshard(model)
+    batcher.micro_groups = given
+    one = kept[1] - kept[0] if len(batch.valid_G) > 1 else kept[0]  # what two keep beyond one: the rest does not grow
     trained = sum(getattr(p, "_local_tensor", p).nbytes for p in model.parameters() if p.requires_grad)
     hidden_size = model.head.weight.shape[1]
-    fixed = 3 * trained + head_memory(model.vocab_size, hidden_size, device)  # gradients, two moments, a chunk of logits
-    rows = rows_that_fit(group_rows, seq_len, kept, free_bytes(device), fixed, len(batch.rows.ids_BT))
-    everywhere = ranks.all_of(rows)
-    return min(everywhere)
+    fixed = trained + max(0, kept[0] - one) + head_memory(model.vocab_size, hidden_size, device)  # gradients first
+    rows = rows_that_fit(group_rows, seq_len, one, free_bytes(device), fixed, len(batch.rows.ids_BT))
+    return min(ranks.all_of(rows))

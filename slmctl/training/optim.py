@@ -17,13 +17,17 @@ def build_optimizer(model: nn.Module, settings: TrainingConfig) -> torch.optim.A
         {"params": [p for p in params if p.ndim >= 2], "weight_decay": settings.weight_decay},
         {"params": [p for p in params if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(
+    optimizer = torch.optim.AdamW(
         [g for g in groups if g["params"]],
         lr=settings.lr,
         betas=(settings.betas[0], settings.betas[1]),
         eps=settings.eps,
         fused=True,
     )
+    for p in params:  # made now: what is saved before the first step would else count as one
+        zero = torch.zeros((), dtype=torch.float32, device=p.device)
+        optimizer.state[p] = {"step": zero, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+    return optimizer
 
 
 def warmup_steps(settings: TrainingConfig, steps: int) -> int:

@@ -62,7 +62,8 @@ def choose(model: SplitModel, settings: TrainingConfig, ranks: Ranks, device: st
     if not device.startswith("cuda"):
         return "replicate"
     wanted = BYTES_A_PARAMETER * sum(p.numel() for p in model.parameters())
-    return "replicate" if wanted < torch.cuda.get_device_properties(0).total_memory / 4 else "full"
+    memory = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+    return "replicate" if wanted < min(ranks.all_of(memory)) / 4 else "full"
 
 
 def mesh_shape(layout: str, ranks: int, local: int) -> tuple[int, int]:
@@ -93,9 +94,22 @@ def shard(model: SplitModel, settings: TrainingConfig, ranks: Ranks, device: str
         options["mp_policy"] = MixedPrecisionPolicy(
             param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
         )
+        # as with weights that are not gathered as bfloat16, what runs from block to block stays float32
+        model.model.get_input_embeddings().register_forward_hook(lambda _module, _given, out: out.float())
     for block in blocks_of(model):
         fully_shard(block, reshard_after_forward=parts > 1, **options)
     fully_shard(model, reshard_after_forward=False, **options)
+    for buffer in model.buffers():
+        buffer.data = buffer.data.to(device)
+
+
+def reshard(model: nn.Module) -> None:
+    """Gives back the gathered weights that a forward pass without a backward pass has left."""
+    from torch.distributed.fsdp import FSDPModule
+
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def is_sharded(model: nn.Module) -> bool:

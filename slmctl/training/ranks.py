@@ -6,6 +6,7 @@ Host numbers travel over gloo, so that agreeing on them makes no GPU wait; tenso
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -82,6 +83,7 @@ class Ranks:
         if self.is_first:
             try:
                 box = [(True, work())]
+                pickle.dumps(box)  # what cannot be told must fail here, not while the others wait
             except SlmError as e:
                 box = [(False, e)]
             except Exception as e:  # of whatever kind: the others must not wait for it

@@ -62,7 +62,7 @@ class StepMaker:
         self.ranks, self.selection = objective.ranks, objective.selection
         self.shifts: tuple[int, ...] = SHIFTS
         """At which live and reference losses are correlated."""
-        self.params = [p for p in objective.model.parameters() if p.requires_grad]
+        self.params = [p for group in optimizer.param_groups for p in group["params"]]
 
     def make(self, step: int, batch: StepBatch, counts: Tensor, signum: int | None = None) -> StepResult:
         """`counts` [2, V] take in which tokens were seen and selected. `signum` is a signal that this rank has received."""
@@ -81,7 +81,7 @@ class StepMaker:
         grads = [p.grad for p in self.params if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(grads)
         norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-        found, (grad_norm,) = figures.fetch(self.ranks, norm)
+        found, grad_norm = figures.fetch(self.ranks, norm)
         scale = 1.0
         if self.selection.scope == "threshold":  # how many are selected is known only now
             scale = divisor / max(1, found.selected)

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import STEPS, STOPPED, Pipeline
 from launch import SEQ_LEN, AtStep, FullDisk, Left, differences, ranks, saved_steps, start, succeed, temporaries, wait_for
+from ranked_pipeline import STEPS, STOPPED, Pipeline
 
 from slmctl.config_file import lay_over
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import STEPS, STOPPED, Pipeline
 from launch import AtStep, Left, SaveAgain, checkpoint_tensors, differences, ranks, saved_steps, succeed, temporaries
+from ranked_pipeline import STEPS, STOPPED, Pipeline
 from test_same_as_one_process import assert_same_to_rounding
 
 from slmctl.config_file import lay_over

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from conftest import STOPPED, Pipeline
 from launch import QUIET, Left, differences, settings, temporaries, write_config, write_texts
+from ranked_pipeline import STOPPED, Pipeline
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]

@@ -43,7 +43,7 @@ def correlations(list_source):
         nothing = torch.zeros(live.shape, dtype=torch.bool)
         figures = StepFigures(all_known=True)
         figures.add(micro, MicroResult(torch.zeros(()), torch.from_numpy(live), nothing, torch.zeros(len(live))))
-        return figures.fetch(Ranks())[0].shifted
+        return figures.fetch(Ranks(), torch.zeros(()))[0].shifted
 
     return shifted
 

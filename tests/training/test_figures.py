@@ -65,11 +65,11 @@ def make_step(list_source):
     return make
 
 
-def figures_of(steps, random=False, ranks=None, also=()):
+def figures_of(steps, random=False, ranks=None, norm=0.0):
     figures = StepFigures(all_known=not random)
     for micro, result in steps:
         figures.add(micro, result)
-    return figures.fetch(ranks or Ranks(), *also)
+    return figures.fetch(ranks or Ranks(), torch.tensor(norm))
 
 
 def mean(values):
@@ -95,8 +95,8 @@ def pairs(whole, shift):
 @pytest.mark.parametrize("micro", [2, 6, 8])
 def test_every_figure_of_a_step_equals_numpy_over_the_whole_step(micro, intra, ref, random, make_step):
     steps, w = make_step(micro, intra, ref, random, seed=micro)
-    found, also = figures_of(steps, random, also=(torch.tensor(2.5), torch.tensor(-1.0, dtype=torch.float64)))
-    assert also == [2.5, -1.0]
+    found, norm = figures_of(steps, random, norm=2.5)
+    assert norm == 2.5
     assert list(found.metrics) == METRICS
     rest = w.known & ~w.selected
     assert found.selected == w.selected.sum() == sum(int(r.selected_BT.sum()) for _, r in steps)
@@ -190,13 +190,13 @@ def test_several_ranks_tell_the_figures_of_all_their_tokens(make_step):
 
         return SimpleNamespace(size=2, sum_=sum_)
 
-    for steps, _ in both:
-        figures_of(steps, ranks=heard(None))
+    for (steps, _), norm in zip(both, (7.0, 7.5), strict=True):
+        figures_of(steps, ranks=heard(None), norm=norm)
     total = sum(sent)
-    results = [figures_of(steps, ranks=heard(total), also=(torch.tensor(7.0),)) for steps, _ in both]
+    results = [figures_of(steps, ranks=heard(total)) for steps, _ in both]
     assert results[0] == results[1]
-    found, also = results[0]
-    assert also == [7.0], "what all ranks share was summed"
+    found, norm = results[0]
+    assert norm == 7.25, "ranks go on with the same norm"
     joined = SimpleNamespace(**{k: np.concatenate([getattr(w, k) for _, w in both]) for k in vars(both[0][1])})
     assert found.selected == joined.selected.sum()
     assert found.loss == mean(joined.live[joined.selected])

@@ -75,6 +75,8 @@ def test_auto_copies_what_takes_less_than_a_quarter_of_a_gpu_and_splits_the_rest
     for total, layout in ((4 * needed, "full"), (4 * needed + 4, "replicate")):
         gpu = SimpleNamespace(total_memory=total)
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _, gpu=gpu: gpu)
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+        monkeypatch.setattr(Ranks, "all_of", lambda _, mine: [mine, mine + 100])  # the smallest GPU decides for all
         assert choose(split, settings(), Ranks(0, 2), "cuda") == layout
     assert choose(split, settings(), Ranks(), "cuda") is None
     assert choose(split, settings(), Ranks(0, 2), "cpu") == "replicate"

@@ -80,21 +80,58 @@ def test_a_step_that_was_not_saved_is_refused_and_nothing_is_lost(pipeline, monk
 
 
 @pytest.mark.parametrize("resume", [False, 2])
-def test_a_rank_that_was_restarted_goes_on_whatever_the_command_said(resume, pipeline, monkeypatch, taken):
+@pytest.mark.parametrize(
+    ("first", "again"),
+    [
+        ({"TORCHELASTIC_RUN_ID": "one"}, {"TORCHELASTIC_RUN_ID": "one", "TORCHELASTIC_RESTART_COUNT": "1"}),
+        ({"TORCHELASTIC_RUN_ID": "none"}, {"TORCHELASTIC_RUN_ID": "none"}),  # torchrun that was given no id
+        ({"SLURM_JOB_ID": "7"}, {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "1"}),
+        ({"SLURM_JOB_ID": "7", "TORCHELASTIC_RUN_ID": "7.0"}, {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "1"}),
+    ],
+)
+def test_who_is_started_again_goes_on_whatever_the_command_said(resume, first, again, pipeline, monkeypatch, taken):
+    for name, value in first.items():
+        monkeypatch.setenv(name, value)
     workspace = stopped_in(5, pipeline("restarted", SAVING), monkeypatch)
     taken.clear()
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    for name, value in again.items():
+        monkeypatch.setenv(name, value)
     train_arm(workspace, resume=resume)
     assert taken == [6, 7, 8]
     assert saved(workspace) == named(2, 4, 5, 6, 8)
 
 
-def test_a_rank_that_starts_first_starts_over_when_told(pipeline, monkeypatch, taken):
+@pytest.mark.parametrize(
+    "now",
+    [
+        {"TORCHELASTIC_RUN_ID": "two"},
+        {"TORCHELASTIC_RUN_ID": "two", "TORCHELASTIC_RESTART_COUNT": "1"},  # its first attempt died before it began
+        {"SLURM_JOB_ID": "7"},  # a second command within one job
+        {"SLURM_JOB_ID": "8", "SLURM_RESTART_COUNT": "1"},
+    ],
+)
+def test_who_starts_first_starts_over_when_told(now, pipeline, monkeypatch, taken):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "one")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
     workspace = stopped_in(5, pipeline("first", SAVING), monkeypatch)
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID")
     taken.clear()
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    for name, value in now.items():
+        monkeypatch.setenv(name, value)
     train_arm(workspace, resume=False)
     assert taken == list(range(1, STEPS + 1))
+
+
+def test_going_back_to_a_step_that_is_not_there_leaves_a_finished_run_finished(pipeline, taken):
+    workspace = pipeline("finished", SAVING)
+    train_arm(workspace)
+    taken.clear()
+    with pytest.raises(SlmError, match="no checkpoint of that step"):
+        train_arm(workspace, resume=7)
+    train_arm(workspace)
+    assert taken == [], "it is complete"
+    train_arm(workspace, resume=6)
+    assert taken == [7, 8]
 
 
 # --- which settings make another run ---

@@ -352,7 +352,7 @@ def scripted_evaluations(monkeypatch, losses):
     snapshots = []
 
     def evaluator(*_):
-        def evaluate(model, _ranks):
+        def evaluate(model, _ranks, _beat):
             snapshots.append({k: v.clone() for k, v in model.model.state_dict().items()})
             return {"target": losses[len(snapshots) - 1], "general": -float(len(snapshots))}
 
