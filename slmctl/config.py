@@ -104,8 +104,8 @@ class ModelConfig(Section):
     tokenizer: str | None = None
     """Directory or Hub id of the tokenizer; null takes the model's own."""
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2", "flex_attention", "varlen"] = "sdpa"
-    """Attention kernel, as transformers names it; sdpa takes the GPU's flash kernels. varlen, for data.intra_document_mask,
-    computes nothing between documents (flash kernels on a GPU)."""
+    """Attention kernel, as transformers names it; sdpa takes the GPU's flash kernels. varlen computes nothing between
+    documents, and wants data.intra_document_mask: true (flash kernels on a GPU)."""
     scratch: ScratchConfig | None = None
     """Instead of `path`: train a tokenizer and a small base model from scratch."""
 
@@ -228,7 +228,7 @@ class TrainingConfig(Section):
     keep_last: PositiveInt = 2
     """Newest checkpoints kept."""
     keep_every: NonNegativeInt = 0
-    """Checkpoints of steps that are multiples of this are kept for good; 0 keeps the newest only."""
+    """Checkpoints that are saved at multiples of this stay for good (a multiple of save_every); 0 keeps the newest only."""
     log_every: PositiveInt = 10
     """Steps between printed lines; metrics.jsonl has every step."""
     loader_threads: NonNegativeInt = 2

@@ -326,6 +326,8 @@ def _cross_mistakes(data: dict[str, Any]) -> Iterator[tuple[Path_, str]]:
     names = [_get(t, "name") for t in tasks] if isinstance(tasks, list) else []
     for name in {n for n in names if isinstance(n, str) and names.count(n) > 1}:
         yield ("eval", "tasks"), f"two tasks are named {name!r}"
+    if _get(data, "model", "attn_implementation") == "varlen" and not _get(data, "data", "intra_document_mask"):
+        yield ("model", "attn_implementation"), "varlen wants data.intra_document_mask: true; without it use sdpa"
     if best is not None and not _get(data, "reference", "eval_every"):
         yield named[1][0], "needs reference.eval_every: without evaluations on the way the last weights are the best"
     for where, rows, default in runs:
