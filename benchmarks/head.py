@@ -52,7 +52,7 @@ def slmctl(rows: int | None = None) -> Loss:
     def loss(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
         chosen = ours.chunk_rows
         if rows is not None:
-            ours.chunk_rows = lambda *_: rows  # type: ignore[assignment]
+            ours.chunk_rows = lambda *_, **__: rows  # type: ignore[assignment]
         try:
             return ours.selected_loss(Head(weight), hidden, labels, len(labels))[0]  # type: ignore[arg-type]
         finally:

@@ -313,9 +313,13 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _fail(message: str, e: BaseException, code: int) -> Any:
+    """Of several ranks each tells its own error, but one alone tells what they have in common."""
     if debug:
         traceback.print_exception(e)
-    err.print(f"error: {message}", style="red", markup=False)
+    same_here = isinstance(e, ConfigError) and os.environ.get("LOCAL_RANK", "0") != "0"
+    if not getattr(e, "told", False) and not same_here:
+        rank = os.environ.get("RANK", "0")
+        err.print(f"error: {f'rank {rank}: ' if rank != '0' else ''}{message}", style="red", markup=False)
     sys.exit(code)
 
 

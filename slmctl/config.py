@@ -13,6 +13,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from slmctl.template import Template, TemplateError
 
 BUDGET_KEYS = ("tokens", "steps", "epochs")
+UNSCORED = ("all", "random")
+"""Criteria whose tokens do not compete by a score: the controls."""
 
 
 class Section(BaseModel):
@@ -248,6 +250,8 @@ class TrainingConfig(Section):
             raise ValueError(f"give exactly one of tokens, steps and epochs (found {', '.join(given) or 'none'})")
         if self.profile is not None and self.profile[0] > self.profile[1]:
             raise ValueError(f"profile: the first step, {self.profile[0]}, is after the last, {self.profile[1]}")
+        if self.keep_every and (not self.save_every or self.keep_every % self.save_every):
+            raise ValueError(f"keep_every {self.keep_every} is not a multiple of save_every {self.save_every}")
         return self
 
 
@@ -290,7 +294,7 @@ class SelectionConfig(Section):
 
     @model_validator(mode="after")
     def _scores_compete(self) -> SelectionConfig:
-        if self.scope != "group" and self.criterion != "excess_loss":
+        if self.scope != "group" and self.criterion in UNSCORED:
             raise ValueError(f"scope {self.scope} is for criterion excess_loss; {self.criterion} has no scores that compete")
         return self
 

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from slmctl.config import (
     BUDGET_KEYS,
+    UNSCORED,
     DataConfig,
     EvalConfig,
     PipelineConfig,
@@ -26,6 +27,14 @@ from slmctl.errors import ConfigError
 from slmctl.storage import is_url
 
 Path_ = tuple[str | int, ...]
+
+
+WANTED = {
+    "micro_batch": "want a whole number of rows, 1 or more, or auto",
+    "compile": "want true, false or auto",
+    "profile": "want [first step, last step]",
+}
+"""What fields of several types want, in place of one message for each."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -96,7 +105,7 @@ def apply_override(data: dict[str, Any], override: str) -> None:
     if isinstance(here, list) and last.isdigit() and int(last) < len(here):
         here[int(last)] = value
     elif isinstance(here, dict):
-        if last in BUDGET_KEYS:  # a budget given on the command line replaces the file's, whatever its unit
+        if last in BUDGET_KEYS and value is not None:  # a budget given on the command line replaces the file's, whatever its unit
             for k in BUDGET_KEYS:
                 here.pop(k, None)
         here[last] = value
@@ -111,6 +120,8 @@ def lay_over(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
         for k in BUDGET_KEYS:
             merged.pop(k, None)
     for key, value in over.items():
+        if key in BUDGET_KEYS and value is None:
+            continue
         if isinstance(value, dict) and isinstance(merged.get(key), dict):
             merged[key] = lay_over(merged[key], value)
         else:
@@ -126,6 +137,11 @@ def _expand_arms(data: dict[str, Any]) -> dict[str, dict[str, Any]]:
     written = {k: ({} if v is None else v) for k, v in pretrain["arms"].items()}
     shared = {k: v for k, v in pretrain.items() if k != "arms"}
     pretrain["arms"] = {k: lay_over(shared, v) if isinstance(v, dict) else v for k, v in written.items()}
+    for name, arm in written.items():  # a scope for all arms is none of those whose tokens do not compete
+        if _get(pretrain["arms"], name, "selection", "criterion") in UNSCORED and _get(arm, "selection", "scope") is None:
+            pretrain["arms"][name]["selection"] = {
+                k: v for k, v in _mapping(pretrain["arms"][name], "selection").items() if k != "scope"
+            }
     return {k: v for k, v in written.items() if isinstance(v, dict)}
 
 
@@ -231,18 +247,41 @@ def check(data: Any, name: str, lines: dict[Path_, int] | None = None) -> Pipeli
     except ValidationError as e:
         for error in e.errors():
             loc: Path_ = tuple(p for p in error["loc"] if not (isinstance(p, str) and "[" in p))
+            field = next((i for i, p in enumerate(loc) if p in WANTED and loc[:1] != ("data",)), None)
+            if field is not None and len(loc) > field + 1:  # the name of one of its types, or an item's index
+                loc = loc[: field + 1]
             path = _clean(loc, written)
             if path[:2] == ("pretrain", "arms") and len(path) > 3 and str(path[2]) in arms:
                 inherited = _has(written["pretrain"], path[3:]) and not _has(arms[str(path[2])], path[3:])
-                if inherited and error["type"] != "missing":
+                if inherited and (error["type"] != "missing" or field is not None):
                     continue  # pretrain's own mistake, which is listed once already
             at = ".".join(map(str, path))
-            mistakes.append((path, f"{at}: {_explain(error, path)}" if at else _explain(error, path)))
+            text = f"{WANTED[str(loc[-1])]} (found {_at(data, loc)!r})" if field is not None else _explain(error, path)
+            mistakes.append((path, f"{at}: {text}" if at else text))
+    mistakes = _told_once(mistakes, len(_mapping(data, "pretrain", "arms")))
     lines = lines or {}
     mistakes.sort(key=lambda m: next((lines[m[0][:n]] for n in range(len(m[0]), 0, -1) if m[0][:n] in lines), 0))
     texts = list(dict.fromkeys(_line_of(path, lines) + text for path, text in mistakes))
     listing = "\n".join(f"  {t}" for t in texts)
     raise ConfigError(f"{name}: {len(texts)} mistake{'s' * (len(texts) > 1)}\n{listing}")
+
+
+def _at(data: Any, path: Path_) -> Any:
+    for part in path:
+        data = data[part]
+    return data
+
+
+def _told_once(mistakes: list[tuple[Path_, str]], arms: int) -> list[tuple[Path_, str]]:
+    """A mistake that every arm has as a whole is one of `pretrain`'s."""
+    own = [p for p, _ in mistakes if len(p) == 3 and p[:2] == ("pretrain", "arms")]
+    same: dict[str, list[Path_]] = {}
+    for path, text in mistakes:
+        if path in own:
+            same.setdefault(text.partition(": ")[2], []).append(path)
+    shared = {t for t, paths in same.items() if len(paths) == arms > 1}
+    kept = [(p, t) for p, t in mistakes if not (p in own and t.partition(": ")[2] in shared)]
+    return kept + [(("pretrain",), f"pretrain: {t}") for t in same if t in shared]
 
 
 def _rooted(config: PipelineConfig) -> PipelineConfig:
@@ -360,7 +399,11 @@ def load_config(path: Path | str, overrides: list[str] | None = None) -> Pipelin
     data, lines = parse_yaml(text, str(path))
     if overrides and not isinstance(data, dict):
         raise ConfigError(f"{path}: want a mapping of settings.")
+    budgets: dict[tuple[str, ...], str] = {}
     for override in overrides or []:
+        *where, last = override.partition("=")[0].strip().split(".")
+        if last in BUDGET_KEYS and budgets.setdefault(tuple(where), last) != last:
+            raise ConfigError(f"-o {override}: {budgets[tuple(where)]} is given too; give one of them.")
         apply_override(data, override)
         key = override.partition("=")[0].strip().split(".")
         lines = {path: n for path, n in lines.items() if list(map(str, path[: len(key)])) != key}  # no longer the file's

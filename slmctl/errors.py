@@ -5,6 +5,8 @@ class SlmError(Exception):
     """A failure that one clear message explains; the command ends with `exit_code`."""
 
     exit_code = 1
+    told = False
+    """Whether another process of the same run says it."""
 
 
 class ConfigError(SlmError):
@@ -29,9 +31,16 @@ class TrainingError(SlmError):
     """Training or scoring met a state it must not continue from."""
 
 
+class StoppedError(SlmError):
+    """A run that a signal has stopped is not to be gone on with by what starts its processes again unasked."""
+
+    exit_code = 143
+
+
 class Interrupted(BaseException):
     """SIGINT or SIGTERM arrived; what was finished is saved. No `Exception`, so that no handler of errors takes it for one."""
 
-    def __init__(self, signum: int, message: str) -> None:
+    def __init__(self, signum: int, message: str, told: bool = False) -> None:
         super().__init__(message)
+        self.signum, self.told = signum, told
         self.exit_code = 128 + signum

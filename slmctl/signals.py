@@ -32,10 +32,14 @@ _deferred: StopRequest | None = None
 def _handle(signum: int, _frame: FrameType | None) -> None:
     name = signal.Signals(signum).name
     signum = signal.SIGTERM if signum == signal.SIGUSR1 else signum
-    if _deferred is not None and _deferred.signum is None:
-        _deferred.signum = signum
-        say(f"{name}: finishing the step, then saving; a second signal stops at once without saving")
-        return
+    if _deferred is not None:
+        if _deferred.signum is None:
+            _deferred.signum = signum
+            say(f"{name}: finishing the step, then saving; a second signal stops at once without saving")
+            return
+        raise Interrupted(
+            signum, f"{name}: stopped at once, without saving. Run the same command again to go on from what was saved before."
+        )
     raise Interrupted(signum, f"{name}: stopped. Finished work is kept; run the same command again to go on.")
 
 

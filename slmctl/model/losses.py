@@ -16,33 +16,37 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from slmctl.memory import memory_limit
 from slmctl.model.split import SplitModel
 
 CACHE_BYTES = 8 * 2**20
 """On a CPU a chunk of logits that stays in its cache is the fastest."""
 MIN_CHUNK_ROWS = 256
 """Below this the head's weights are read too often for the work done with them."""
-GPU_SHARE = 64
-"""On a GPU a chunk of logits takes at most this part of the memory (1.25 GB of 80)."""
+MEMORY_SHARE = 64
+"""A chunk of logits takes at most this part of the memory (1.25 GB of a GPU's 80)."""
 
 
 @cache
-def chunk_rows(vocab_size: int, hidden_size: int, device: str) -> int:
+def chunk_rows(vocab_size: int, hidden_size: int, device: str, gradient: bool = False) -> int:
     """Positions whose logits are made at once, by what it costs to read the head's weights and to add to their gradients once
     a chunk, and by memory.
 
     A chunk of R rows moves 12·V·D bytes for the weights (read, gradient read and written, in float32) beside some 24·V·R for
-    the logits: with R = 2·D that is a quarter. On a GPU R is that, as far as memory allows; on a CPU the cache decides.
+    the logits: with R = 2·D that is a quarter. So R is that, as far as memory allows; but on a CPU without `gradient` a chunk
+    that stays in the cache is the fastest.
     """
-    if device.startswith("cuda"):
-        most = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory // GPU_SHARE // (4 * vocab_size)
-        return max(MIN_CHUNK_ROWS, min(2 * hidden_size, most))
-    return max(MIN_CHUNK_ROWS, CACHE_BYTES // (4 * vocab_size))
+    on_gpu = device.startswith("cuda")
+    cached = 0 if on_gpu else CACHE_BYTES // (4 * vocab_size)
+    if not on_gpu and not gradient:
+        return max(MIN_CHUNK_ROWS, cached)
+    memory = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory if on_gpu else memory_limit()
+    return max(MIN_CHUNK_ROWS, cached, min(2 * hidden_size, memory // MEMORY_SHARE // (4 * vocab_size)))
 
 
 def head_memory(vocab_size: int, hidden_size: int, device: str) -> int:
     """Bytes that the loss of selected tokens takes in passing: logits, their gradient and a copy; the weights' gradient twice."""
-    return 4 * vocab_size * (3 * chunk_rows(vocab_size, hidden_size, device) + 2 * hidden_size)
+    return 4 * vocab_size * (3 * chunk_rows(vocab_size, hidden_size, device, gradient=True) + 2 * hidden_size)
 
 
 def arithmetic_of(hidden: Tensor) -> torch.dtype:
@@ -114,7 +118,7 @@ class _SelectedLoss(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         device = hidden_KD.device.type
         kind = arithmetic_of(hidden_KD)
-        size = chunk_rows(model.vocab_size, hidden_KD.shape[1], device)
+        size = chunk_rows(model.vocab_size, hidden_KD.shape[1], device, True)
         total = hidden_KD.new_zeros((), dtype=torch.float64 if hidden_KD.dtype == torch.float64 else torch.float32)
         losses, grad_hidden = [], torch.zeros_like(hidden_KD)
         grad_weight = torch.zeros_like(weight_VD, dtype=total.dtype)  # summed over chunks, so never in 16 bits

@@ -13,7 +13,7 @@ import torch
 
 from slmctl.config import ArmConfig, ScratchConfig, SelectionConfig, TrainingConfig
 from slmctl.console import say, warn
-from slmctl.errors import ConfigError, InputError, MismatchError
+from slmctl.errors import ConfigError, InputError, Interrupted, MismatchError, StoppedError
 from slmctl.evaluation.heldout import HeldoutLoss, autocast, heldout_loss
 from slmctl.files import publishing, read_json, sweep, write_json
 from slmctl.model.loading import ModelSource, load_model, save_model
@@ -22,6 +22,7 @@ from slmctl.stages.workspace import DONE, Workspace, result_settings
 from slmctl.store import manifest
 from slmctl.store.reader import RowReader, ScoreSet, TokenSet
 from slmctl.training.batches import OneSet, RowSource, TwoSets
+from slmctl.training.budget import check_budget
 from slmctl.training.checkpoint import require_checkpoint
 from slmctl.training.loop import Evaluator, Run, train
 from slmctl.training.ranks import Ranks, joined
@@ -42,6 +43,8 @@ def train_base(workspace: Workspace, resume: Resume = True) -> None:
         workspace.accepted = []
         corpus = workspace.open_tokens("corpus")
         inputs = workspace.base_inputs()
+        if scratch.train is not None:
+            check_budget("base", scratch.train, ALL_TOKENS, corpus.seq_len, corpus.manifest.rows, ranks.size)
         complete, step = _begin(workspace, ranks, workspace.base, inputs, resume)
         if complete:
             say("train-base: complete, skipped")
@@ -55,8 +58,20 @@ def train_base(workspace: Workspace, resume: Resume = True) -> None:
             )
             seed = workspace.config.seed + 1  # another order than the arms', which share theirs
             source = OneSet(_reader(workspace, corpus), seed, scratch.train.loader_threads)
-            train(_run(workspace, ranks, "base", workspace.base, split, scratch.train, ALL_TOKENS, source, inputs, step))
+            run = _run(workspace, ranks, "base", workspace.base, split, scratch.train, ALL_TOKENS, source, inputs, step)
+            _train(run, workspace.base)
         ranks.first(lambda: workspace.finish(workspace.base))
+
+
+def _train(run: Run, directory: Path) -> None:
+    """Trains; where a signal ends it, leaves word in the stage's folder for ranks that torchrun starts again all the same."""
+    try:
+        train(run)
+    except Interrupted as e:
+        mark = directory / LAUNCH
+        if run.ranks.is_first and mark.is_file():
+            write_json(mark, {**read_json(mark), "stopped": e.signum})
+        raise
 
 
 def _publish(model: Any, workspace: Workspace, directory: Path) -> None:
@@ -64,11 +79,27 @@ def _publish(model: Any, workspace: Workspace, directory: Path) -> None:
         save_model(model, workspace.tokenizer().hf, temporary)
 
 
+def _ready(
+    workspace: Workspace,
+    ranks: Ranks,
+    directory: Path,
+    inputs: dict[str, Any],
+    resume: Resume,
+    load: Callable[[], SplitModel],
+) -> tuple[SplitModel, int | None] | None:
+    """The model to train, and the step whose checkpoint to go back to; None where the run is complete. Whatever is wrong
+    with budget or model is told before anything is moved."""
+    complete = resume is True and ranks.first(lambda: workspace.is_complete(directory, inputs))
+    split = None if complete else load()
+    complete, step = _begin(workspace, ranks, directory, inputs, resume)
+    return None if complete else (split or load(), step)
+
+
 def _begin(
     workspace: Workspace, ranks: Ranks, directory: Path, inputs: dict[str, Any], resume: Resume
 ) -> tuple[bool, int | None]:
     """Readies the folder of a run. Returns whether it is complete, and the step whose checkpoint to go back to. A rank that
-    torchrun has restarted goes on from where the run was.
+    torchrun has restarted goes on from where the run was, unless a signal stopped it.
 
     Raises `MismatchError` where the run to go back in was made with other settings.
     """
@@ -77,6 +108,11 @@ def _begin(
     def begin() -> tuple[bool, int | None]:
         before = read_json(mark) if mark.is_file() else {}
         started_again = launch["torchrun"] is not None and before.get("torchrun") == launch["torchrun"]
+        if started_again and before.get("stopped") and launch["attempt"] > before["attempt"]:
+            raise StoppedError(
+                f"{directory} was stopped by a signal, and is not gone on with by the ranks that torchrun has started again. "
+                "Run again to go on."
+            )
         queued_again = os.environ.get("SLURM_RESTART_COUNT", "0") != "0" and before.get("job") == launch["job"]
         step = None
         if isinstance(resume, bool) or started_again or queued_again:
@@ -95,13 +131,14 @@ def _begin(
     return ranks.first(begin)
 
 
-def _launch() -> dict[str, str | None]:
-    """What started this process: torchrun, which may start it again, and Slurm's job, which may be queued again. None each
-    where it was neither."""
+def _launch() -> dict[str, Any]:
+    """What started this process: torchrun, which may start it again (attempt 1, 2, …), and Slurm's job, which may be queued
+    again. None each where it was neither."""
     torchrun = os.environ.get("TORCHELASTIC_RUN_ID")
     if torchrun == "none":
         torchrun = f"{platform.node()}-{os.getppid()}"
-    return {"torchrun": torchrun, "job": os.environ.get("SLURM_JOB_ID")}
+    attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+    return {"torchrun": torchrun, "attempt": attempt, "job": os.environ.get("SLURM_JOB_ID")}
 
 
 def new_model(scratch: ScratchConfig, workspace: Workspace) -> Any:
@@ -144,20 +181,25 @@ def _train_reference(workspace: Workspace, ranks: Ranks, resume: Resume) -> None
         workspace.open_tokens(f"heldout/{settings.keep_best_on}")
     base = workspace.base_source()
     inputs = workspace.reference_inputs()
-    complete, step = _begin(workspace, ranks, workspace.reference, inputs, resume)
-    if complete:
-        say("train-ref: complete, skipped")
-        return
     source: RowSource = OneSet(_reader(workspace, curated), config.seed, settings.loader_threads)
     if corpus is not None:
         source = TwoSets(
             _reader(workspace, curated), _reader(workspace, corpus), settings.mix, config.seed, settings.loader_threads
         )
-    split = _load(workspace, ranks, base, settings, [curated, corpus] if corpus is not None else [curated])
+    sets = [curated, corpus] if corpus is not None else [curated]
+
+    def load() -> SplitModel:
+        check_budget("reference", settings, ALL_TOKENS, curated.seq_len, source.rows, ranks.size)
+        return _load(workspace, ranks, base, settings, sets)
+
+    ready = _ready(workspace, ranks, workspace.reference, inputs, resume, load)
+    if ready is None:
+        say("train-ref: complete, skipped")
+        return
     training = workspace.reference / "training"
-    run = _run(workspace, ranks, "reference", training, split, settings, ALL_TOKENS, source, inputs, step)
+    run = _run(workspace, ranks, "reference", training, ready[0], settings, ALL_TOKENS, source, inputs, ready[1])
     run.keep_best_on = settings.keep_best_on
-    train(run)
+    _train(run, workspace.reference)
 
     def finish() -> None:
         for file in (training / "model").iterdir():  # reference/ is itself the model directory
@@ -211,13 +253,18 @@ def train_arm(workspace: Workspace, ranks: Ranks, name: str, settings: ArmConfig
     if scores is not None and settings.selection.needs_reference:
         inputs["scores"] = scores.manifest.content_hash
     directory = workspace.arm(name)
-    complete, step = _begin(workspace, ranks, directory, inputs, resume)
-    if complete:
+
+    def load() -> SplitModel:
+        check_budget(name, settings, settings.selection, corpus.seq_len, corpus.manifest.rows, ranks.size)
+        return _load(workspace, ranks, base, settings, [corpus])
+
+    ready = _ready(workspace, ranks, directory, inputs, resume, load)
+    if ready is None:
         say(f"pretrain {name}: complete, skipped")
         return
-    split = _load(workspace, ranks, base, settings, [corpus])
     source = OneSet(_reader(workspace, corpus, scores), config.seed, settings.loader_threads)
-    train(_run(workspace, ranks, name, directory, split, settings, settings.selection, source, inputs, step))
+    run = _run(workspace, ranks, name, directory, ready[0], settings, settings.selection, source, inputs, ready[1])
+    _train(run, directory)
     ranks.first(lambda: workspace.finish(directory, {"heldout": workspace.heldout_hashes()}))
 
 

@@ -322,6 +322,11 @@ class Workspace:
 
     # --- completeness ---
 
+    def is_complete(self, directory: Path, inputs: dict[str, Any]) -> bool:
+        """Whether a stage's folder was completed with these very inputs."""
+        path = directory / INPUTS
+        return (directory / DONE).is_file() and path.is_file() and not differences(_strict(read_json(path)), inputs)
+
     def begin(self, directory: Path, inputs: dict[str, Any], last: str = DONE, fresh: bool = False, lock: bool = True) -> bool:
         """Readies a stage's folder. Returns True where the stage is complete with these very inputs.
 

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from slmctl.config import SelectionConfig
 from slmctl.corpus.packing import PADDING, document_starts, restarting_positions, target_mask
-from slmctl.errors import ConfigError
 from slmctl.selection.select import places_of, selected_count
 from slmctl.store.order import MixedOrder, RowOrder, rank_slice
 from slmctl.store.reader import RowReader, Rows
@@ -143,11 +142,7 @@ class Batcher:
         self.intra, self.seed, self.device = intra_document_mask, seed, device
         self.rank, self.world_size = rank, world_size
         groups = rows_per_step // selection.group_rows
-        if groups % world_size:
-            raise ConfigError(
-                f"batch_tokens makes {groups} selection groups a step, which {world_size} ranks cannot share evenly. "
-                "Make it a multiple of seq_len x group_rows x ranks."
-            )
+        assert groups % world_size == 0, "check_budget refuses this"
         self.first_group = rank * (groups // world_size)
 
     def step(self, step: int) -> StepBatch:

@@ -47,6 +47,8 @@ class Progress:
     skipped_in_a_row: int = 0
     micro_batch: int | None = None
     """What `micro_batch: auto` found."""
+    machine: dict[str, Any] = field(default_factory=dict)
+    """How many ranks the run has, of which device with how much memory."""
 
 
 @dataclass

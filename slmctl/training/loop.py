@@ -21,21 +21,22 @@ import torch
 from slmctl.config import SelectionConfig, TrackingConfig, TrainingConfig, rows_per_step, total_steps
 from slmctl.console import progress as progress_bar
 from slmctl.console import say, warn
-from slmctl.errors import ConfigError, Interrupted, MismatchError, TrainingError
+from slmctl.errors import Interrupted, MismatchError, TrainingError
 from slmctl.files import publishing
 from slmctl.model.split import SplitModel
 from slmctl.signals import deferring
 from slmctl.store.read_ahead import ReadAhead
 from slmctl.training.alignment import AlignmentWatch
 from slmctl.training.batches import Batcher, RowSource
+from slmctl.training.budget import check_budget, warn_of_few_rows
 from slmctl.training.checkpoint import Checkpoints, Progress, Training, all_checkpoints, directory_of
 from slmctl.training.environment import write_environment
 from slmctl.training.export import export_model
 from slmctl.training.flops import flops_per_token, peak_flops
 from slmctl.training.micro_batch import fitting_rows
-from slmctl.training.optim import build_optimizer, warmup_steps
+from slmctl.training.optim import build_optimizer
 from slmctl.training.parallel import lay_out
-from slmctl.training.ranks import Ranks
+from slmctl.training.ranks import Ranks, machine
 from slmctl.training.safety import HangWatch, StepGuard
 from slmctl.training.selective import Objective
 from slmctl.training.step import SIGNALS, StepMaker, StepResult
@@ -96,7 +97,8 @@ class Trainer:
         self.run, self.ranks = run, run.ranks
         settings = run.settings
         self.steps = total_steps(settings, run.seq_len, run.source.rows)
-        self._check_budget()
+        check_budget(run.name, settings, run.selection, run.seq_len, run.source.rows, run.ranks.size)
+        warn_of_few_rows(run.name, settings, run.seq_len, run.source.rows)
         self.flops = flops_per_token(run.model.model, run.seq_len)
         self.peak = peak_flops(run.device)
         lay_out(run.model, settings, run.ranks, run.device)
@@ -116,22 +118,18 @@ class Trainer:
         self.ahead = ReadAhead(self.batcher.step, self.steps, settings.loader_threads)
         self.watch = AlignmentWatch(steps=min(3, self.steps - self.progress.step))
 
-    def _check_budget(self) -> None:
-        run = self.run
-        rows = rows_per_step(run.settings, run.seq_len)
-        if rows > run.source.rows:
-            size = f"{run.source.rows} rows ({run.source.rows * run.seq_len:,} tokens)"
-            count = f"{self.steps} step{'s' * (self.steps > 1)}"
-            warn(f"{run.name}: an epoch has {size}, a step {rows} rows: only {count}, each repeating rows. Lower batch_tokens.")
-        if self.steps <= warmup_steps(run.settings, self.steps):
-            raise ConfigError(
-                f"{run.name}: warmup {run.settings.warmup:g} takes all of the {self.steps} steps, so lr never reaches its peak. "
-                "Give it as a share (below 1), or as fewer steps."
-            )
-
     def _batcher(self, objective: Objective) -> Batcher:
-        """Cuts steps; with `micro_batch: auto` into what memory holds, as the run found it when it began."""
+        """Cuts steps; with `micro_batch: auto` into what memory holds, as the run found it when it began on this machine."""
         run, settings = self.run, self.run.settings
+        before, self.progress.machine = self.progress.machine, machine(run.device, self.ranks)
+        if before not in ({}, self.progress.machine):
+            if run.selection.scope == "group":
+                self.progress.micro_batch = None  # it may not fit here, and changes nothing
+            elif before["ranks"] != self.ranks.size:
+                warn(
+                    f"{run.name}: it was trained by {before['ranks']} ranks so far, and goes on with {self.ranks.size}: what "
+                    f"scope {run.selection.scope} selects depends on that."
+                )
         rows, group_rows = rows_per_step(settings, run.seq_len), run.selection.group_rows
         given = settings.micro_batch if settings.micro_batch != "auto" else self.progress.micro_batch or group_rows
         batcher = Batcher(
@@ -181,6 +179,8 @@ class Trainer:
                 if done or (settings.eval_every and progress.step % settings.eval_every == 0):
                     self.evaluate()
                 signum = result.signum if self.ranks.size > 1 else stop.signum  # several ranks agree within the next step
+                if signum is not None and not stop:
+                    say(f"{run.name}: another rank was asked to stop (signal {signum}); saving")
                 due = done or signum is not None or (settings.save_every and progress.step % settings.save_every == 0)
                 if due and self.saved != progress.step:
                     self.checkpoints.wait()
@@ -194,7 +194,8 @@ class Trainer:
         signum = next((int(s) for s, n in zip(SIGNALS, told, strict=True) if n), None)
         if signum is not None:
             saved = directory_of(self.checkpoints.root, progress.step)
-            raise Interrupted(signum, f"stopped after step {progress.step}; saved {saved}. Run again to go on from there.")
+            message = f"stopped after step {progress.step}; saved {saved}. Run again to go on from there."
+            raise Interrupted(signum, message, told=not self.ranks.is_first)
 
     def _tell_failed_save(self, stops: bool) -> None:
         """A checkpoint that cannot be written does not end a run that still has the one before, until its end."""
@@ -307,7 +308,6 @@ class Trainer:
             found.export_chrome_trace(str(path))
             say(f"{self.run.name}: profile written to {path}")
 
-        wait = window[0] - self.progress.step - 1
         wait = window[0] - self.progress.step - 1
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that there is no warm-up: the steps before are

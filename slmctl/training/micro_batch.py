@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from slmctl.config import TrainingConfig
 from slmctl.evaluation.heldout import autocast
+from slmctl.memory import memory_available
 from slmctl.model.losses import head_memory
 from slmctl.selection.select import selected_count
 from slmctl.training.batches import Batcher
@@ -47,10 +47,7 @@ def free_bytes(device: str) -> int:
     if device.startswith("cuda"):
         torch.cuda.empty_cache()
         return torch.cuda.mem_get_info()[0]
-    for line in Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").exists() else []:
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024 // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
-    return 4 * 2**30
+    return memory_available() // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 def rows_that_fit(group_rows: int, seq_len: int, group_bytes: int, free: int, fixed: int, most_rows: int) -> int:

@@ -39,6 +39,7 @@ def lay_out(model: SplitModel, settings: TrainingConfig, ranks: Ranks, device: s
     if compiled:
         for block in blocks_of(model):
             block.compile()
+        say("compile: each kind of block is compiled in the first steps, which take longer for it")
     layout = choose(model, settings, ranks, device)
     if layout is not None:
         shard(model, settings, ranks, device, layout)

@@ -21,6 +21,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from slmctl.console import quiet
 from slmctl.errors import ConfigError, SlmError
+from slmctl.memory import memory_limit
 
 T = TypeVar("T")
 TIMEOUT = timedelta(minutes=10)
@@ -91,6 +92,7 @@ class Ranks:
         dist.broadcast_object_list(box, group=self.patient)
         done, value = box[0]
         if not done:
+            value.told = not self.is_first
             raise value
         return value  # type: ignore[no-any-return]
 
@@ -99,6 +101,14 @@ class Ranks:
         self.first(lambda: None)
         if self.size > 1:
             dist.barrier(group=self.patient)
+
+
+def machine(device: str, ranks: Ranks) -> dict[str, Any]:
+    """What a run's layout in memory depends on: ranks, device and its memory in bytes."""
+    if device.startswith("cuda"):
+        found = torch.cuda.get_device_properties(torch.cuda.current_device())
+        return {"ranks": ranks.size, "device": found.name, "memory": found.total_memory}
+    return {"ranks": ranks.size, "device": "cpu", "memory": memory_limit()}
 
 
 def wanted_size(env: Mapping[str, str] = os.environ) -> int:

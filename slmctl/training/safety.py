@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import faulthandler
 import math
+import threading
+import time
 from pathlib import Path
+
+from slmctl.console import err
 
 SPIKE_WINDOW = 128
 SPIKE_MINIMUM = 16
 """Losses that have to be known before one can stand out."""
 SKIPS_IN_A_ROW = 10
+TELLING = 6
+"""Seconds that are left for saying that a process hangs, before it ends."""
 
 
 class StepGuard:
@@ -43,17 +49,34 @@ class StepGuard:
 
 class HangWatch:
     """Ends the process, with every thread's stack in `file`, where `alive` was not called for `seconds` (0: never). It does
-    so from a thread of the interpreter's own, which needs nobody's leave."""
+    so from a thread of the interpreter's own, which needs nobody's leave; another says so a moment before, if it can run."""
 
     def __init__(self, file: Path, seconds: int) -> None:
         self.path, self.seconds = file, seconds
         self._file = open(file, "a", encoding="utf-8") if seconds else None
+        self._closed = threading.Event()
+        self._last = math.inf
+        if seconds:
+            threading.Thread(target=self._tell, name="hang watch", daemon=True).start()
 
     def alive(self) -> None:
         if self._file is not None:
-            faulthandler.dump_traceback_later(self.seconds, exit=True, file=self._file)
+            self._last = time.monotonic()
+            faulthandler.dump_traceback_later(self.seconds + TELLING, exit=True, file=self._file)
+
+    def _tell(self) -> None:
+        while not self._closed.wait(min(self.seconds / 4, 5)):
+            if time.monotonic() - self._last >= self.seconds:
+                err.print(
+                    f"error: no step, evaluation or save has ended for {self.seconds} s (hang_timeout). Every thread's stack is "
+                    f"in {self.path}; this process ends. Run again to go on from the last checkpoint.",
+                    style="red",
+                    markup=False,
+                )
+                return
 
     def close(self) -> None:
+        self._closed.set()
         if self._file is not None:
             faulthandler.cancel_dump_traceback_later()
             self._file.close()

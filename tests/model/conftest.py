@@ -91,5 +91,5 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> int:
     """Chunks of 16 positions, so that the tiny batches here take several; returns that size."""
     from slmctl.model import losses
 
-    monkeypatch.setattr(losses, "chunk_rows", lambda *_: 16)
+    monkeypatch.setattr(losses, "chunk_rows", lambda *_, **__: 16)
     return 16

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from slmctl.config import SelectionConfig
-from slmctl.errors import ConfigError
 from slmctl.store.order import RowOrder
 from slmctl.store.read_ahead import ReadAhead
 from slmctl.store.reader import RowReader
@@ -189,14 +188,6 @@ def test_ranks_share_the_steps_of_mixed_sets_too(world_size, scored):
     wanted = trained_on([batcher(TwoSets(*readers, 0.4, seed=0), 16)], steps, 0)
     ranks = [batcher(TwoSets(*readers, 0.4, seed=0), 16, rank=r, world_size=world_size) for r in range(world_size)]
     assert trained_on(ranks, steps, 4) == wanted
-
-
-@pytest.mark.parametrize(("rows", "world_size"), [(8, 3), (4, 4), (12, 4), (2, 2)])
-def test_ranks_that_cannot_share_a_step_evenly_are_refused(rows, world_size, one_set):
-    with pytest.raises(
-        ConfigError, match=f"batch_tokens makes {rows // 2} selection groups a step, which {world_size} ranks cannot"
-    ):
-        batcher(one_set(), rows, rank=0, world_size=world_size)
 
 
 def test_documents_start_where_they_change_within_a_row_and_at_every_row(list_source):

@@ -124,6 +124,7 @@ def test_progress_survives_in_every_field(make_llama, tmp_path):
         skipped=3,
         skipped_in_a_row=1,
         micro_batch=16,
+        machine={"ranks": 2, "device": "cpu", "memory": 3},
     )
     assert all(v != getattr(Progress(), k) for k, v in vars(progress).items()), "a default would survive unsaved"
     saved(checkpoints(tmp_path), progress, state.training())

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from slmctl.model.losses import CACHE_BYTES, GPU_SHARE, MIN_CHUNK_ROWS, chunk_rows, head_memory
+from slmctl.model import losses
+from slmctl.model.losses import CACHE_BYTES, MEMORY_SHARE, MIN_CHUNK_ROWS, chunk_rows, head_memory
 from slmctl.training.flops import flops_per_token, peak_flops
 
 
@@ -92,9 +93,26 @@ def test_on_a_gpu_a_chunk_has_twice_the_widths_rows_as_far_as_memory_allows(memo
     gpu(memory)
     assert chunk_rows(vocab_size, hidden_size, "cuda") == rows
     if rows > MIN_CHUNK_ROWS:
-        assert 4 * vocab_size * rows <= memory // GPU_SHARE
+        assert 4 * vocab_size * rows <= memory // MEMORY_SHARE
+
+
+@pytest.mark.parametrize(
+    ("memory", "vocab_size", "hidden_size", "rows"),
+    [
+        (24 * 2**30, 150_000, 896, 671),  # 400 MB of logits
+        (24 * 2**30, 32_000, 512, 1024),  # twice the width
+        (2**30, 150_000, 896, MIN_CHUNK_ROWS),
+        (24 * 2**30, 4096, 128, 512),  # what the cache holds is more
+    ],
+)
+def test_on_a_cpu_a_chunk_with_gradient_is_larger_as_far_as_memory_allows(memory, vocab_size, hidden_size, rows, monkeypatch):
+    chunk_rows.cache_clear()
+    monkeypatch.setattr(losses, "memory_limit", lambda: memory)
+    assert chunk_rows(vocab_size, hidden_size, "cpu", gradient=True) == rows
+    assert chunk_rows(vocab_size, hidden_size, "cpu") <= rows
+    chunk_rows.cache_clear()
 
 
 def test_head_memory_holds_three_chunks_and_two_gradients_of_the_weights():
-    rows = chunk_rows(1000, 64, "cpu")
+    rows = chunk_rows(1000, 64, "cpu", gradient=True)
     assert head_memory(1000, 64, "cpu") == 4 * (3 * rows * 1000 + 2 * 1000 * 64)

@@ -111,6 +111,8 @@ watch = HangWatch(Path({str(path)!r}), 1)
 watch.alive()
 waits_for_ever()
 """
-    ended = subprocess.run([sys.executable, "-c", program], timeout=60)
+    ended = subprocess.run([sys.executable, "-c", program], timeout=60, capture_output=True, text=True)
     assert ended.returncode == 1
     assert "waits_for_ever" in path.read_text()
+    assert "no step, evaluation or save has ended for 1 s" in ended.stderr
+    assert str(path) in ended.stderr

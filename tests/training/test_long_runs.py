@@ -33,7 +33,7 @@ from slmctl.training.checkpoint import all_checkpoints
 from slmctl.training.micro_batch import kept_bytes, rows_that_fit
 from slmctl.training.parallel import blocks_of, recompute
 from slmctl.training.ranks import Ranks
-from slmctl.training.safety import SPIKE_MINIMUM, SPIKE_WINDOW, HangWatch, StepGuard
+from slmctl.training.safety import SPIKE_MINIMUM, SPIKE_WINDOW, TELLING, HangWatch, StepGuard
 from slmctl.training.selective import Objective
 from slmctl.training.telemetry import read_log
 
@@ -374,7 +374,7 @@ def test_a_run_gives_a_sign_of_life_at_every_step_and_takes_the_watch_away(pipel
     monkeypatch.setattr(faulthandler, "cancel_dump_traceback_later", lambda: waits.append(len(calls)))
     directory = train_arm(pipeline("watched", {"pretrain": {"hang_timeout": 77}}))
     evaluations = len(read_log(directory / "evals.jsonl"))
-    assert set(calls) == {(77, True)}
+    assert set(calls) == {(77 + TELLING, True)}
     assert len(calls) >= STEPS + evaluations
     assert waits == [len(calls)]
     assert not list(directory.glob("hang-*"))

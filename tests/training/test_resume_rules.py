@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 import threading
@@ -13,7 +14,7 @@ from test_training_loop import STEPS, assert_same, at_step, result, send, train_
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 
 from slmctl.config import ArmConfig, SelectionConfig, TrainingConfig
-from slmctl.errors import Interrupted, SlmError, TrainingError
+from slmctl.errors import Interrupted, SlmError, StoppedError, TrainingError
 from slmctl.signals import raising
 from slmctl.stages.workspace import result_settings
 from slmctl.training import checkpoint, loop
@@ -93,12 +94,30 @@ def test_who_is_started_again_goes_on_whatever_the_command_said(resume, first, a
     for name, value in first.items():
         monkeypatch.setenv(name, value)
     workspace = stopped_in(5, pipeline("restarted", SAVING), monkeypatch)
+    mark = workspace.arm("slm") / "launch.json"
+    mark.write_text(json.dumps({k: v for k, v in json.loads(mark.read_text()).items() if k != "stopped"}))  # as if it had died
     taken.clear()
     for name, value in again.items():
         monkeypatch.setenv(name, value)
     train_arm(workspace, resume=resume)
     assert taken == [6, 7, 8]
     assert saved(workspace) == named(2, 4, 5, 6, 8)
+
+
+@pytest.mark.parametrize("resume", [True, False, 2])
+def test_ranks_that_a_signal_has_stopped_do_not_go_on_when_torchrun_starts_them_again(resume, pipeline, monkeypatch, taken):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "one")
+    workspace = stopped_in(5, pipeline("asked", SAVING), monkeypatch)
+    taken.clear()
+    for attempt in ("1", "2"):
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", attempt)
+        with pytest.raises(StoppedError, match="was stopped by a signal"):
+            train_arm(workspace, resume=resume)
+    assert taken == []
+    assert saved(workspace) == named(2, 4, 5)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")  # whoever started it starts it again, under the same id
+    train_arm(workspace)
+    assert taken == [6, 7, 8]
 
 
 @pytest.mark.parametrize(
@@ -146,7 +165,7 @@ GOES_ON = {
     "eval_tokens": 64,
     "save_every": 1,
     "keep_last": 5,
-    "keep_every": 3,
+    "keep_every": 1000,
     "log_every": 3,
     "loader_threads": 0,
     "hang_timeout": 60,
