@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import time
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -317,10 +319,19 @@ def _fail(message: str, e: BaseException, code: int) -> Any:
     if debug:
         traceback.print_exception(e)
     same_here = isinstance(e, ConfigError) and os.environ.get("LOCAL_RANK", "0") != "0"
-    if not getattr(e, "told", False) and not same_here:
+    if getattr(e, "told", False) or same_here:
+        _let_the_first_speak()
+    else:
         rank = os.environ.get("RANK", "0")
         err.print(f"error: {f'rank {rank}: ' if rank != '0' else ''}{message}", style="red", markup=False)
     sys.exit(code)
+
+
+def _let_the_first_speak() -> None:
+    """torchrun ends all ranks as soon as one has ended: one that has nothing to say waits until it is told to."""
+    if os.environ.get("LOCAL_RANK", "0") != "0" and "TORCHELASTIC_RUN_ID" in os.environ:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        time.sleep(30)
 
 
 def entry() -> None:

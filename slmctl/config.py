@@ -250,7 +250,7 @@ class TrainingConfig(Section):
             raise ValueError(f"give exactly one of tokens, steps and epochs (found {', '.join(given) or 'none'})")
         if self.profile is not None and self.profile[0] > self.profile[1]:
             raise ValueError(f"profile: the first step, {self.profile[0]}, is after the last, {self.profile[1]}")
-        if self.keep_every and (not self.save_every or self.keep_every % self.save_every):
+        if self.keep_every and self.save_every and self.keep_every % self.save_every:
             raise ValueError(f"keep_every {self.keep_every} is not a multiple of save_every {self.save_every}")
         return self
 

@@ -19,6 +19,7 @@ from slmctl.config import (
     EvalConfig,
     PipelineConfig,
     ReferenceConfig,
+    ReferenceModel,
     ScoreConfig,
     SelectionConfig,
     TrainingConfig,
@@ -32,7 +33,7 @@ Path_ = tuple[str | int, ...]
 WANTED = {
     "micro_batch": "want a whole number of rows, 1 or more, or auto",
     "compile": "want true, false or auto",
-    "profile": "want [first step, last step]",
+    "profile": "want [first step, last step], counted from 1",
 }
 """What fields of several types want, in place of one message for each."""
 
@@ -113,6 +114,17 @@ def apply_override(data: dict[str, Any], override: str) -> None:
         raise ConfigError(f"-o {override!r}: {'.'.join(parents)} is not a mapping")
 
 
+def apply_overrides(data: dict[str, Any], overrides: list[str]) -> None:
+    """Lays overrides over `data` in turn. Raises `ConfigError` where two of them give one run's budget in two units."""
+    budgets: dict[tuple[str, ...], str] = {}
+    for override in overrides:
+        apply_override(data, override)
+        *where, last = override.partition("=")[0].strip().split(".")
+        given = last in BUDGET_KEYS and _get(data, *where, last) is not None
+        if given and budgets.setdefault(tuple(where), last) != last:
+            raise ConfigError(f"-o {override}: {budgets[tuple(where)]} is given too; give one of them.")
+
+
 def lay_over(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """`base` with `over`'s keys laid over it, mappings merged; a budget in `over` replaces one in another unit."""
     merged = dict(base)
@@ -162,6 +174,8 @@ def _element(annotation: Any) -> Any:
 
 def _model_fields_in(path: Path_) -> list[str]:
     """Known keys of the mapping at `path`, list indices and free names (arms, held-out sets) included in the path."""
+    if path[:2] == ("score", "references") and len(path) > 2:
+        return sorted(ReferenceModel.model_fields)
     model: Any = PipelineConfig
     container = False
     for part in path:
@@ -246,9 +260,14 @@ def check(data: Any, name: str, lines: dict[Path_, int] | None = None) -> Pipeli
             return _rooted(config)
     except ValidationError as e:
         for error in e.errors():
+            if error["loc"][:2] == ("score", "references") and len(error["loc"]) > 3:  # the fourth is a type's name
+                if error["loc"][3] == "str" and isinstance(error["input"], dict):
+                    continue
+                error = {**error, "loc": (*error["loc"][:3], *error["loc"][4:])}
             loc: Path_ = tuple(p for p in error["loc"] if not (isinstance(p, str) and "[" in p))
-            field = next((i for i, p in enumerate(loc) if p in WANTED and loc[:1] != ("data",)), None)
-            if field is not None and len(loc) > field + 1:  # the name of one of its types, or an item's index
+            field = next((i for i in range(len(loc)) if loc[i] in WANTED and _is_training(loc[:i])), None)
+            field = None if error["type"] == "extra_forbidden" else field
+            if field is not None:  # without the name of one of its types, or an item's index
                 loc = loc[: field + 1]
             path = _clean(loc, written)
             if path[:2] == ("pretrain", "arms") and len(path) > 3 and str(path[2]) in arms:
@@ -264,6 +283,13 @@ def check(data: Any, name: str, lines: dict[Path_, int] | None = None) -> Pipeli
     texts = list(dict.fromkeys(_line_of(path, lines) + text for path, text in mistakes))
     listing = "\n".join(f"  {t}" for t in texts)
     raise ConfigError(f"{name}: {len(texts)} mistake{'s' * (len(texts) > 1)}\n{listing}")
+
+
+def _is_training(path: Path_) -> bool:
+    """Whether a training run's settings lie at `path`."""
+    return path in (("reference",), ("pretrain",), ("model", "scratch", "train")) or (
+        path[:2] == ("pretrain", "arms") and len(path) == 3
+    )
 
 
 def _at(data: Any, path: Path_) -> Any:
@@ -399,12 +425,8 @@ def load_config(path: Path | str, overrides: list[str] | None = None) -> Pipelin
     data, lines = parse_yaml(text, str(path))
     if overrides and not isinstance(data, dict):
         raise ConfigError(f"{path}: want a mapping of settings.")
-    budgets: dict[tuple[str, ...], str] = {}
+    apply_overrides(data, overrides or [])
     for override in overrides or []:
-        *where, last = override.partition("=")[0].strip().split(".")
-        if last in BUDGET_KEYS and budgets.setdefault(tuple(where), last) != last:
-            raise ConfigError(f"-o {override}: {budgets[tuple(where)]} is given too; give one of them.")
-        apply_override(data, override)
         key = override.partition("=")[0].strip().split(".")
         lines = {path: n for path, n in lines.items() if list(map(str, path[: len(key)])) != key}  # no longer the file's
     return check(data, str(path), lines)

@@ -42,5 +42,5 @@ class Interrupted(BaseException):
 
     def __init__(self, signum: int, message: str, told: bool = False) -> None:
         super().__init__(message)
-        self.signum, self.told = signum, told
+        self.told = told
         self.exit_code = 128 + signum

@@ -27,6 +27,11 @@ def keep_freed_blocks() -> None:
     mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
+def processes_here() -> int:
+    """How many processes torchrun has started on this machine, which share its memory."""
+    return max(1, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
 def memory_limit() -> int:
     """Bytes that this process and those beside it in its container may take."""
     return min([_meminfo("MemTotal"), *(limit for limit, _ in _cgroups())])

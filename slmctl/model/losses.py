@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from slmctl.memory import memory_limit
+from slmctl.memory import memory_limit, processes_here
 from slmctl.model.split import SplitModel
 
 CACHE_BYTES = 8 * 2**20
@@ -40,7 +40,10 @@ def chunk_rows(vocab_size: int, hidden_size: int, device: str, gradient: bool = 
     cached = 0 if on_gpu else CACHE_BYTES // (4 * vocab_size)
     if not on_gpu and not gradient:
         return max(MIN_CHUNK_ROWS, cached)
-    memory = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory if on_gpu else memory_limit()
+    if on_gpu:
+        memory = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+    else:
+        memory = memory_limit() // processes_here()
     return max(MIN_CHUNK_ROWS, cached, min(2 * hidden_size, memory // MEMORY_SHARE // (4 * vocab_size)))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from rich.table import Table
 
-from slmctl.config_file import apply_override, check, parse_yaml
+from slmctl.config_file import apply_overrides, check, parse_yaml
 from slmctl.console import out, say
 from slmctl.errors import InputError
 from slmctl.files import publishing, write_json
@@ -37,8 +37,7 @@ def demo(output_dir: Path, overrides: list[str]) -> Path:
         source["path"] = str(texts / f"{file}.jsonl")
     for file in ("target", "general"):
         data["data"]["heldout"][file]["path"] = str(texts / f"{file}.jsonl")
-    for override in overrides:
-        apply_override(data, override)
+    apply_overrides(data, overrides)
     workspace = Workspace(check(data, "demo.yaml", lines)).open()
     if not texts.is_dir():
         with publishing(texts) as temporary:

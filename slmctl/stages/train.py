@@ -6,6 +6,8 @@ import os
 import platform
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import torch
 
 from slmctl.config import ArmConfig, ScratchConfig, SelectionConfig, TrainingConfig
 from slmctl.console import say, warn
-from slmctl.errors import ConfigError, InputError, Interrupted, MismatchError, StoppedError
+from slmctl.errors import ConfigError, InputError, MismatchError, SlmError, StoppedError
 from slmctl.evaluation.heldout import HeldoutLoss, autocast, heldout_loss
 from slmctl.files import publishing, read_json, sweep, write_json
 from slmctl.model.loading import ModelSource, load_model, save_model
@@ -43,40 +45,48 @@ def train_base(workspace: Workspace, resume: Resume = True) -> None:
         workspace.accepted = []
         corpus = workspace.open_tokens("corpus")
         inputs = workspace.base_inputs()
-        if scratch.train is not None:
-            check_budget("base", scratch.train, ALL_TOKENS, corpus.seq_len, corpus.manifest.rows, ranks.size)
-        complete, step = _begin(workspace, ranks, workspace.base, inputs, resume)
-        if complete:
+
+        def load() -> SplitModel:
+            if scratch.train is not None:
+                check_budget("base", scratch.train, ALL_TOKENS, corpus.seq_len, corpus.manifest.rows, ranks.size)
+            model = new_model(scratch, workspace)
+            model = model.to(workspace.device) if ranks.size == 1 else model
+            return SplitModel(model, workspace.config.data.intra_document_mask)
+
+        ready = _ready(workspace, ranks, workspace.base, inputs, resume, scratch.train, load)
+        if ready is None:
             say("train-base: complete, skipped")
             return
-        model = new_model(scratch, workspace)
         if scratch.train is None:
-            ranks.first(lambda: _publish(model, workspace, workspace.base / "model"))
+            ranks.first(lambda: _publish(ready.model.model, workspace, workspace.base / "model"))
         else:
-            split = SplitModel(
-                model.to(workspace.device) if ranks.size == 1 else model, workspace.config.data.intra_document_mask
-            )
             seed = workspace.config.seed + 1  # another order than the arms', which share theirs
             source = OneSet(_reader(workspace, corpus), seed, scratch.train.loader_threads)
-            run = _run(workspace, ranks, "base", workspace.base, split, scratch.train, ALL_TOKENS, source, inputs, step)
-            _train(run, workspace.base)
+            train(_run(workspace, ranks, "base", workspace.base, ready, scratch.train, ALL_TOKENS, source, inputs))
         ranks.first(lambda: workspace.finish(workspace.base))
 
 
-def _train(run: Run, directory: Path) -> None:
-    """Trains; where a signal ends it, leaves word in the stage's folder for ranks that torchrun starts again all the same."""
-    try:
-        train(run)
-    except Interrupted as e:
-        mark = directory / LAUNCH
-        if run.ranks.is_first and mark.is_file():
-            write_json(mark, {**read_json(mark), "stopped": e.signum})
-        raise
+def _mark_stopped(directory: Path, signum: int) -> None:
+    """Leaves word in a stage's folder for ranks that torchrun starts again all the same."""
+    with suppress(SlmError, OSError):
+        write_json(directory / LAUNCH, {**read_json(directory / LAUNCH), "stopped": signum})
 
 
 def _publish(model: Any, workspace: Workspace, directory: Path) -> None:
     with publishing(directory) as temporary:
         save_model(model, workspace.tokenizer().hf, temporary)
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What a run needs that was checked before anything of an earlier one was moved."""
+
+    directory: Path
+    """The stage's."""
+    model: SplitModel
+    evaluate: Evaluator
+    step: int | None
+    """Whose checkpoint to go back to; None is the newest."""
 
 
 def _ready(
@@ -85,14 +95,33 @@ def _ready(
     directory: Path,
     inputs: dict[str, Any],
     resume: Resume,
+    settings: TrainingConfig | None,
     load: Callable[[], SplitModel],
-) -> tuple[SplitModel, int | None] | None:
-    """The model to train, and the step whose checkpoint to go back to; None where the run is complete. Whatever is wrong
-    with budget or model is told before anything is moved."""
+) -> Ready | None:
+    """Loads what a run needs, and readies its folder; None where the run is complete. Whatever is wrong on any rank is told
+    before anything is moved."""
+
+    def loaded() -> tuple[SplitModel, Evaluator]:
+        problem: Exception | None = None
+        try:
+            found = load(), heldout_evaluator(workspace, settings) if settings is not None else _no_evaluation
+        except Exception as e:  # the others must not go on without this rank
+            problem = e
+        ranks.barrier()  # loading may take longer than a collective waits
+        if ranks.sum([int(problem is not None)])[0]:
+            unloaded = SlmError("another rank cannot begin.")
+            unloaded.told = True
+            raise problem or unloaded
+        return found
+
     complete = resume is True and ranks.first(lambda: workspace.is_complete(directory, inputs))
-    split = None if complete else load()
+    found = None if complete else loaded()
     complete, step = _begin(workspace, ranks, directory, inputs, resume)
-    return None if complete else (split or load(), step)
+    return None if complete else Ready(directory, *(found or loaded()), step)
+
+
+def _no_evaluation(_model: SplitModel, _ranks: Ranks, _beat: Callable[[], None]) -> dict[str, float]:
+    return {}
 
 
 def _begin(
@@ -108,7 +137,7 @@ def _begin(
     def begin() -> tuple[bool, int | None]:
         before = read_json(mark) if mark.is_file() else {}
         started_again = launch["torchrun"] is not None and before.get("torchrun") == launch["torchrun"]
-        if started_again and before.get("stopped") and launch["attempt"] > before["attempt"]:
+        if started_again and before.get("stopped") and before.get("agent") == launch["agent"]:
             raise StoppedError(
                 f"{directory} was stopped by a signal, and is not gone on with by the ranks that torchrun has started again. "
                 "Run again to go on."
@@ -132,13 +161,21 @@ def _begin(
 
 
 def _launch() -> dict[str, Any]:
-    """What started this process: torchrun, which may start it again (attempt 1, 2, …), and Slurm's job, which may be queued
-    again. None each where it was neither."""
+    """What started this process: torchrun, by the id of its run, which may start it again, and as a process (`agent`); and
+    Slurm's job, which may be queued again. None each where it was neither."""
     torchrun = os.environ.get("TORCHELASTIC_RUN_ID")
     if torchrun == "none":
         torchrun = f"{platform.node()}-{os.getppid()}"
-    attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
-    return {"torchrun": torchrun, "attempt": attempt, "job": os.environ.get("SLURM_JOB_ID")}
+    agent = None if torchrun is None else f"{platform.node()}-{os.getppid()}-{_started(os.getppid())}"
+    return {"torchrun": torchrun, "agent": agent, "job": os.environ.get("SLURM_JOB_ID")}
+
+
+def _started(pid: int) -> str:
+    """When a process started, so that a number that is given to another does not make them one; empty where it is not told."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
 
 
 def new_model(scratch: ScratchConfig, workspace: Workspace) -> Any:
@@ -192,14 +229,14 @@ def _train_reference(workspace: Workspace, ranks: Ranks, resume: Resume) -> None
         check_budget("reference", settings, ALL_TOKENS, curated.seq_len, source.rows, ranks.size)
         return _load(workspace, ranks, base, settings, sets)
 
-    ready = _ready(workspace, ranks, workspace.reference, inputs, resume, load)
+    ready = _ready(workspace, ranks, workspace.reference, inputs, resume, settings, load)
     if ready is None:
         say("train-ref: complete, skipped")
         return
     training = workspace.reference / "training"
-    run = _run(workspace, ranks, "reference", training, ready[0], settings, ALL_TOKENS, source, inputs, ready[1])
+    run = _run(workspace, ranks, "reference", training, ready, settings, ALL_TOKENS, source, inputs)
     run.keep_best_on = settings.keep_best_on
-    _train(run, workspace.reference)
+    train(run)
 
     def finish() -> None:
         for file in (training / "model").iterdir():  # reference/ is itself the model directory
@@ -258,13 +295,12 @@ def train_arm(workspace: Workspace, ranks: Ranks, name: str, settings: ArmConfig
         check_budget(name, settings, settings.selection, corpus.seq_len, corpus.manifest.rows, ranks.size)
         return _load(workspace, ranks, base, settings, [corpus])
 
-    ready = _ready(workspace, ranks, directory, inputs, resume, load)
+    ready = _ready(workspace, ranks, directory, inputs, resume, settings, load)
     if ready is None:
         say(f"pretrain {name}: complete, skipped")
         return
     source = OneSet(_reader(workspace, corpus, scores), config.seed, settings.loader_threads)
-    run = _run(workspace, ranks, name, directory, ready[0], settings, settings.selection, source, inputs, ready[1])
-    _train(run, directory)
+    train(_run(workspace, ranks, name, directory, ready, settings, settings.selection, source, inputs))
     ranks.first(lambda: workspace.finish(directory, {"heldout": workspace.heldout_hashes()}))
 
 
@@ -296,19 +332,18 @@ def _run(
     ranks: Ranks,
     name: str,
     directory: Path,
-    model: SplitModel,
+    ready: Ready,
     settings: TrainingConfig,
     selection: SelectionConfig,
     source: RowSource,
     made_from: dict[str, Any],
-    resume_from: int | None,
 ) -> Run:
     config = workspace.config
     ranks.first(lambda: sweep(directory))
     return Run(
         name=name,
         directory=directory,
-        model=model,
+        model=ready.model,
         tokenizer=workspace.tokenizer().hf,
         settings=settings,
         selection=selection,
@@ -316,11 +351,12 @@ def _run(
         seq_len=config.data.seq_len,
         seed=config.seed,
         device=workspace.device,
-        evaluate=heldout_evaluator(workspace, settings),
+        evaluate=ready.evaluate,
         tracking=config.tracking,
         made_from=made_from,
         ranks=ranks,
-        resume_from=resume_from,
+        resume_from=ready.step,
+        on_stop=lambda signum: _mark_stopped(ready.directory, signum),
     )
 
 

@@ -68,6 +68,8 @@ class Run:
     ranks: Ranks = Ranks()  # noqa: RUF009 - frozen
     resume_from: int | None = None
     """Step of the checkpoint to go on from; None takes the newest."""
+    on_stop: Callable[[int], None] = lambda _: None
+    """Told, on the first rank, of the signal that all ranks have agreed to stop for."""
 
 
 LOST = ("Dist", "gloo", "Gloo", "NCCL", "Connection", "process group", "Timed out", "timed out")
@@ -195,7 +197,15 @@ class Trainer:
         if signum is not None:
             saved = directory_of(self.checkpoints.root, progress.step)
             message = f"stopped after step {progress.step}; saved {saved}. Run again to go on from there."
-            raise Interrupted(signum, message, told=not self.ranks.is_first)
+            several = self.ranks.size > 1
+            with deferring():  # what starts ranks may signal this one as soon as another has ended
+                self.ranks.first(lambda: self._stopping(signum, message if several else None))
+            raise Interrupted(signum, message, told=several)
+
+    def _stopping(self, signum: int, message: str | None) -> None:
+        self.run.on_stop(signum)
+        if message is not None:
+            say(message)
 
     def _tell_failed_save(self, stops: bool) -> None:
         """A checkpoint that cannot be written does not end a run that still has the one before, until its end."""

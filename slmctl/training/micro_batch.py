@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 
 from slmctl.config import TrainingConfig
 from slmctl.evaluation.heldout import autocast
-from slmctl.memory import memory_available
+from slmctl.memory import memory_available, processes_here
 from slmctl.model.losses import head_memory
 from slmctl.selection.select import selected_count
 from slmctl.training.batches import Batcher
@@ -47,7 +46,7 @@ def free_bytes(device: str) -> int:
     if device.startswith("cuda"):
         torch.cuda.empty_cache()
         return torch.cuda.mem_get_info()[0]
-    return memory_available() // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    return memory_available() // processes_here()
 
 
 def rows_that_fit(group_rows: int, seq_len: int, group_bytes: int, free: int, fixed: int, most_rows: int) -> int:

@@ -104,11 +104,13 @@ class Ranks:
 
 
 def machine(device: str, ranks: Ranks) -> dict[str, Any]:
-    """What a run's layout in memory depends on: ranks, device and its memory in bytes."""
+    """What a run's layout in memory depends on: how many ranks, the first one's device, and the least memory of any in bytes.
+    The same on every rank."""
+    name, memory = "cpu", memory_limit()
     if device.startswith("cuda"):
         found = torch.cuda.get_device_properties(torch.cuda.current_device())
-        return {"ranks": ranks.size, "device": found.name, "memory": found.total_memory}
-    return {"ranks": ranks.size, "device": "cpu", "memory": memory_limit()}
+        name, memory = found.name, found.total_memory
+    return {"ranks": ranks.size, "device": ranks.first(lambda: name), "memory": min(ranks.all_of(memory))}
 
 
 def wanted_size(env: Mapping[str, str] = os.environ) -> int:

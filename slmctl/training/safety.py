@@ -65,15 +65,17 @@ class HangWatch:
             faulthandler.dump_traceback_later(self.seconds + TELLING, exit=True, file=self._file)
 
     def _tell(self) -> None:
+        told = math.inf
         while not self._closed.wait(min(self.seconds / 4, 5)):
-            if time.monotonic() - self._last >= self.seconds:
+            if time.monotonic() - self._last >= self.seconds and told != self._last:
+                told = self._last
                 err.print(
-                    f"error: no step, evaluation or save has ended for {self.seconds} s (hang_timeout). Every thread's stack is "
-                    f"in {self.path}; this process ends. Run again to go on from the last checkpoint.",
+                    f"error: no step, evaluation or save has ended for {self.seconds} s (hang_timeout). Unless one does, this "
+                    f"process ends within {TELLING} s, with every thread's stack in {self.path}. Run again to go on from the "
+                    "last checkpoint.",
                     style="red",
                     markup=False,
                 )
-                return
 
     def close(self) -> None:
         self._closed.set()

@@ -16,6 +16,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from slmctl.config import ArmConfig, SelectionConfig, TrainingConfig
 from slmctl.errors import Interrupted, SlmError, StoppedError, TrainingError
 from slmctl.signals import raising
+from slmctl.stages import train
 from slmctl.stages.workspace import result_settings
 from slmctl.training import checkpoint, loop
 from slmctl.training.telemetry import read_log
@@ -109,15 +110,31 @@ def test_ranks_that_a_signal_has_stopped_do_not_go_on_when_torchrun_starts_them_
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "one")
     workspace = stopped_in(5, pipeline("asked", SAVING), monkeypatch)
     taken.clear()
-    for attempt in ("1", "2"):
+    for attempt in ("1", "1"):  # a change of members does not count as one
         monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", attempt)
         with pytest.raises(StoppedError, match="was stopped by a signal"):
             train_arm(workspace, resume=resume)
     assert taken == []
     assert saved(workspace) == named(2, 4, 5)
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")  # whoever started it starts it again, under the same id
+    monkeypatch.setattr(train, "_started", lambda _: "later")  # another torchrun, under the same id
     train_arm(workspace)
     assert taken == [6, 7, 8]
+
+
+def test_a_rank_that_is_ended_because_another_died_was_not_stopped(pipeline, monkeypatch, taken):
+    """torchrun's SIGTERM may come while a rank whose collective has failed is on its way out."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "one")
+    workspace = pipeline("ended", SAVING)
+
+    def die(*_):
+        raise Interrupted(signal.SIGTERM, "SIGTERM: stopped")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Trainer, "step", die)
+        with pytest.raises(Interrupted):
+            train_arm(workspace)
+    train_arm(workspace)
+    assert taken == list(range(1, STEPS + 1))
 
 
 @pytest.mark.parametrize(
