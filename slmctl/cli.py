@@ -249,6 +249,20 @@ def report(config: Config, override: Override = None) -> None:
 
 
 @app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="The output_dir of each run; each has been evaluated.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the same as JSON.")] = False,
+) -> None:
+    """Several evaluated runs side by side: losses, tokens, tasks, seeds, and what differs in their configurations.
+
+    Examples: `slmctl compare runs/mine runs/try` · `slmctl compare --json runs/seed-*`
+    """
+    from slmctl.stages.compare import compare as stage
+
+    stage(runs, as_json)
+
+
+@app.command()
 def run(config: Config, override: Override = None) -> None:
     """Every stage in order, skipping what is complete and still matches its inputs.
 
@@ -258,6 +272,25 @@ def run(config: Config, override: Override = None) -> None:
     from slmctl.stages.run import run as stage
 
     out.print(f"report: {stage(workspace).resolve()}", soft_wrap=True)
+
+
+@app.command()
+def sweep(
+    config: Config,
+    over: Annotated[
+        list[str], typer.Option("--over", metavar="KEY=V1,V2,…", help="A key below pretrain and its values; repeatable.")
+    ],
+    override: Override = None,
+) -> None:
+    """An arm once more for each value of a setting, or each seed, on the same tokens, reference and scores; then eval and report.
+
+    Examples: `slmctl sweep CONFIG --over pretrain.arms.slm.selection.ratio=0.4,0.5,0.7` ·
+    `slmctl sweep CONFIG --over pretrain.seed=1,2`
+    """
+    workspace = _open(config, override)
+    from slmctl.stages.sweep import sweep as stage
+
+    out.print(f"report: {stage(workspace, over).resolve()}", soft_wrap=True)
 
 
 @app.command()

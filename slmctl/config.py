@@ -8,64 +8,25 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from slmctl.template import Template, TemplateError
+from slmctl.config_eval import EvalConfig
+from slmctl.config_types import (
+    AsList,
+    FieldName,
+    LocalPath,
+    Name,
+    NonNegativeInt,
+    PositiveInt,
+    Section,
+    SeedInt,
+    StorePlace,
+    TextTemplate,
+)
 
 BUDGET_KEYS = ("tokens", "steps", "epochs")
 UNSCORED = ("all", "random")
 """Criteria whose tokens do not compete by a score: the controls."""
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True, allow_inf_nan=False)
-
-
-def _file_name(name: str) -> str:
-    """A name that becomes a folder must not lead out of it."""
-    if not name or name in {".", ".."} or not all(c.isalnum() or c in "-_." for c in name):
-        raise ValueError("use letters, digits, '-', '_' and '.' only: it becomes a folder's name")
-    return name
-
-
-def _local(path: str) -> str:
-    if "://" in path:
-        raise ValueError(
-            "want a folder of this machine or of a shared file system; shards alone may lie elsewhere, with store_dir"
-        )
-    return path
-
-
-def _known_store(place: str | None) -> str | None:
-    if place is not None and "://" in place:
-        from fsspec.registry import known_implementations, registry
-
-        protocol = place.partition("://")[0]
-        if protocol not in {*known_implementations, *registry}:
-            raise ValueError(f"{protocol}:// is no protocol that fsspec knows; s3://, gs:// and hf:// are some")
-    return place
-
-
-def _field_of(name: str) -> str:
-    label, _, field = name.partition(":")
-    if not field or not label.startswith(("tokens/", "scores/", "base", "reference")):
-        raise ValueError(f"{name!r} names no field; copy it from the refusal, such as tokens/corpus:seed")
-    return name
-
-
-def _template(text: str) -> str:
-    try:
-        Template(text)
-    except TemplateError as e:
-        raise ValueError(str(e)) from None
-    return text
-
-
-TextTemplate = Annotated[str, AfterValidator(_template)]
-Name = Annotated[str, AfterValidator(_file_name)]
-AsList = BeforeValidator(lambda v: v if isinstance(v, list) or v is None else [v])
-PositiveInt = Annotated[int, Field(gt=0)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
 
 
 # --- model ------------------------------------------------------------------------------------------------------------
@@ -182,6 +143,8 @@ class TrainingConfig(Section):
     """Budget in optimizer steps. Give exactly one of tokens, steps and epochs."""
     epochs: Annotated[float, Field(gt=0)] | None = None
     """Budget in passes over the data (rounded up to whole steps)."""
+    seed: SeedInt | None = None
+    """Seed of this run's data order and random selection; null is the pipeline's. Arms that differ in it alone are summed up."""
     batch_tokens: PositiveInt = 524_288
     """Tokens of an optimizer step, over all micro-batches and ranks; a multiple of seq_len x group_rows."""
     micro_batch: PositiveInt | Literal["auto"] = 8
@@ -333,39 +296,7 @@ class ScoreConfig(Section):
     """Rows in one forward pass."""
 
 
-# --- evaluation -------------------------------------------------------------------------------------------------------
-
-
-class TaskConfig(Section):
-    name: Name
-    """Name in results.json."""
-    path: str
-    """JSON Lines with the task's items."""
-    prompt: TextTemplate = "Question: {question}\nAnswer:"
-    """Template of the prompt over an item's fields."""
-    answer: TextTemplate = "{answer}"
-    """Template of the worked answer; the number after `####`, else the last number, is the target."""
-    shots: NonNegativeInt = 8
-    """Worked examples before the question, drawn by seed from the curated set (same fields)."""
-    limit: PositiveInt | None = None
-    """Use the first so many items; null uses all."""
-    max_new_tokens: PositiveInt = 256
-    """Longest generation."""
-    batch_size: PositiveInt = 8
-    """Prompts generated together."""
-
-
-class EvalConfig(Section):
-    target: str = "target"
-    """The held-out set that arms are judged by."""
-    heldout: list[str] | None = None
-    """Held-out sets to evaluate; null takes all."""
-    tasks: list[TaskConfig] = []
-    """Generation tasks, greedy, exact match on the final number."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Arithmetic of the evaluation."""
-    batch_rows: PositiveInt = 8
-    """Rows in one forward pass."""
+# --- the whole ---------------------------------------------------------------------------------------------------------
 
 
 class TrackingConfig(Section):
@@ -378,14 +309,14 @@ class TrackingConfig(Section):
 class PipelineConfig(Section):
     name: Name
     """The pipeline's name; an output_dir belongs to one name."""
-    output_dir: Annotated[str, AfterValidator(_local)]
+    output_dir: LocalPath
     """Where every stage reads and writes."""
-    store_dir: Annotated[str | None, AfterValidator(_known_store)] = None
+    store_dir: StorePlace | None = None
     """Folder or URL (s3://, gs://, hf:// or any that fsspec opens) of token and score shards; null is output_dir."""
-    accept_mismatch: Annotated[list[Annotated[str, AfterValidator(_field_of)]], AsList] = []
+    accept_mismatch: Annotated[list[FieldName], AsList] = Field(default=[])
     """Fields in which what is found may differ from what the configuration wants, as a refusal names them
     (`tokens/corpus:seed`); recorded in the run. What would break the join by position is never accepted."""
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    seed: SeedInt = 0
     """Seed of packing, order, random selection and initialisation."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where models run."""

@@ -16,7 +16,6 @@ from slmctl.config import (
     BUDGET_KEYS,
     UNSCORED,
     DataConfig,
-    EvalConfig,
     PipelineConfig,
     ReferenceConfig,
     ReferenceModel,
@@ -24,6 +23,7 @@ from slmctl.config import (
     SelectionConfig,
     TrainingConfig,
 )
+from slmctl.config_eval import TASK_KINDS, EvalConfig, TaskConfig
 from slmctl.errors import ConfigError
 from slmctl.storage import is_url
 
@@ -176,6 +176,8 @@ def _model_fields_in(path: Path_) -> list[str]:
     """Known keys of the mapping at `path`, list indices and free names (arms, held-out sets) included in the path."""
     if path[:2] == ("score", "references") and len(path) > 2:
         return sorted(ReferenceModel.model_fields)
+    if path[:2] == ("eval", "tasks"):
+        return sorted({f for kind in TASK_KINDS for f in kind.model_fields})
     model: Any = PipelineConfig
     container = False
     for part in path:
@@ -264,7 +266,9 @@ def check(data: Any, name: str, lines: dict[Path_, int] | None = None) -> Pipeli
                 if error["loc"][3] == "str" and isinstance(error["input"], dict):
                     continue
                 error = {**error, "loc": (*error["loc"][:3], *error["loc"][4:])}
-            loc: Path_ = tuple(p for p in error["loc"] if not (isinstance(p, str) and "[" in p))
+            tagged = error["loc"][:2] == ("eval", "tasks") and len(error["loc"]) > 3  # then the fourth is the kind of task
+            given = (*error["loc"][:3], *error["loc"][4:]) if tagged else error["loc"]
+            loc: Path_ = tuple(p for p in given if not (isinstance(p, str) and "[" in p))
             field = next((i for i in range(len(loc)) if loc[i] in WANTED and _is_training(loc[:i])), None)
             field = None if error["type"] == "extra_forbidden" else field
             if field is not None:  # without the name of one of its types, or an item's index
@@ -318,7 +322,10 @@ def _rooted(config: PipelineConfig) -> PipelineConfig:
             for source in sources:
                 source.path = [below(root, p) for p in source.path] if source.path else source.path
         for task in config.eval.tasks:
-            task.path = below(root, task.path)
+            if isinstance(task, TaskConfig):
+                task.path = below(root, task.path)
+            elif task.data is not None:
+                task.data = below(root, task.data)
         config.data.root = None
     return config
 
@@ -388,7 +395,8 @@ def _cross_mistakes(data: dict[str, Any]) -> Iterator[tuple[Path_, str]]:
         if arm in _mapping(data, "pretrain", "arms"):
             yield ("pretrain", "arms", arm), "an arm cannot have this name: it is the name of a model it is compared with"
     tasks = _get(data, "eval", "tasks", default=[])
-    names = [_get(t, "name") for t in tasks] if isinstance(tasks, list) else []
+    given = tasks if isinstance(tasks, list) else []
+    names = [t if isinstance(t, str) else _get(t, "name") or _get(t, "suite") or _get(t, "harness") for t in given]
     for name in {n for n in names if isinstance(n, str) and names.count(n) > 1}:
         yield ("eval", "tasks"), f"two tasks are named {name!r}"
     if _get(data, "model", "attn_implementation") == "varlen" and not _get(data, "data", "intra_document_mask"):

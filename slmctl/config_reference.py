@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from slmctl import config
+from slmctl import config, config_eval
 
 BEGIN, END = "<!-- configuration reference: begin (make docs) -->", "<!-- configuration reference: end -->"
 
@@ -30,8 +30,14 @@ SECTIONS: tuple[tuple[str, type[BaseModel], str], ...] = (
     ("selection", config.SelectionConfig, ""),
     ("score", config.ScoreConfig, ""),
     ("a model of score.references", config.ReferenceModel, ""),
-    ("eval", config.EvalConfig, ""),
-    ("a task of eval.tasks", config.TaskConfig, ""),
+    ("eval", config_eval.EvalConfig, ""),
+    ("a task of one's own in eval.tasks", config_eval.TaskConfig, "`[{name: mine, path: mine.jsonl}]`"),
+    ("a suite in eval.tasks", config_eval.SuiteConfig, "`[rho-math]`, or `[{suite: rho-math, data: tasks}]`"),
+    (
+        "a task of lm-evaluation-harness in eval.tasks",
+        config_eval.HarnessConfig,
+        "`[arc_easy]`, or `[{harness: arc_easy, shots: 5}]`",
+    ),
     ("tracking", config.TrackingConfig, ""),
 )
 
@@ -52,8 +58,10 @@ def markdown() -> str:
 
 
 def _type(field: Any) -> str:
+    if "Discriminator" in str(field.annotation):
+        return "list of name or mapping"
     text = str(field.annotation if not isinstance(field.annotation, type) else field.annotation.__name__)
-    text = re.sub(r"typing\.|slmctl\.config\.|<class '([^']*)'>", r"\1", text)
+    text = re.sub(r"typing\.|slmctl\.config(?:_\w+)?\.|<class '([^']*)'>", r"\1", text)
     text = re.sub(r"Annotated\[(\w+(?:\[[\w, ]*\])?), (?:[^\[\]]|\[[^\[\]]*\])*\]", r"\1", text)
     text = re.sub(r"Literal\[([^\]]*)\]", lambda m: m.group(1).replace("', '", "' or '").replace("'", ""), text)
     text = re.sub(r" ?\| ?None", ", or null", text)

@@ -28,6 +28,10 @@ def quiet(on: bool = True) -> Iterator[None]:
         _quiet = before
 
 
+def is_quiet() -> bool:
+    return _quiet
+
+
 def say(message: str) -> None:
     """Prints one plain line to stderr; markup in `message` is shown as text."""
     if not _quiet:
@@ -44,9 +48,15 @@ class Ticker:
 
     def __init__(self, label: str, total: int, unit: str, bar: Progress | None, seconds: float = 15.0) -> None:
         self.label, self.total, self.unit, self.bar, self.seconds = label, total, unit, bar, seconds
-        self.done = 0
+        self.done = self.before = 0
         self.started = self.last = time.monotonic()
         self.task = bar.add_task(label, total=total, note="") if bar else None
+
+    def skip(self, n: int) -> None:
+        """`n` were done before: they count, but not as this process's speed."""
+        self.done, self.before = self.done + n, self.before + n
+        if self.bar is not None and self.task is not None:
+            self.bar.reset(self.task, completed=self.done)
 
     def advance(self, n: int, note: str = "") -> None:
         self.done += n
@@ -56,7 +66,7 @@ class Ticker:
         now = time.monotonic()
         if now - self.last >= self.seconds:
             self.last = now
-            rate = self.done / max(now - self.started, 1e-9)
+            rate = (self.done - self.before) / max(now - self.started, 1e-9)
             speed = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2f}"
             say(f"{self.label}: {self.done:,}/{self.total:,} {self.unit} ({speed}/s) {note}".rstrip())
 
@@ -64,7 +74,7 @@ class Ticker:
 @contextmanager
 def progress(label: str, total: int, unit: str) -> Iterator[Ticker]:
     """Yields a `Ticker` for `total` `unit`s of work."""
-    if _quiet or not sys.stderr.isatty():
+    if _quiet or not sys.stderr.isatty() or err.is_dumb_terminal:
         yield Ticker(label, total, unit, None)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))

@@ -1,22 +1,60 @@
-"""Generation tasks read from a local file: greedy, few-shot, exact match on the final number (the form of GSM8K)."""
+"""Generation tasks: few-shot prompts, greedy decoding, and a verdict on the answer read from each output.
+
+A `GenerationTask` carries its items, its worked examples and its judging; `run_task` knows only how to generate. A
+user's own JSON Lines task (`TaskConfig`) becomes one by `own_task`; `slmctl.evaluation.tasks` makes those of the paper.
+"""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
 import torch
 
-from slmctl.config import TaskConfig
+from slmctl.config_eval import TaskConfig
 from slmctl.corpus.text_files import open_text, reading
 from slmctl.errors import InputError
 from slmctl.store.order import permutation
 from slmctl.template import FieldError, Template
 
 _NUMBER = re.compile(r"-?\$?\d[\d,]*(?:\.\d+)?|-?\$?\.\d+")
+
+
+@dataclass(frozen=True)
+class Item:
+    prompt: str
+    """The question as the model sees it, up to where its answer begins; without the worked examples."""
+    answer: str
+    """A worked answer, where the item is to serve as an example; else empty."""
+    target: str
+    """What the answer is compared with."""
+    choices: tuple[str, ...] = ()
+    """Texts of the options, in order of their letters, where there are any."""
+    id: str | None = None
+    """The record's own name, where it has one."""
+
+
+@dataclass(frozen=True)
+class GenerationTask:
+    name: str
+    items: list[Item]
+    prefix: str
+    """Worked examples, before every prompt."""
+    shots: int
+    max_new_tokens: int
+    batch_size: int
+    stop: tuple[str, ...]
+    """A generation ends before the first of these: where a next example would begin."""
+    read: Callable[[str, tuple[str, ...]], str | None]
+    """The answer that an output gives (output, the item's choices); None where it gives none."""
+    same: Callable[[str, str], bool]
+    """Whether a found answer is the target."""
+    version: str = "1"
+    """Raised when prompts or judging change: results of different versions do not compare."""
 
 
 def final_number(text: str) -> Decimal | None:
@@ -32,13 +70,6 @@ def final_number(text: str) -> Decimal | None:
         return Decimal(found[0].replace(",", "").replace("$", ""))
     except InvalidOperation:
         return None
-
-
-@dataclass(frozen=True)
-class Item:
-    prompt: str
-    answer: str
-    target: Decimal
 
 
 def read_items(task: TaskConfig) -> list[Item]:
@@ -69,7 +100,7 @@ def make_item(task: TaskConfig, record: dict[str, Any]) -> Item | None:
     """One record as an item; None where its answer has no number. Raises `FieldError` for an absent field."""
     prompt, answer = Template(task.prompt)(record), Template(task.answer)(record)
     target = final_number(answer)
-    return Item(prompt, answer, target) if target is not None else None
+    return Item(prompt, answer, str(target)) if target is not None else None
 
 
 def few_shot_prefix(examples: list[Item], shots: int, seed: int) -> str:
@@ -80,55 +111,50 @@ def few_shot_prefix(examples: list[Item], shots: int, seed: int) -> str:
     return "".join(f"{examples[i].prompt} {examples[i].answer}\n\n" for i in chosen)
 
 
-def cut(text: str) -> str:
+def own_task(task: TaskConfig, prefix: str) -> GenerationTask:
+    """A user's own task: exact match on the final number, an output ends at the first empty line. Raises `InputError` as
+    `read_items` does."""
+    return GenerationTask(
+        name=task.name,
+        items=read_items(task),
+        prefix=prefix,
+        shots=task.shots,
+        max_new_tokens=task.max_new_tokens,
+        batch_size=task.batch_size,
+        stop=("\n\n",),
+        read=_read_final_number,
+        same=_same_decimal,
+    )
+
+
+def _read_final_number(text: str, choices: tuple[str, ...]) -> str | None:  # noqa: ARG001 - readers have one form
+    found = final_number(text)
+    return str(found) if found is not None else None
+
+
+def _same_decimal(found: str, target: str) -> bool:
+    return Decimal(found) == Decimal(target)
+
+
+def cut(text: str, stop: tuple[str, ...] = ("\n\n",)) -> str:
     """A generation up to where the next example would begin."""
-    return text.split("\n\n")[0]
+    return text[: min((at for s in stop if (at := text.find(s)) >= 0), default=len(text))]
 
 
-@torch.no_grad()
-def run_task(model: Any, tokenizer: Any, task: TaskConfig, items: list[Item], prefix: str, device: str) -> dict[str, Any]:
-    """Accuracy, its standard error, and every item's output. The prompt is cut from the left where the model's context
-    is too short for it; how often is reported."""
-    from transformers import GenerationConfig
+def run_task(model: Any, tokenizer: Any, task: GenerationTask, device: str) -> dict[str, Any]:
+    """Accuracy, its standard error, and every item's output and verdict, in the items' order.
 
-    own_config, model.generation_config = model.generation_config, GenerationConfig()  # its penalties are not greedy search
-    try:
-        return _run_task(model, tokenizer, task, items, prefix, device)
-    finally:
-        model.generation_config = own_config
-
-
-def _run_task(model: Any, tokenizer: Any, task: TaskConfig, items: list[Item], prefix: str, device: str) -> dict[str, Any]:
-    config = model.config.get_text_config()
-    room = int(getattr(config, "max_position_embeddings", 2048)) - task.max_new_tokens
+    The prompt is cut from the left where the model's context is too short for it; how often is reported. Raises
+    `InputError` where the task has no item, or the longest generation leaves no room for a prompt.
+    """
+    if not task.items:
+        raise InputError(f"task {task.name} has no item.")
+    room = context_of(model) - task.max_new_tokens
     if room < 1:
         raise InputError(f"task {task.name}: max_new_tokens {task.max_new_tokens} fills the model's whole context.")
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    outputs: list[dict[str, Any]] = []
-    truncated = 0
-    for at in range(0, len(items), task.batch_size):
-        batch = items[at : at + task.batch_size]
-        prompts = [tokenizer(prefix + i.prompt, add_special_tokens=False)["input_ids"] for i in batch]
-        truncated += sum(len(p) > room for p in prompts)
-        prompts = [p[-room:] for p in prompts]
-        width = max(map(len, prompts))
-        ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=device)
-        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
-        made = model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            max_new_tokens=task.max_new_tokens,
-            do_sample=False,
-            num_beams=1,
-            pad_token_id=pad,
-            eos_token_id=tokenizer.eos_token_id,
-            tokenizer=tokenizer,
-            stop_strings=["\n\n"],
-        )
-        for item, row in zip(batch, made[:, width:], strict=True):
-            text = cut(tokenizer.decode(row, skip_special_tokens=True))
-            found = final_number(text)
-            outputs.append({"output": text, "found": str(found), "target": str(item.target), "correct": found == item.target})
+    prompts = [tokenizer(task.prefix + i.prompt, add_special_tokens=False)["input_ids"] for i in task.items]
+    texts = _generate_all(model, tokenizer, task, [p[-room:] for p in prompts], device)
+    outputs = [_verdict(task, i, item, text) for i, (item, text) in enumerate(zip(task.items, texts, strict=True))]
     n = len(outputs)
     accuracy = sum(o["correct"] for o in outputs) / n
     return {
@@ -136,6 +162,60 @@ def _run_task(model: Any, tokenizer: Any, task: TaskConfig, items: list[Item], p
         "standard_error": (accuracy * (1 - accuracy) / n) ** 0.5,
         "items": n,
         "shots": task.shots,
-        "prompts_cut": truncated,
+        "version": task.version,
+        "metric": "accuracy",
+        "prompts_cut": sum(len(p) > room for p in prompts),
         "outputs": outputs,
     }
+
+
+def context_of(model: Any) -> int:
+    """Tokens that a model's positions reach."""
+    return int(getattr(model.config.get_text_config(), "max_position_embeddings", 2048))
+
+
+def _verdict(task: GenerationTask, index: int, item: Item, text: str) -> dict[str, Any]:
+    found = task.read(text, item.choices)
+    correct = found is not None and task.same(found, item.target)
+    verdict = {"prompt": item.prompt, "output": text, "found": found, "target": item.target, "correct": correct}
+    return {"index": index, **({"id": item.id} if item.id is not None else {}), **verdict}
+
+
+@torch.no_grad()
+def _generate_all(model: Any, tokenizer: Any, task: GenerationTask, prompts: list[list[int]], device: str) -> list[str]:
+    """The outputs, in the prompts' order. Prompts of like length share a batch, the longest first: little padding, and
+    a batch that does not fit in memory is met at once."""
+    from transformers import GenerationConfig
+
+    own_config, model.generation_config = model.generation_config, GenerationConfig()  # its penalties are not greedy search
+    texts = [""] * len(prompts)
+    try:
+        order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+        for at in range(0, len(order), task.batch_size):
+            batch = order[at : at + task.batch_size]
+            made = _generate(model, tokenizer, task, [prompts[i] for i in batch], device)
+            for i, row in zip(batch, made, strict=True):
+                texts[i] = cut(tokenizer.decode(row, skip_special_tokens=True), task.stop)
+    finally:
+        model.generation_config = own_config
+    return texts
+
+
+def _generate(model: Any, tokenizer: Any, task: GenerationTask, prompts: list[list[int]], device: str) -> torch.Tensor:
+    """[prompts, at most max_new_tokens] new token ids, ended by eos or padding."""
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    width = max(map(len, prompts))
+    ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=device)
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
+    made: torch.Tensor = model.generate(
+        input_ids=ids,
+        attention_mask=mask,
+        max_new_tokens=task.max_new_tokens,
+        do_sample=False,
+        num_beams=1,
+        pad_token_id=pad,
+        eos_token_id=tokenizer.eos_token_id,
+        tokenizer=tokenizer,
+        stop_strings=list(task.stop),
+    )
+    return made[:, width:]

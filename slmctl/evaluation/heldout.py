@@ -37,6 +37,21 @@ class HeldoutLoss:
         return self.loss / math.log(2) * tokens / text_bytes
 
 
+@dataclass(frozen=True)
+class DocumentLosses:
+    """The M documents of a held-out set that have predicted tokens, by rising number."""
+
+    document_M: np.ndarray
+    nats_M: np.ndarray
+    """Sum of each document's losses (float64)."""
+    predicted_M: np.ndarray
+    """Its predicted tokens."""
+
+    @property
+    def whole(self) -> HeldoutLoss:
+        return HeldoutLoss(float(self.nats_M.sum()), int(self.predicted_M.sum()))
+
+
 def autocast(device: str, on: bool) -> Any:
     return torch.autocast(device, torch.bfloat16) if on else contextlib.nullcontext()
 
@@ -77,6 +92,24 @@ def heldout_loss(
     finally:
         model.model.train(was_training)
     return HeldoutLoss(nats, predicted)
+
+
+def document_losses(model: SplitModel, reader: RowReader, device: str, batch_rows: int) -> DocumentLosses:
+    """Losses of a whole set by document. The reader must read documents; the model must be in eval mode."""
+    rows = reader.tokens.rows
+    sums: dict[int, list[float]] = {}
+    for at in range(0, rows, batch_rows):
+        found = reader.fetch(np.arange(at, min(at + batch_rows, rows)))
+        losses_BT, _, target_BT = row_losses(model, found.ids_BT, found.document_BT, device)
+        documents, where = np.unique(found.document_BT[target_BT], return_inverse=True)
+        nats = np.bincount(where, losses_BT[target_BT].astype(np.float64), len(documents))
+        for document, total, count in zip(documents.tolist(), nats, np.bincount(where, minlength=len(documents)), strict=True):
+            held = sums.setdefault(document, [0.0, 0])
+            held[0] += float(total)
+            held[1] += int(count)
+    order = sorted(sums)
+    nats_M = np.array([sums[d][0] for d in order], dtype=np.float64)
+    return DocumentLosses(np.array(order, dtype=np.int64), nats_M, np.array([sums[d][1] for d in order], dtype=np.int64))
 
 
 def tokens_to_reach(tokens: list[int], losses: list[float], goal: float) -> float | None:

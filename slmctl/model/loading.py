@@ -76,6 +76,15 @@ def load_model_config(source: ModelSource) -> Any:
         raise InputError(f"cannot load a model configuration from {source.path!r}: {reason}") from e
 
 
+def empty_model(source: ModelSource) -> Any:
+    """A model without weights (on the meta device), for what its shapes alone tell. Raises `InputError` with the reason."""
+    from transformers import AutoModelForCausalLM
+
+    config = load_model_config(source)
+    with torch.device("meta"), quiet_transformers():
+        return AutoModelForCausalLM.from_config(config)
+
+
 def save_model(model: Any, tokenizer: Any, directory: Path, state: dict[str, Any] | None = None) -> None:
     """Writes a directory that `AutoModelForCausalLM` and `AutoTokenizer` load; `state` are the weights where the model itself
     holds only a part of them."""

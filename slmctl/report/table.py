@@ -1,58 +1,157 @@
-"""The comparison as rows of text, a column for each model: one source for the terminal and the page."""
+"""The comparison for a terminal of 80 columns: several small tables with a row for each model, so that no label wraps."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
-def comparison(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header (a label, then every model) and rows: losses on each held-out set, tasks, and what each arm spent."""
-    models, arms = results["models"], results.get("arms", {})
-    first = next(iter(models.values()))
-    rows = [["selection", *[selection(arms.get(m)) for m in models]]]
-    rows.append(["tokens seen", *[count(arms.get(m), "tokens_seen") for m in models]])
-    rows.append(["tokens trained on", *[count(arms.get(m), "tokens_selected") for m in models]])
-    for heldout in first["heldout"]:
-        for key, label, form in (
-            ("loss", "loss", ".4f"),
-            ("perplexity", "perplexity", ".4g"),
-            ("bits_per_byte", "bits/byte", ".4f"),
-        ):
-            rows.append([f"{heldout} {label}", *[figure(found["heldout"][heldout][key], form) for found in models.values()]])
-    for task in first["tasks"]:
-        rows.append([f"{task} accuracy", *[accuracy(found["tasks"][task]) for found in models.values()]])
-    rows.append(["tokens to control's loss", *[reach(arms.get(m), "tokens_to_reach") for m in models]])
-    rows.append(["times fewer tokens", *[times(arms.get(m)) for m in models]])
-    return ["", *models], rows
+from slmctl.report import numbers as n
+from slmctl.report.blocks import DataTable
+from slmctl.report.facts import Facts, dig, items_of, rows_of
+from slmctl.report.sections.summary import alarms, headline
+from slmctl.report.shown import shortened, visible
+
+WIDTH = 80
+MOST = 8
+"""Alarms that are shown; the others are less important."""
+NAME = 16
+"""Characters of a model's name that are shown."""
+_SYMBOLS = {"bad": "✗", "warning": "!", "note": "i", "good": "✓"}
+_STYLES = {"bad": "red", "warning": "yellow", "note": "", "good": "green"}
 
 
-def figure(value: float | None, form: str) -> str:
-    return "not finite" if value is None else format(value, form)
+def sentences(results: dict[str, Any]) -> list[tuple[str, str]]:
+    """(text, style) of each alarm, most important first, with its level as symbol and word; then what was found."""
+    facts = Facts(results)
+    found = [(f"{_SYMBOLS[a.level]} {a.word}: {visible(a.text, 500)}", _STYLES[a.level]) for a in alarms(facts)]
+    return [*found, (" ".join(visible(s, 500) for s in headline(facts)), "")]
 
 
-def selection(arm: dict[str, Any] | None) -> str:
-    if arm is None:
-        return "-"
-    chosen = arm["selection"]
-    return chosen["criterion"] if chosen["criterion"] == "all" else f"{chosen['criterion']} {100 * chosen['ratio']:g}%"
+def print_results(results: dict[str, Any], console: Console) -> None:
+    """The alarms in words, what was found, and the comparison as small tables."""
+    console.print(f"{visible(results.get('pipeline', ''))}, seed {results.get('seed')}", style="bold", markup=False)
+    *said, (summary, _) = sentences(results)
+    console.print(summary, markup=False)
+    for text, style in said[:MOST]:
+        console.print(text, style=style or None, markup=False)
+    if len(said) > MOST:
+        console.print(f"… and {len(said) - MOST} more, in the report.")
+    for found in small_tables(results):
+        console.print()
+        console.print(found.title, style="bold", markup=False, no_wrap=True)
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+        for i, head in enumerate(found.header):
+            table.add_column(Text(head), justify="right" if i else "left", no_wrap=width(found) <= console.width)
+        for row in found.rows:
+            table.add_row(*[Text(str(cell)) for cell in row])
+        console.print(table)
+    console.print()
+    for note in results.get("notes") or []:
+        console.print(f"note: {visible(note, 1000)}", markup=False)
 
 
-def count(arm: dict[str, Any] | None, key: str) -> str:
-    return "-" if arm is None else f"{arm[key]:,}"
+def width(table: DataTable) -> int:
+    """Columns that a table takes when nothing in it wraps: three between columns."""
+    columns = zip(*[table.header, *[[str(c) for c in row] for row in table.rows]], strict=True)
+    return sum(max(map(len, column)) + 3 for column in columns) - 3
 
 
-def accuracy(task: dict[str, Any]) -> str:
-    return f"{task['accuracy']:.3f} ± {task['standard_error']:.3f}"
+def small_tables(results: dict[str, Any]) -> list[DataTable]:
+    """Losses on each held-out set, what each arm was and spent, what it took to reach the control, paired differences, tasks.
+    All cells are text; each table fits `WIDTH`."""
+    facts = Facts(results)
+    found = [_heldout(facts, s) for s in facts.sets]
+    found += [_training(facts), _reached(facts), _differences(facts), *_tasks(facts)]
+    return [t for t in found if t.rows]
 
 
-def reach(arm: dict[str, Any] | None, key: str) -> str:
-    """Tokens until the target loss first came down to the all-tokens arm's final one."""
-    if arm is None or "control" not in arm:
-        return "-"
-    found = arm["control"][key]
-    return "not reached" if found is None else f"{found:,.0f}"
+def _name(text: object) -> str:
+    return shortened(text, NAME)
 
 
-def times(arm: dict[str, Any] | None) -> str:
-    found = arm.get("control", {}).get("times_fewer_tokens") if arm else None
-    return "-" if found is None else f"{found:.2f}x"
+def _heldout(facts: Facts, heldout: str) -> DataTable:
+    rows = []
+    for model in facts.models:
+        h = items_of(facts.models, model, "heldout", heldout)
+        if h:
+            ends = n.interval(h.get("interval")) or n.NONE
+            rows.append(
+                [_name(model), n.fixed(h.get("loss")), ends, n.fixed(h.get("bits_per_byte")), n.significant(h.get("perplexity"))]
+            )
+    target = ", the target" if heldout == facts.target else ""
+    header = ["model", "loss", f"{facts.level} interval", "bits/byte", "perplexity"]
+    return DataTable(f"Held-out set {shortened(heldout, 40)}{target} (nats a token, lower is better)", header, rows)
+
+
+def selection(arm: dict[str, Any]) -> str:
+    """`excess loss 60%`, `all`."""
+    chosen = items_of(arm, "selection")
+    criterion = str(chosen.get("criterion", n.NONE)).replace("_", " ")
+    share = "" if criterion == "all" or n.number(chosen.get("ratio")) is None else f" {n.ratio(chosen['ratio'])}"
+    return shortened(criterion + share, 20)
+
+
+def _training(facts: Facts) -> DataTable:
+    rows = [
+        [_name(m), selection(a), n.count(a.get("tokens_seen")), n.count(a.get("tokens_selected")), n.flops(a.get("flops"))]
+        for m, a in facts.arms.items()
+    ]
+    return DataTable("Training", ["arm", "selected by", "tokens seen", "trained on", "FLOPs"], rows)
+
+
+def _reached(facts: Facts) -> DataTable:
+    rows, control, loss = [], "", n.NONE
+    for arm in facts.arms:
+        c = dig(facts.arms, arm, "control")
+        if not isinstance(c, dict):
+            continue
+        control, loss = str(c.get("arm")), n.fixed(c.get("target_loss"))
+        reached = n.number(c.get("tokens_to_reach")) is not None
+        tokens = n.count(c.get("tokens_to_reach")) if reached else "not reached"
+        times = [n.fewer(c.get(f"times_fewer_{key}")) for key in ("tokens", "flops", "flops_all")]
+        rows.append([_name(arm), tokens, *times])
+    title = f"Until the final target loss of {_name(control)} ({loss})"
+    return DataTable(title, ["arm", "tokens", "in tokens", "in FLOPs", "with scoring"], rows)
+
+
+def _differences(facts: Facts) -> DataTable:
+    rows = []
+    for d in rows_of(facts.results, "differences"):
+        if d.get("a") not in facts.arms or d.get("b") not in facts.arms:
+            continue
+        pair = f"{shortened(d.get('a'), 14)} − {shortened(d.get('b'), 14)}"
+        ends = n.interval(d.get("interval"), sign=True) or n.NONE
+        rows.append([shortened(d.get("set"), 10), pair, n.signed(d.get("difference")), ends])
+    return DataTable(
+        "Paired differences of loss (negative: the first is better)", ["set", "arms", "loss", f"{facts.level} interval"], rows
+    )
+
+
+def _tasks(facts: Facts) -> list[DataTable]:
+    """As many models beside each other as fit, the rest in tables of their own."""
+    tables: list[DataTable] = []
+    models = list(facts.models)
+    while models and facts.tasks:
+        take = len(models)
+        while take > 1 and width(_accuracies(facts, models[:take])) > WIDTH:
+            take -= 1
+        tables.append(_accuracies(facts, models[:take]))
+        models = models[take:]
+    return tables
+
+
+def _accuracies(facts: Facts, models: Sequence[str]) -> DataTable:
+    rows = []
+    for task in facts.tasks:
+        cells = []
+        for model in models:
+            found = items_of(facts.models, model, "tasks", task)
+            error = n.number(found.get("standard_error"))
+            cells.append(n.percent(found.get("accuracy")) + (f" ±{100 * error:.1f}" if error is not None else ""))
+        rows.append([shortened(task, 20), *cells])
+    return DataTable("Accuracy of tasks ± standard error", ["task", *[shortened(m, 12) for m in models]], rows)

@@ -1,208 +1,169 @@
-"""eval: base, reference and every arm on each held-out set and task; tokens each arm needed to reach the control."""
+"""eval: base, reference, every arm and every kept checkpoint on held-out sets and tasks; what they differ in, and why.
+
+Writes eval/results.json, which holds all that the table, the report, `compare` and the model cards show.
+"""
 
 from __future__ import annotations
 
-import json
-import math
+from functools import cache, partial
+from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Any
 
-from slmctl.config import TaskConfig
-from slmctl.console import say, warn
-from slmctl.corpus.sources import plan, whole_records
-from slmctl.corpus.text_files import content_id, is_file
+from slmctl.config_eval import SuiteConfig, TaskConfig
+from slmctl.console import say
+from slmctl.corpus.text_files import content_id, is_file, is_folder
 from slmctl.errors import InputError
-from slmctl.evaluation.generation import Item, few_shot_prefix, make_item, read_items, run_task
-from slmctl.evaluation.heldout import heldout_loss, tokens_to_reach
-from slmctl.files import publishing, read_json, sha256_json, write_json
-from slmctl.model.loading import ModelSource, load_model
-from slmctl.model.split import SplitModel
-from slmctl.stages.workspace import DONE, INPUTS, Workspace, result_settings
+from slmctl.evaluation.alarms import alarms
+from slmctl.evaluation.costs import ForwardFlops, forward_flops
+from slmctl.evaluation.harness_data import data_files
+from slmctl.evaluation.tasks import TASKS
+from slmctl.files import sha256_json, write_json
+from slmctl.model.loading import empty_model
+from slmctl.stages import compare_arms
+from slmctl.stages.cards import write_cards
+from slmctl.stages.compare_arms import made_from
+from slmctl.stages.diagnose import Diagnosis
+from slmctl.stages.measure import Measure, checkpoints_of, sources_of
+from slmctl.stages.workspace import DONE, Workspace
 from slmctl.store import manifest as manifests
-from slmctl.store.manifest import differences, library_versions
-from slmctl.store.reader import RowReader
-from slmctl.template import FieldError
+from slmctl.store.manifest import library_versions
+from slmctl.sweeps import read_sweeps
 from slmctl.training.telemetry import finite, read_log
 
 RESULTS = "results.json"
-
-
-def models_of(workspace: Workspace) -> dict[str, ModelSource]:
-    """The models there are to compare: base, reference (where one was trained) and every complete arm."""
-    attention = workspace.config.model.attn_implementation
-    found = {"base": workspace.base_source()}
-    if (workspace.reference / DONE).is_file():
-        found["reference"] = ModelSource(str(workspace.reference), attn_implementation=attention)
-    for arm in workspace.config.pretrain.arms:
-        if (workspace.arm(arm) / DONE).is_file():
-            found[arm] = ModelSource(str(workspace.arm(arm) / "model"), attn_implementation=attention)
-        else:
-            say(f"eval: arm {arm} is not trained to its end, left out")
-    return found
+HIGHLIGHTS = "highlights.json"
+SCHEMA = 2
 
 
 def evaluate(workspace: Workspace) -> None:
-    """Writes results.json, and each task's outputs beside it."""
+    """Measures whatever is trained, and writes results.json. What was measured before a stop is not measured again."""
     config = workspace.config
     workspace.accepted = []
     arms = [a for a in config.pretrain.arms if (workspace.arm(a) / DONE).is_file()]
     if not arms:
         raise InputError("no arm is trained to its end yet. Run `slmctl pretrain` first.")
-    notes = [note for arm in arms for note in warn_of_changes(workspace, arm)]
-    sources = models_of(workspace)
-    for task in config.eval.tasks:
-        if not is_file(task.path):
-            raise InputError(f"task {task.name}: {task.path} does not exist. Correct eval.tasks in the configuration.")
+    notes = [note for arm in arms for note in compare_arms.warn_of_changes(workspace, arm)]
+    sources = sources_of(workspace)
+    checkpoints = {a: checkpoints_of(workspace, a) for a in arms}
+    common = _common_inputs(workspace)
     inputs = {
+        **common,
+        "models": {n: workspace.fingerprint(s) for n, s in sources.items()},
+        "runs": {a: [made_from(workspace, a), sha256_json(read_log(workspace.arm(a) / "evals.jsonl"))] for a in arms},
+        "checkpoints": {a: [c.step for c in found] for a, found in checkpoints.items()},
+        "sweeps": read_sweeps(workspace.root),
+    }
+    if workspace.begin(workspace.evaluation, inputs, RESULTS, keep=("parts", "documents", "tasks", "tokens")):
+        say("eval: complete, skipped")
+        return
+    measure = Measure(workspace, common)
+    diagnosis = Diagnosis(workspace, measure)
+    results: dict[str, Any] = {
+        **{"schema": SCHEMA, "pipeline": config.name, "seed": config.seed, "target": config.eval.target},
+        **{"level": config.eval.level, "notes": notes, "versions": library_versions(), "models": {}, "arms": {}},
+    }
+    for name, source in sources.items():
+        others = partial(diagnosis.add, name) if name == "base" else lambda _: None
+        kind = name if name in ("base", "reference") else "arm"
+        results["models"][name] = {"kind": kind, **measure.model(name, source, others)}
+    flops = flops_of(workspace)
+    own = forward_flops(empty_model(sources["base"]), config.data.seq_len)
+    model = cache(lambda: measure.load(sources["base"]))
+    for arm in arms:
+        facts = compare_arms.arm_facts(workspace, arm, own)
+        facts["checkpoints"] = []
+        for one in checkpoints[arm] if config.eval.checkpoints or config.eval.dynamics else []:
+            figures = measure.checkpoint(one, model, partial(diagnosis.add, one.name))
+            facts["checkpoints"].append({"step": one.step, **seen_at(workspace, arm, one.step), **figures})
+        results["arms"][arm] = facts
+    _conclude(workspace, measure, diagnosis, results, flops)
+    write_json(workspace.evaluation / RESULTS, finite(results))
+    write_cards(workspace, results)
+
+
+def _conclude(
+    workspace: Workspace, measure: Measure, diagnosis: Diagnosis, results: dict[str, Any], flops: dict[str, ForwardFlops]
+) -> None:
+    """What follows from the measurements."""
+    config, arms, models = workspace.config, results["arms"], results["models"]
+    target = config.eval.target
+    results["costs"] = compare_arms.costs(workspace, flops)
+    compare_arms.compare_with_control(arms, target, results["costs"], next(iter(config.score.references)))
+    results["differences"] = compare_arms.loss_differences(measure, arms)
+    results["task_differences"] = compare_arms.task_differences(measure, models, arms)
+    results["seeds"] = compare_arms.seeds(arms, models, target)
+    results["sweeps"] = compare_arms.sweeps(workspace, models, target)
+    last = {a: f"{a}@{f['checkpoints'][-1]['step']}" for a, f in arms.items() if f["checkpoints"]}
+    texts = token_texts(workspace)
+    for arm, name in last.items():
+        arms[arm]["selected"] |= diagnosis.selection_facts(arm, name)
+        arms[arm]["kinds"] = diagnosis.kinds(arm, name, texts)
+    results["diagnostics"] = diagnosis.results({a: arms[a] for a in last}, target)
+    steps = {a: arms[a]["checkpoints"][-1]["step"] for a in last}
+    write_json(workspace.evaluation / HIGHLIGHTS, diagnosis.highlights(last, steps))
+    results["alarms"] = alarms(finite(results))
+
+
+def _common_inputs(workspace: Workspace) -> dict[str, Any]:
+    """All that figures of a model depend on, but for the model."""
+    config = workspace.config
+    corpus = workspace.open_tokens("corpus")
+    scores = workspace.scores(next(iter(config.score.references)))
+    return {
+        "schema": SCHEMA,
+        "corpus": corpus.manifest.content_hash,
+        "scores": manifests.load_manifest(scores, "scores").content_hash if manifests.exists(scores) else None,
         "settings": config.eval.model_dump(mode="json"),
         "seed": config.seed,
         "intra_document_mask": config.data.intra_document_mask,
         "heldout": workspace.heldout_hashes(),
-        "models": {n: workspace.fingerprint(s) for n, s in sources.items()},
-        "runs": {a: [made_from(workspace, a), sha256_json(read_log(workspace.arm(a) / "evals.jsonl"))] for a in arms},
-        "tasks": {t.name: content_id(t.path, workspace.hashes) for t in config.eval.tasks},
+        "tasks": _task_inputs(workspace),
         "curated": workspace.open_tokens("curated").manifest.content_hash,
     }
-    if workspace.begin(workspace.evaluation, inputs, RESULTS):
-        say("eval: complete, skipped")
-        return
-    tasks = {t.name: (t, read_items(t), few_shots(workspace, t)) for t in config.eval.tasks}
-    results: dict[str, Any] = {
-        "pipeline": config.name,
-        "seed": config.seed,
-        "target": config.eval.target,
-        "notes": notes,
-        "models": {},
-        "versions": library_versions(),
-    }
-    for name, source in sources.items():
-        results["models"][name] = evaluate_model(workspace, name, source, tasks)
-    results["arms"] = {arm: arm_facts(workspace, arm) for arm in arms}
-    compare_with_control(results["arms"], workspace)
-    results["costs"] = costs(workspace)
-    write_json(workspace.evaluation / RESULTS, finite(results))
 
 
-def evaluate_model(
-    workspace: Workspace, name: str, source: ModelSource, tasks: dict[str, tuple[TaskConfig, list[Item], str]]
-) -> dict[str, Any]:
-    config = workspace.config.eval
-    device = workspace.device
-    model = SplitModel(load_model(source, config.precision, device), workspace.config.data.intra_document_mask)
-    found: dict[str, Any] = {"heldout": {}, "tasks": {}}
-    for heldout in workspace.heldout_names():
-        tokens = workspace.open_tokens(f"heldout/{heldout}")
-        loss = heldout_loss(model, RowReader(tokens, documents=model.intra_document_mask), device, config.batch_rows)
-        counts = tokens.manifest.counts
-        found["heldout"][heldout] = {
-            "loss": loss.loss,
-            "perplexity": loss.perplexity,
-            "bits_per_byte": loss.bits_per_byte(counts["tokens"], counts["text_bytes"]),
-            "predicted_tokens": loss.predicted,
-        }
-        say(f"eval {name}: {heldout} loss {loss.loss:.4f}, perplexity {loss.perplexity:.2f}")
-    for task, items, prefix in tasks.values():
-        result = run_task(model.model, workspace.tokenizer().hf, task, items, prefix, device)
-        outputs = result.pop("outputs")
-        with publishing(workspace.evaluation / "tasks" / task.name / f"{name}.jsonl") as temporary:
-            temporary.write_text("".join(json.dumps(o, ensure_ascii=False) + "\n" for o in outputs), encoding="utf-8")
-        found["tasks"][task.name] = result
-        cut = f" ({result['prompts_cut']} prompts cut to the model's context)" if result["prompts_cut"] else ""
-        say(f"eval {name}: {task.name} accuracy {result['accuracy']:.3f} ± {result['standard_error']:.3f} on {len(items)}{cut}")
-    return found
-
-
-def few_shots(workspace: Workspace, task: TaskConfig) -> str:
-    """The worked examples, from the curated set's records. Raises `InputError` where those lack the task's fields."""
-    if task.shots == 0:
-        return ""
-    data = workspace.config.data
-    examples: list[Item] = []
-    problem = "it has no record"
-    for piece in plan(data.curated, data.shard_bytes):
-        for record in whole_records(data.curated[piece.source], piece):
-            try:
-                item = make_item(task, record)
-            except FieldError as e:
-                problem = str(e)
-                continue
-            if item is not None:
-                examples.append(item)
-        if len(examples) >= 10_000:
-            break
-    if not examples:
-        raise InputError(
-            f"task {task.name}: the curated set offers no worked example: {problem}. Set shots: 0 or match the fields."
-        )
-    return few_shot_prefix(examples, task.shots, workspace.config.seed)
-
-
-def made_from(workspace: Workspace, arm: str) -> dict[str, Any]:
-    """What an arm was trained from, as it was recorded then."""
-    inputs: dict[str, Any] = read_json(workspace.arm(arm) / INPUTS)
-    return inputs
-
-
-def warn_of_changes(workspace: Workspace, arm: str) -> list[str]:
-    """An arm is reported as what it was trained as, not as what the configuration says now."""
-    wanted = result_settings(workspace.config.pretrain.arms[arm])
-    found = differences(made_from(workspace, arm)["settings"], wanted)
-    notes = [f"arm {arm} was trained with other settings than the configuration has now: {line}" for line in found]
-    for note in notes:
-        warn(note)
-    return notes
-
-
-def arm_facts(workspace: Workspace, arm: str) -> dict[str, Any]:
-    """What one arm was, what it saw, and its held-out curves."""
-    settings = made_from(workspace, arm)["settings"]
-    metrics = read_log(workspace.arm(arm) / "metrics.jsonl")
-    evals = read_log(workspace.arm(arm) / "evals.jsonl")
-    now, then = workspace.heldout_hashes(), read_json(workspace.arm(arm) / DONE)["heldout"]
-    for record in evals:  # a curve counts only where it was measured on the very set that is evaluated now
-        record["heldout"] = {n: loss for n, loss in record["heldout"].items() if n in now and now[n] == then.get(n)}
-    last = metrics[-1]
-    return {
-        "selection": settings["selection"],
-        "steps": last["step"],
-        "tokens_seen": last["tokens_seen"],
-        "tokens_selected": last["tokens_selected"],
-        "training_seconds": sum(m["seconds"] for m in metrics),
-        "evals": evals,
-    }
-
-
-def compare_with_control(arms: dict[str, Any], workspace: Workspace) -> None:
-    """Adds to each arm the tokens it needed to reach the all-tokens arm's final target loss (linear interpolation
-    between the held-out evaluations of training), and how many times fewer that is."""
-    target = workspace.config.eval.target
-    control = next((n for n, a in arms.items() if a["selection"]["criterion"] == "all"), None)
-    if control is None:
-        return
-    end = arms[control]["evals"][-1]
-    goal = end["heldout"].get(target)
-    if goal is None:
-        say(f"eval: {control} was not evaluated on this {target} while it was trained, so tokens to reach its loss are not known")
-        return
-    for facts in arms.values():
-        losses = [e["heldout"].get(target, math.inf) for e in facts["evals"]]
-        seen = tokens_to_reach([e["tokens_seen"] for e in facts["evals"]], losses, goal)
-        facts["control"] = {
-            "arm": control,
-            "target_loss": goal,
-            "tokens_to_reach": seen,
-            "selected_tokens_to_reach": tokens_to_reach([e["tokens_selected"] for e in facts["evals"]], losses, goal),
-            "times_fewer_tokens": end["tokens_seen"] / seen if seen else None,
-        }
-
-
-def costs(workspace: Workspace) -> dict[str, Any]:
-    """Tokens that went into the reference and its scores: part of what selection costs."""
+def _task_inputs(workspace: Workspace) -> dict[str, Any]:
+    """What tasks read, by content, and the versions of what judges them. Raises `InputError` for data that are absent."""
     found: dict[str, Any] = {}
-    log = read_log(workspace.reference / "training" / "metrics.jsonl")
-    if log:
-        found["reference_tokens"] = log[-1]["tokens_seen"]
-    for name in workspace.config.score.references:
-        if manifests.exists(workspace.scores(name)):
-            scores = manifests.load_manifest(workspace.scores(name), "scores")
-            found.setdefault("scored_tokens", {})[name] = scores.counts["predicted"]
+    for task in workspace.config.eval.tasks:
+        data = task.path if isinstance(task, TaskConfig) else task.data
+        if data is not None and not (is_file(data) or is_folder(data)):
+            raise InputError(f"task {data} does not exist. Correct eval.tasks in the configuration.")
+        if isinstance(task, SuiteConfig) and task.suite == "rho-math":
+            found |= {f"{name} version": kind.version for name, kind in TASKS.items()}
+        elif not isinstance(task, TaskConfig):
+            found["lm_eval"] = version("lm_eval") if find_spec("lm_eval") else None
+        files = [data] if isinstance(task, TaskConfig) else data_files(data) if data is not None else []
+        found |= {f: f if is_folder(f) else content_id(f, workspace.hashes) for f in files if f is not None}
     return found
+
+
+def flops_of(workspace: Workspace) -> dict[str, ForwardFlops]:
+    """Operations of each reference's forward pass, by score set, and of the trained reference; without those whose model
+    cannot be told from here."""
+    found = {}
+    for name, model in workspace.config.score.references.items():
+        try:
+            source = workspace.reference_source(name)
+            found["reference" if model == "reference" else name] = forward_flops(
+                empty_model(source), workspace.config.data.seq_len
+            )
+        except InputError as e:
+            say(f"eval: the cost of scoring with {name} is not known: {e}")
+    return found
+
+
+def seen_at(workspace: Workspace, arm: str, step: int) -> dict[str, Any]:
+    """Tokens that an arm had seen and trained on after a step."""
+    for record in read_log(workspace.arm(arm) / "metrics.jsonl"):
+        if record["step"] == step:
+            return {"tokens_seen": record["tokens_seen"], "tokens_selected": record["tokens_selected"]}
+    return {"tokens_seen": None, "tokens_selected": None}
+
+
+def token_texts(workspace: Workspace) -> list[str]:
+    """What each token id stands for."""
+    tokenizer = workspace.tokenizer().hf
+    special = set(tokenizer.all_special_ids)
+    return ["" if i in special else tokenizer.decode([i], clean_up_tokenization_spaces=False) for i in range(len(tokenizer))]

@@ -1,34 +1,18 @@
-"""report: results.json and the arms' logs as one self-contained HTML page."""
+"""report: results.json, highlights.json and the arms' logs as one self-contained HTML page, and as small tables on stdout."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader
-from rich.table import Table
-
 from slmctl.console import out
 from slmctl.errors import InputError
 from slmctl.files import publishing, read_json
-from slmctl.report.plots import curves, training_curve
-from slmctl.report.table import comparison
-from slmctl.stages.evaluate import RESULTS
+from slmctl.report.page import make_page
+from slmctl.report.table import print_results
+from slmctl.stages.evaluate import HIGHLIGHTS, RESULTS
 from slmctl.stages.workspace import RESOLVED, Workspace
 from slmctl.training.telemetry import read_log
-
-METRICS = {
-    "loss_selected": (
-        "Loss of the tokens trained on",
-        "Mean live loss of each step's selected tokens; arms select different tokens.",
-    ),
-    "loss_unselected": ("Loss of the tokens left out", "With selection this is meant to stay high: noise is not learnt."),
-    "correlation": (
-        "Live and reference loss: correlation",
-        "Aligned losses correlate strongly; a value near 0 means a broken join.",
-    ),
-    "grad_norm": ("Gradient norm", "Before clipping."),
-}
 
 
 def load_results(workspace: Workspace) -> dict[str, Any]:
@@ -40,43 +24,22 @@ def load_results(workspace: Workspace) -> dict[str, Any]:
 
 
 def report(workspace: Workspace, notes: list[str] | None = None) -> Path:
-    """Writes report/index.html and its plots as SVG files; returns the page's path."""
+    """Writes report/index.html and its figures as SVG files; returns the page's path. `notes` go below those of the results."""
     results = load_results(workspace)
-    figures = []
-    for heldout in next(iter(results["models"].values()))["heldout"]:
-        series = {}
-        for arm, facts in results["arms"].items():
-            found = [(float(e["tokens_seen"]), e["heldout"][heldout]) for e in facts["evals"] if heldout in e["heldout"]]
-            if found:
-                series[arm] = ([x for x, _ in found], [y for _, y in found])
-        title = f"Held-out loss: {heldout}"
-        svg = curves(series, "tokens seen", "nats a token", title)
-        figures.append(
-            {"name": f"heldout-{heldout}", "title": title, "svg": svg, "caption": "Held-out evaluations during training."}
-        )
-    logs = {arm: read_log(workspace.arm(arm) / "metrics.jsonl") for arm in results["arms"]}
-    for key, (title, caption) in METRICS.items():
-        series = {arm: training_curve(log, key) for arm, log in logs.items()}
-        series = {arm: xy for arm, xy in series.items() if xy[0]}
-        if series:
-            svg = curves(series, "tokens seen", "nats a token" if key.startswith("loss") else key.replace("_", " "), title)
-            figures.append({"name": key, "title": title, "svg": svg, "caption": caption})
-    header, rows = comparison(results)
-    environment = Environment(loader=PackageLoader("slmctl.report"), autoescape=True)
-    page = environment.get_template("report.html.j2").render(
-        name=results["pipeline"],
-        seed=results["seed"],
-        target=results["target"],
-        header=header,
-        rows=rows,
-        notes=[*results.get("notes", []), *(notes or [])],
-        figures=figures,
-        config=(workspace.root / RESOLVED).read_text(encoding="utf-8"),
-        versions=results["versions"],
+    text = workspace.evaluation / HIGHLIGHTS
+    page = make_page(
+        results,
+        read_json(text) if text.is_file() else None,
+        {arm: read_log(workspace.arm(arm) / "metrics.jsonl") for arm in results.get("arms", {})},
+        (workspace.root / RESOLVED).read_text(encoding="utf-8"),
+        notes or [],
     )
-    for figure in figures:
-        _write(workspace.report / f"{figure['name']}.svg", figure["svg"])
-    _write(workspace.report / "index.html", page)
+    for old in workspace.report.glob("*.svg") if workspace.report.is_dir() else []:
+        if old.name not in page.figures:
+            old.unlink()
+    for name, figure in page.figures.items():
+        _write(workspace.report / name, figure)
+    _write(workspace.report / "index.html", page.html)  # last: a page is there when its figures are
     return workspace.report / "index.html"
 
 
@@ -86,14 +49,5 @@ def _write(path: Path, text: str) -> None:
 
 
 def print_comparison(workspace: Workspace) -> None:
-    """The comparison as a table on stdout."""
-    results = load_results(workspace)
-    header, rows = comparison(results)
-    table = Table(title=f"{results['pipeline']}: losses in nats a token, lower is better (one seed: {results['seed']})")
-    for i, cell in enumerate(header):
-        table.add_column(cell, justify="right" if i else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    out.print(table)
-    for note in results.get("notes", []):
-        out.print(f"note: {note}", markup=False)
+    """The alarms in words, what was found, and the comparison as small tables, on stdout."""
+    print_results(load_results(workspace), out)

@@ -20,6 +20,7 @@ from slmctl.evaluation.heldout import HeldoutLoss, autocast, heldout_loss
 from slmctl.files import publishing, read_json, sweep, write_json
 from slmctl.model.loading import ModelSource, load_model, save_model
 from slmctl.model.split import SplitModel, refuse_ids_beyond, refuse_rows_beyond
+from slmctl.stages.cards import write_card
 from slmctl.stages.workspace import DONE, Workspace, result_settings
 from slmctl.store import manifest
 from slmctl.store.reader import RowReader, ScoreSet, TokenSet
@@ -60,10 +61,10 @@ def train_base(workspace: Workspace, resume: Resume = True) -> None:
         if scratch.train is None:
             ranks.first(lambda: _publish(ready.model.model, workspace, workspace.base / "model"))
         else:
-            seed = workspace.config.seed + 1  # another order than the arms', which share theirs
+            seed = seed_of(workspace, scratch.train) + 1  # another order than the arms', which share theirs
             source = OneSet(_reader(workspace, corpus), seed, scratch.train.loader_threads)
             train(_run(workspace, ranks, "base", workspace.base, ready, scratch.train, ALL_TOKENS, source, inputs))
-        ranks.first(lambda: workspace.finish(workspace.base))
+        ranks.first(lambda: _finish(workspace, "base", workspace.base))
 
 
 def _mark_stopped(directory: Path, signum: int) -> None:
@@ -218,11 +219,10 @@ def _train_reference(workspace: Workspace, ranks: Ranks, resume: Resume) -> None
         workspace.open_tokens(f"heldout/{settings.keep_best_on}")
     base = workspace.base_source()
     inputs = workspace.reference_inputs()
-    source: RowSource = OneSet(_reader(workspace, curated), config.seed, settings.loader_threads)
+    source: RowSource = OneSet(_reader(workspace, curated), seed_of(workspace, settings), settings.loader_threads)
     if corpus is not None:
-        source = TwoSets(
-            _reader(workspace, curated), _reader(workspace, corpus), settings.mix, config.seed, settings.loader_threads
-        )
+        readers = _reader(workspace, curated), _reader(workspace, corpus)
+        source = TwoSets(*readers, settings.mix, seed_of(workspace, settings), settings.loader_threads)
     sets = [curated, corpus] if corpus is not None else [curated]
 
     def load() -> SplitModel:
@@ -242,7 +242,7 @@ def _train_reference(workspace: Workspace, ranks: Ranks, resume: Resume) -> None
         for file in (training / "model").iterdir():  # reference/ is itself the model directory
             os.replace(file, workspace.reference / file.name)
         shutil.rmtree(training / "model")
-        workspace.finish(workspace.reference)
+        _finish(workspace, "reference", workspace.reference)
 
     ranks.first(finish)
 
@@ -299,9 +299,19 @@ def train_arm(workspace: Workspace, ranks: Ranks, name: str, settings: ArmConfig
     if ready is None:
         say(f"pretrain {name}: complete, skipped")
         return
-    source = OneSet(_reader(workspace, corpus, scores), config.seed, settings.loader_threads)
+    source = OneSet(_reader(workspace, corpus, scores), seed_of(workspace, settings), settings.loader_threads)
     train(_run(workspace, ranks, name, directory, ready, settings, settings.selection, source, inputs))
-    ranks.first(lambda: workspace.finish(directory, {"heldout": workspace.heldout_hashes()}))
+    ranks.first(lambda: _finish(workspace, name, directory, {"heldout": workspace.heldout_hashes()}))
+
+
+def _finish(workspace: Workspace, name: str, directory: Path, facts: dict[str, Any] | None = None) -> None:
+    write_card(workspace, name)
+    workspace.finish(directory, facts)
+
+
+def seed_of(workspace: Workspace, settings: TrainingConfig) -> int:
+    """The seed of a run's order and random selection."""
+    return workspace.config.seed if settings.seed is None else settings.seed
 
 
 def _reader(workspace: Workspace, tokens: TokenSet, scores: ScoreSet | None = None) -> RowReader:
@@ -349,7 +359,7 @@ def _run(
         selection=selection,
         source=source,
         seq_len=config.data.seq_len,
-        seed=config.seed,
+        seed=seed_of(workspace, settings),
         device=workspace.device,
         evaluate=ready.evaluate,
         tracking=config.tracking,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from slmctl.config import PipelineConfig, SourceConfig
+from slmctl.config_eval import TaskConfig
 from slmctl.corpus.sources import files_of
 from slmctl.corpus.text_files import is_file
 from slmctl.errors import SlmError
@@ -28,9 +30,10 @@ def missing_inputs(config: PipelineConfig) -> list[str]:
         except SlmError as e:
             missing.append(f"{where}: {e}")
     for i, task in enumerate(config.eval.tasks):
+        key, path = ("path", task.path) if isinstance(task, TaskConfig) else ("data", task.data)
         try:
-            if not is_file(task.path):
-                missing.append(f"eval.tasks.{i}.path: {task.path} does not exist.")
+            if path is not None and not (is_file(path) or Path(path).is_dir()):
+                missing.append(f"eval.tasks.{i}.{key}: {path} does not exist.")
         except SlmError as e:
-            missing.append(f"eval.tasks.{i}.path: {e}")
+            missing.append(f"eval.tasks.{i}.{key}: {e}")
     return missing

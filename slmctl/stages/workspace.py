@@ -33,6 +33,7 @@ from slmctl.storage import Folder, LocalFolder
 from slmctl.store.build import PLAN, read_plan
 from slmctl.store.manifest import differences, exists, load_manifest
 from slmctl.store.reader import ScoreSet, TokenSet
+from slmctl.sweeps import read_sweeps, with_sweeps
 
 RESOLVED = "config.resolved.yaml"
 INPUTS = "inputs.json"
@@ -84,6 +85,7 @@ class Workspace:
         Raises `ConfigError` where another pipeline's files are in it.
         """
         resolved = self.root / RESOLVED
+        self.config = with_sweeps(self.config, read_sweeps(self.root))
         sweep(self.root)
         sweep(self.root / ".cache")
         others = self._others()  # before the record, which whoever makes others publishes first
@@ -327,10 +329,19 @@ class Workspace:
         path = directory / INPUTS
         return (directory / DONE).is_file() and path.is_file() and not differences(_strict(read_json(path)), inputs)
 
-    def begin(self, directory: Path, inputs: dict[str, Any], last: str = DONE, fresh: bool = False, lock: bool = True) -> bool:
+    def begin(
+        self,
+        directory: Path,
+        inputs: dict[str, Any],
+        last: str = DONE,
+        fresh: bool = False,
+        lock: bool = True,
+        keep: tuple[str, ...] = (),
+    ) -> bool:
         """Readies a stage's folder. Returns True where the stage is complete with these very inputs.
 
-        `fresh` moves aside whatever is there. Raises `SlmError` where another process works on the folder.
+        `fresh` moves aside whatever is there; folders named in `keep`, whose files know what they were made from, stay.
+        Raises `SlmError` where another process works on the folder.
         """
         label = directory.relative_to(self.root)
         if lock:
@@ -346,7 +357,11 @@ class Workspace:
             inputs = {**inputs, ACCEPTED: sorted(self.accepted)}
         if directory.is_dir() and any(directory.iterdir()):
             self.locks.lock(str(label))
-            self.move_aside(directory)
+            aside = self.move_aside(directory)
+            for name in keep:
+                if (aside / name).is_dir():
+                    directory.mkdir(exist_ok=True)
+                    os.replace(aside / name, directory / name)
         self.record()
         write_json(path, inputs)
         return False
@@ -422,12 +437,13 @@ class Workspace:
             self.hashes.beat = beat
             yield
 
-    def move_aside(self, directory: Path, label: str | None = None) -> None:
+    def move_aside(self, directory: Path, label: str | None = None) -> Path:
         label = (label or str(directory.relative_to(self.root))).replace(os.sep, "-")
         stale = self.root / "stale" / f"{label}-{time.strftime('%Y%m%dT%H%M%S')}-{time.time_ns() % 10**6:06d}"
         stale.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(directory, stale)  # a rename, where store_dir is on the same file system
         say(f"{directory}: the old files are kept in {stale}; delete them when you no longer need them")
+        return stale
 
     def finish(self, directory: Path, facts: dict[str, Any] | None = None) -> None:
         """Marks a stage complete."""

@@ -94,6 +94,28 @@ def require_checkpoint(root: Path, step: int) -> Path:
     return directory_of(root, step)
 
 
+def load_weights(directory: Path, model: nn.Module) -> Progress:
+    """Loads the weights of a checkpoint, and nothing else of it, into a model that lies on one device.
+
+    Raises `CorruptError` where a file of it is absent or altered.
+    """
+    from torch.distributed.checkpoint import state_dict_loader
+    from torch.distributed.checkpoint.filesystem import FileSystemReader
+    from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
+
+    facts, problem = Checkpoints._facts(directory)
+    for name, wanted in facts.get("files", {}).items():
+        if not (directory / name).is_file() or sha256_file(directory / name) != wanted:
+            problem = f"checkpoint {directory} is broken: {name} is absent or altered."
+    if problem is not None:
+        raise CorruptError(f"{problem} Delete it, and evaluate the others.")
+    weights = get_model_state_dict(model)
+    with _quiet():
+        state_dict_loader.load({"model": weights}, storage_reader=FileSystemReader(directory), no_dist=True)
+    set_model_state_dict(model, weights)
+    return Progress(**facts["progress"])
+
+
 class Checkpoints:
     """The checkpoints of one run. `made_from` is what the run depends on, by content. Of those saved, the newest
     `keep_last` stay, and those of steps that are multiples of `keep_every`."""

@@ -25,9 +25,9 @@ def flops_per_token(model: Any, seq_len: int) -> float:
     """6·N_matmul + 12·L·heads·head_dim·s: forward and backward of all-token training. What selection leaves out is not
     subtracted, so the figure compares arms by the work that plain training would do."""
     config = model.config.get_text_config()
-    head = model.get_output_embeddings().weight.data_ptr()
-    lookups = {m.weight.data_ptr() for m in model.modules() if isinstance(m, nn.Embedding)} - {head}
-    matrices = {p.data_ptr(): p.numel() for p in model.parameters() if p.ndim >= 2 and p.data_ptr() not in lookups}
+    head = id(model.get_output_embeddings().weight)
+    lookups = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)} - {head}
+    matrices = {id(p): p.numel() for p in model.parameters() if p.ndim >= 2 and id(p) not in lookups}
     heads = config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     return float(6 * sum(matrices.values()) + 12 * config.num_hidden_layers * heads * head_dim * seq_len)

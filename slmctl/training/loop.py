@@ -19,7 +19,6 @@ import pyarrow.parquet as pq
 import torch
 
 from slmctl.config import SelectionConfig, TrackingConfig, TrainingConfig, rows_per_step, total_steps
-from slmctl.console import progress as progress_bar
 from slmctl.console import say, warn
 from slmctl.errors import Interrupted, MismatchError, TrainingError
 from slmctl.files import publishing
@@ -30,6 +29,7 @@ from slmctl.training.alignment import AlignmentWatch
 from slmctl.training.batches import Batcher, RowSource
 from slmctl.training.budget import check_budget, warn_of_few_rows
 from slmctl.training.checkpoint import Checkpoints, Progress, Training, all_checkpoints, directory_of
+from slmctl.training.dashboard import dashboard
 from slmctl.training.environment import write_environment
 from slmctl.training.export import export_model
 from slmctl.training.flops import flops_per_token, peak_flops
@@ -167,8 +167,8 @@ class Trainer:
 
     def _steps(self) -> None:
         run, progress, settings = self.run, self.progress, self.run.settings
-        with deferring() as stop, progress_bar(run.name, self.steps, "steps") as ticker, self._profiler() as tick:
-            ticker.advance(progress.step)
+        shown = dashboard(run.name, self.steps, progress.step, self.ranks.size, progress.skipped)
+        with deferring() as stop, shown as self.live, self._profiler() as tick:
             signum = None
             if progress.step == 0:
                 self.evaluate()
@@ -176,7 +176,6 @@ class Trainer:
                 self.hang.alive()
                 result = self.step(progress.step + 1, stop.signum)
                 tick()
-                ticker.advance(1, f"loss {result.loss:.3f}")
                 done = progress.step == self.steps
                 if done or (settings.eval_every and progress.step % settings.eval_every == 0):
                     self.evaluate()
@@ -188,6 +187,7 @@ class Trainer:
                     self.checkpoints.wait()
                     self._tell_failed_save(stops=False)
                     self.checkpoints.save(progress, self.state)
+                    self.live.saving(progress.step)
                     self.saved = progress.step
                 if due and (done or signum is not None):
                     self.checkpoints.wait(self.hang.alive)
@@ -209,7 +209,9 @@ class Trainer:
 
     def _tell_failed_save(self, stops: bool) -> None:
         """A checkpoint that cannot be written does not end a run that still has the one before, until its end."""
-        failure = self.checkpoints.failed()
+        busy, failure = self.checkpoints.busy, self.checkpoints.failed()
+        if not busy:
+            self.live.saved(whole=failure is None)
         if failure is None:
             return
         message = f"a checkpoint could not be written: {(str(failure) or type(failure).__name__).rstrip('.')}."
@@ -251,6 +253,7 @@ class Trainer:
         }
         self.metrics.write(record)
         self.trackers.scalars(step, record, "train")
+        self.live.step(record)
         if step % run.settings.log_every == 0 or step == self.steps:
             unselected = result.metrics["loss_unselected"]
             rest = f" unselected {unselected:.4f}" if unselected is not None else ""
@@ -341,6 +344,7 @@ class Trainer:
         }
         self.evals.write(record)
         self.trackers.scalars(progress.step, losses, "heldout")
+        self.live.evaluated(record)
         listing = ", ".join(f"{k} {v:.4f}" for k, v in losses.items())
         say(f"{run.name} step {progress.step}/{self.steps}: held-out {listing}")
         if run.keep_best_on is not None and progress.step > 0:

@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from decimal import Decimal
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from slmctl.config import TaskConfig
+from slmctl.config_eval import TaskConfig
 from slmctl.errors import InputError
-from slmctl.evaluation.generation import Item, cut, few_shot_prefix, final_number, make_item, read_items, run_task
+from slmctl.evaluation.generation import (
+    GenerationTask,
+    Item,
+    cut,
+    few_shot_prefix,
+    final_number,
+    make_item,
+    own_task,
+    read_items,
+)
+from slmctl.evaluation.generation import run_task as run_generation_task
 
 # --- final number ---
 
@@ -75,9 +87,9 @@ def task(tmp_path, items=None, **over):
 
 def test_items_are_read_up_to_the_limit(tmp_path):
     items = [{"q": str(i), "a": f"work\n#### {i}"} for i in range(5)]
-    assert [i.target for i in read_items(task(tmp_path, items))] == [Decimal(i) for i in range(5)]
+    assert [i.target for i in read_items(task(tmp_path, items))] == [str(i) for i in range(5)]
     assert len(read_items(task(tmp_path, items, limit=2))) == 2
-    assert read_items(task(tmp_path, items))[3] == Item("Q: 3 A:", "work\n#### 3", Decimal(3))
+    assert read_items(task(tmp_path, items))[3] == Item("Q: 3 A:", "work\n#### 3", "3")
 
 
 def test_a_broken_or_numberless_item_is_named_by_its_line(tmp_path):
@@ -95,7 +107,7 @@ def test_a_broken_or_numberless_item_is_named_by_its_line(tmp_path):
 
 
 def test_few_shot_prefix_is_decided_by_its_seed():
-    examples = [Item(f"Q: {i} A:", f"{i}", Decimal(i)) for i in range(50)]
+    examples = [Item(f"Q: {i} A:", f"{i}", str(i)) for i in range(50)]
     prefix = few_shot_prefix(examples, 8, seed=3)
     assert prefix == few_shot_prefix(list(examples), 8, seed=3)
     assert prefix != few_shot_prefix(examples, 8, seed=4)
@@ -132,8 +144,16 @@ def greedy(model, tokenizer, prompt, max_new_tokens, room=10**9):
 PROMPTS = ["the sum of 1", "12", "and so it goes on and on and on and on", "the sum of 12 and 30 is", "0 0 0 0 0 0"]
 
 
+def run_task(model, tokenizer, config, items, prefix, device):
+    """A task of one's own on items made here."""
+    path = Path(config.path)
+    if not path.exists():
+        path.write_text('{"q": "1", "a": "1"}\n', encoding="utf-8")
+    return run_generation_task(model, tokenizer, replace(own_task(config, prefix), items=items), device)
+
+
 def items_for(prompts):
-    return [Item(p, "", Decimal(0)) for p in prompts]
+    return [Item(p, "", "0") for p in prompts]
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -174,10 +194,10 @@ def test_accuracy_counts_the_items_whose_final_number_is_right(make_llama, token
     outputs = [greedy(model, tokenizer, p, 12) for p in PROMPTS]
     numbers = [final_number(o) for o in outputs]
     assert any(n is not None for n in numbers)
-    right = [n if n is not None and i != 1 else Decimal(-1) for i, n in enumerate(numbers)]
+    right = [str(n) if n is not None and i != 1 else "-1" for i, n in enumerate(numbers)]
     items = [Item(p, "", target) for p, target in zip(PROMPTS, right, strict=True)]
     found = run_task(model, tokenizer, task(tmp_path, shots=0), items, "", "cpu")
-    wanted = [n == t for n, t in zip(numbers, right, strict=True)]
+    wanted = [n is not None and n == Decimal(t) for n, t in zip(numbers, right, strict=True)]
     assert 0 < sum(wanted) < 5
     assert [o["correct"] for o in found["outputs"]] == wanted
     p = sum(wanted) / 5
@@ -228,4 +248,37 @@ def test_a_task_draws_no_random_number(make_llama, tokenizer, tmp_path):
 
 def test_a_record_without_a_number_is_no_worked_example(tmp_path):
     assert make_item(task(tmp_path), {"q": "1", "a": "none"}) is None
-    assert make_item(task(tmp_path), {"q": "1", "a": "#### 3"}).target == 3
+    assert make_item(task(tmp_path), {"q": "1", "a": "#### 3"}).target == "3"
+
+
+def any_task(items, **over):
+    judging = {"read": lambda text, choices: choices[0] if choices else text[:2], "same": lambda found, target: found == target}
+    sizes = {"prefix": "", "shots": 0, "max_new_tokens": 8, "batch_size": 2, "stop": ("\n\n",)}
+    return GenerationTask(name="t", items=items, **{**sizes, **judging, **over})
+
+
+def test_results_keep_the_order_of_the_items_and_say_how_they_were_judged(make_llama, tokenizer):
+    model = make_llama().model
+    items = [Item(p, "", "x", ("x",) if i % 2 else (), f"id-{i}") for i, p in enumerate(PROMPTS)]
+    found = run_generation_task(model, tokenizer, any_task(items, version="7"), "cpu")
+    assert [o["output"] for o in found["outputs"]] == [greedy(model, tokenizer, p, 8) for p in PROMPTS]
+    assert [(o["index"], o["id"], o["prompt"]) for o in found["outputs"]] == [(i, f"id-{i}", p) for i, p in enumerate(PROMPTS)]
+    assert [o["found"] for o in found["outputs"]][1::2] == ["x", "x"]
+    assert [o["correct"] for o in found["outputs"]] == [i % 2 == 1 for i in range(5)]
+    assert (found["version"], found["metric"], found["accuracy"]) == ("7", "accuracy", 2 / 5)
+
+
+def test_an_answer_that_is_not_found_is_wrong_and_never_judged(make_llama, tokenizer):
+    def never(found, target):
+        raise AssertionError((found, target))
+
+    task = any_task(items_for(PROMPTS), read=lambda *_: None, same=never)
+    found = run_generation_task(make_llama().model, tokenizer, task, "cpu")
+    assert [(o["found"], o["correct"]) for o in found["outputs"]] == [(None, False)] * 5
+    with pytest.raises(InputError, match="no item"):
+        run_generation_task(make_llama().model, tokenizer, any_task([]), "cpu")
+
+
+def test_a_generation_ends_before_the_first_of_several_strings():
+    assert cut("7\nQuestion: 8\n\nProblem: 9", ("\n\nProblem:", "\nQuestion:")) == "7"
+    assert cut("7\n\n8", ("\nQuestion:",)) == "7\n\n8"

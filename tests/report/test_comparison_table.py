@@ -1,121 +1,118 @@
-"""The comparison as text: every model, every held-out set, and arms that never, or at once, reach the control."""
+"""The comparison in a terminal of 80 columns: every model with its numbers, nothing wrapped, nothing that is absent made up."""
 
 from __future__ import annotations
 
-import copy
+import io
+import math
 
 import pytest
+from made_results import ARMS, made_results
+from rich.console import Console
 
-from slmctl.config_file import check
-from slmctl.report.table import comparison
-from slmctl.stages.evaluate import compare_with_control
-from slmctl.stages.workspace import Workspace
+from slmctl.report.blocks import DataTable
+from slmctl.report.table import WIDTH, print_results, sentences, small_tables, width
 
-
-def heldout(loss):
-    return {"loss": loss, "perplexity": 2.0, "bits_per_byte": loss / 2, "predicted_tokens": 10}
-
-
-def arm(criterion, losses, selected=0.6, ratio=0.6):
-    evals = [
-        {
-            "step": i,
-            "tokens_seen": 1000 * i,
-            "tokens_selected": int(1000 * i * selected),
-            "heldout": {"target": x, "general": x + 1},
-        }
-        for i, x in enumerate(losses)
-    ]
-    last = evals[-1]
-    return {
-        "selection": {"criterion": criterion, "ratio": ratio},
-        "steps": last["step"],
-        "tokens_seen": last["tokens_seen"],
-        "tokens_selected": last["tokens_selected"],
-        "training_seconds": 1.0,
-        "evals": evals,
-    }
+FIVE = ARMS | {
+    "slm-with-a-strong-reference": {"criterion": "excess_loss", "ratio": 0.7},
+    "slm-40": {"criterion": "excess_loss", "ratio": 0.4},
+}
 
 
-@pytest.fixture
-def workspace(tmp_path):
-    data = {
-        "name": "table",
-        "output_dir": str(tmp_path / "run"),
-        "model": {"path": "somewhere"},
-        "data": {"seq_len": 32, "curated": {"path": "a"}, "corpus": {"path": "b"}, "heldout": {"target": {"path": "c"}}},
-        "reference": {"batch_tokens": 64},
-        "pretrain": {"steps": 1, "batch_tokens": 512, "arms": {"slm": {}}},
-    }
-    return Workspace(check(data, "table"))
+def printed(results, columns=WIDTH):
+    console = Console(file=io.StringIO(), width=columns, highlight=False)
+    print_results(results, console)
+    return console.file.getvalue()
 
 
-def results_of(arms, workspace, task=None):
-    arms = copy.deepcopy(arms)
-    compare_with_control(arms, workspace)
-    tasks = {"sums": task} if task else {}
-    models = {"base": {"heldout": {"target": heldout(4.0), "general": heldout(5.0)}, "tasks": tasks}}
-    for name, facts in arms.items():
-        last = facts["evals"][-1]["heldout"]
-        models[name] = {"heldout": {s: heldout(x) for s, x in last.items()}, "tasks": tasks}
-    return {"models": models, "arms": arms}
+def table(results, title):
+    """{name of the row: {column: cell}} of the table whose title begins so."""
+    found = next(t for t in small_tables(results) if t.title.startswith(title))
+    return {row[0]: dict(zip(found.header[1:], row[1:], strict=True)) for row in found.rows}
 
 
-def cells(results):
-    """{row label: {model: cell}}"""
-    header, rows = comparison(results)
-    assert all(len(row) == len(header) for row in rows)
-    assert all(isinstance(cell, str) for row in rows for cell in row)
-    return {row[0]: dict(zip(header[1:], row[1:], strict=True)) for row in rows}
+def test_every_model_is_in_it_with_its_loss_interval_and_bits():
+    results = made_results()
+    for heldout in ("target", "general"):
+        found = table(results, f"Held-out set {heldout}")
+        assert list(found) == ["base", "reference", "slm", "clm", "random"]
+        for name, row in found.items():
+            wanted = results["models"][name]["heldout"][heldout]
+            assert float(row["loss"]) == pytest.approx(wanted["loss"], abs=5e-5)
+            assert [float(x) for x in row["95% interval"].strip("[]").split(", ")] == pytest.approx(wanted["interval"], abs=5e-5)
+            assert float(row["bits/byte"]) == pytest.approx(wanted["bits_per_byte"], abs=5e-5)
+            assert float(row["perplexity"]) == pytest.approx(math.exp(wanted["loss"]), rel=1e-3)
 
 
-def test_every_model_and_set_is_in_it_with_its_numbers(workspace):
-    task = {"accuracy": 0.25, "standard_error": 0.125, "items": 12}
-    results = results_of({"slm": arm("excess_loss", [4.0, 3.0, 2.0]), "clm": arm("all", [4.0, 3.5, 2.5], 1.0)}, workspace, task)
-    found = cells(results)
-    assert list(found["target loss"]) == ["base", "slm", "clm"]
-    assert found["target loss"] == {"base": "4.0000", "slm": "2.0000", "clm": "2.5000"}
-    assert found["general bits/byte"] == {"base": "2.5000", "slm": "1.5000", "clm": "1.7500"}
-    assert found["selection"] == {"base": "-", "slm": "excess_loss 60%", "clm": "all"}
-    assert found["tokens seen"] == {"base": "-", "slm": "2,000", "clm": "2,000"}
-    assert found["tokens trained on"] == {"base": "-", "slm": "1,200", "clm": "2,000"}
-    assert found["sums accuracy"]["slm"] == "0.250 ± 0.125"
+def test_what_it_took_to_reach_the_control_is_shown_with_and_without_scoring():
+    found = table(made_results(), "Until the final target loss of clm")
+    assert found["slm"]["tokens"] == "368,640"
+    assert found["slm"]["in tokens"] == "1.33× fewer"
+    assert found["slm"]["with scoring"].endswith("more"), "below one is said as its inverse"
+    assert found["random"]["tokens"] == "not reached"
 
 
-def test_tokens_to_the_controls_final_loss_are_interpolated(workspace):
-    results = results_of({"slm": arm("excess_loss", [4.0, 3.0, 2.0]), "clm": arm("all", [4.0, 3.5, 2.5], 1.0)}, workspace)
-    control = results["arms"]["slm"]["control"]
-    assert control["target_loss"] == 2.5
-    assert control["tokens_to_reach"] == pytest.approx(1500)
-    assert control["selected_tokens_to_reach"] == pytest.approx(900)
-    assert control["times_fewer_tokens"] == pytest.approx(2000 / 1500)
-    assert results["arms"]["clm"]["control"]["tokens_to_reach"] == pytest.approx(2000)
-    assert results["arms"]["clm"]["control"]["times_fewer_tokens"] == pytest.approx(1.0)
-    text = str(comparison(results))
-    assert "1,500" in text
-    assert "1.33x" in text
+@pytest.mark.parametrize("arms", [ARMS, FIVE, {"slm": ARMS["slm"]}], ids=["three", "five", "one"])
+@pytest.mark.parametrize("everything", [True, False])
+def test_nothing_wraps_in_80_columns(arms, everything):
+    results = made_results(arms=arms, everything=everything)
+    tables = small_tables(results)
+    assert all(width(t) <= WIDTH for t in tables)
+    assert all(len(row) == len(t.header) and all(isinstance(c, str) for c in row) for t in tables for row in t.rows)
+    text = printed(results)
+    assert all(len(line) <= WIDTH for line in text.splitlines())
+    lines = [line.split() for line in text.splitlines()]
+    for t in tables:
+        for row in t.rows:
+            assert " ".join(row).split() in lines, "each row is one line, whole"
 
 
-def test_an_arm_that_never_gets_there_says_so(workspace):
-    results = results_of({"slm": arm("excess_loss", [4.0, 3.9, 3.8]), "clm": arm("all", [4.0, 3.5, 2.5], 1.0)}, workspace)
-    assert results["arms"]["slm"]["control"]["tokens_to_reach"] is None
-    assert "not reached" in str(comparison(results))
+def test_the_width_is_what_rich_prints():
+    """A table one column wider than the terminal is not taken for one that fits."""
+    t = DataTable("t", ["ab", "c"], [["x", "defg"]])
+    assert width(t) == 2 + 3 + 4
 
 
-def test_a_control_that_got_worse_is_reached_with_no_token_and_breaks_nothing(workspace):
-    results = results_of({"slm": arm("excess_loss", [4.0, 3.0, 2.0]), "clm": arm("all", [4.0, 4.1, 4.2], 1.0)}, workspace)
-    control = results["arms"]["slm"]["control"]
-    assert control["tokens_to_reach"] == 0.0
-    assert control["times_fewer_tokens"] is None
-    cells(results)
+def test_alarms_stand_above_all_with_a_word_and_a_symbol():
+    results = made_results()
+    text = printed(results)
+    found = [s for s, _ in sentences(results)]
+    assert [s.split()[:2] for s in found[:4]] == [["✗", "Problem:"], ["!", "Warning:"], ["i", "Note:"], ["✓", "Good:"]]
+    assert text.index("Problem:") < text.index("Warning:") < text.index("Held-out set target")
 
 
-def test_without_an_all_tokens_arm_there_is_no_comparison(workspace):
-    results = results_of({"slm": arm("excess_loss", [4.0, 3.0])}, workspace)
-    assert "control" not in results["arms"]["slm"]
-    cells(results)
+def test_more_models_than_fit_go_into_a_second_table_of_tasks():
+    tables = [t for t in small_tables(made_results(arms=FIVE)) if t.title.startswith("Accuracy")]
+    assert len(tables) > 1
+    assert sum(len(t.header) - 1 for t in tables) == len(FIVE) + 2
+    assert {row[0] for t in tables for row in t.rows} == {"gsm8k", "svamp", "asdiv", "mathqa"}
 
 
-def test_a_ratio_is_shown_as_what_it_is(workspace):
-    results = results_of({"slm": arm("excess_loss", [4.0, 3.0], ratio=0.625)}, workspace)
-    assert "62.5%" in cells(results)["selection"]["slm"], "a ratio rounded to whole percents makes two arms look the same"
+def test_absent_and_null_numbers_are_dashes():
+    results = made_results(everything=False)
+    for model in results["models"].values():
+        for h in model["heldout"].values():
+            h.update(loss=None, interval=None, bits_per_byte=None, perplexity=None)
+    for arm in results["arms"].values():
+        arm.pop("control", None)
+        arm["flops"] = None
+    results["differences"] = []
+    found = table(results, "Held-out set target")
+    assert set(found["slm"].values()) == {"–"}
+    assert not any(t.title.startswith(("Until", "Paired", "Accuracy")) for t in small_tables(results))
+    printed(results)
+
+
+def test_a_ratio_is_shown_as_what_it_is():
+    arms = {"slm": {"criterion": "excess_loss", "ratio": 0.625}}
+    found = table(made_results(arms=arms), "Training")
+    assert found["slm"]["selected by"] == "excess loss 62.5%", "rounded to whole percents two arms would look the same"
+
+
+def test_markup_and_control_characters_are_shown_as_text():
+    arms = {"[red]x[/red]": ARMS["slm"], "\x1b[31mclm": ARMS["clm"]}
+    results = made_results(arms=arms)
+    results["alarms"][0]["text"] = "[bold]not bold[/bold] \x1b[2J"
+    text = printed(results)
+    assert "[red]x[/red]" in text
+    assert "[bold]not bold[/bold]" in text
+    assert "\x1b" not in text

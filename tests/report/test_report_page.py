@@ -1,137 +1,86 @@
-"""The page stands alone, shows every arm, and takes nothing in it for markup."""
+"""The page stands alone, shows every part that is there, leaves out what is not, and takes nothing in it for markup."""
 
 from __future__ import annotations
 
+import copy
 import json
+import re
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import pytest
+from made_results import ARMS, CONFIG, made_highlights, made_logs, made_results
 
-from slmctl.config_file import check
-from slmctl.errors import InputError
-from slmctl.report.plots import curves, smooth, training_curve
-from slmctl.stages.report import report
-from slmctl.stages.workspace import Workspace
+from slmctl.report.page import make_page
 
-HOSTILE = "<script>alert('x')</script><img src=http://evil.example/x onerror=alert(1)> & \"quoted\""
+HOSTILE = "<script>alert('x')</script><img src=http://evil.example/x onerror=alert(1)> & \"quoted\" \u202e \x00"
 
 
-class Page(HTMLParser):
-    """Every tag with its attributes, and the text."""
+class Parsed(HTMLParser):
+    """Every tag with its attributes, the text outside of scripts and styles, and each JSON block."""
 
     def __init__(self, text):
         super().__init__()
-        self.tags, self.text = [], ""
+        self.tags, self.text, self.data, self.inside = [], "", "", None
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
+        if tag in ("script", "style"):
+            self.inside = dict(attrs).get("type", tag)
+
+    def handle_endtag(self, tag):
+        if tag in ("script", "style"):
+            self.inside = None
 
     def handle_data(self, data):
-        self.text += data
+        if self.inside == "application/json":
+            self.data += data
+        elif self.inside is None:
+            self.text += data
 
-
-def config(tmp_path, text="{text}"):
-    return {
-        "name": "page",
-        "output_dir": str(tmp_path / "run"),
-        "model": {"path": "somewhere"},
-        "data": {
-            "seq_len": 32,
-            "curated": {"path": "a.jsonl", "text": text},
-            "corpus": {"path": "b.jsonl"},
-            "heldout": {"target": {"path": "c.jsonl"}},
-        },
-        "reference": {"batch_tokens": 64},
-        "pretrain": {"steps": 3, "batch_tokens": 512, "arms": {"slm": {}, "clm": {"selection": {"criterion": "all"}}}},
-    }
-
-
-@pytest.fixture
-def make_page(tmp_path):
-    """make_page(name, text, arms): writes results and logs by hand, and reports them."""
-
-    def make(name="page", text="{text}", arms=("slm", "clm"), notes=None):
-        workspace = Workspace(check(config(tmp_path, text), "page")).open()
-        found = {
-            "heldout": {"target": {"loss": 2.0, "perplexity": 7.4, "bits_per_byte": 1.0, "predicted_tokens": 9}},
-            "tasks": {},
-        }
-        facts = {}
-        for i, arm in enumerate(arms):
-            evals = [
-                {"step": s, "tokens_seen": 512 * s, "tokens_selected": 300 * s, "heldout": {"target": 4.0 - s - i / 10}}
-                for s in range(3)
-            ]
-            selection = {"criterion": "all" if arm == "clm" else "excess_loss", "ratio": 0.6}
-            facts[arm] = {"selection": selection, "tokens_seen": 1024, "tokens_selected": 600, "evals": evals, "steps": 2}
-            log = workspace.arm(arm) / "metrics.jsonl"
-            log.parent.mkdir(parents=True)
-            records = [
-                {
-                    "step": s,
-                    "tokens_seen": 512 * s,
-                    "loss_selected": 4.0 - s,
-                    "loss_unselected": None,
-                    "correlation": 0.9,
-                    "grad_norm": 1.0,
-                }
-                for s in (1, 2)
-            ]
-            log.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
-        results = {
-            "pipeline": name,
-            "seed": 0,
-            "target": "target",
-            "models": {"base": found, **dict.fromkeys(arms, found)},
-            "arms": facts,
-            "versions": {"torch": "1.2.3"},
-        }
-        workspace.evaluation.mkdir(parents=True, exist_ok=True)
-        (workspace.evaluation / "results.json").write_text(json.dumps(results), encoding="utf-8")
-        path = report(workspace, notes)
-        return path.read_text(encoding="utf-8"), path
-
-    return make
+    def all(self, name):
+        return [attributes for tag, attributes in self.tags if tag == name]
 
 
 def assert_self_contained(text):
-    page = Page(text)
+    page = Parsed(text)
     for tag, attributes in page.tags:
-        assert tag not in {"script", "link", "iframe", "object", "embed", "base"}, tag
+        assert tag not in {"link", "iframe", "object", "embed", "base", "img", "form"}, tag
         for name, value in attributes.items():
             assert not name.startswith("on"), (tag, name)
             if name in {"src", "href", "xlink:href", "srcset", "data", "action", "poster"}:
-                assert value.startswith(("#", "data:")), (tag, name, value)
-            if name == "style":
-                assert "url(http" not in value
+                assert value.startswith("#"), (tag, name, value)
+            assert "url(http" not in (value or "")
     assert "@import" not in text
     assert "url(http" not in text
+    assert len(page.all("script")) <= 2, "the page's own, and the data of the texts"
     return page
 
 
-def test_the_page_fetches_nothing(make_page):
-    text, path = make_page()
-    page = assert_self_contained(text)
-    assert [t for t, _ in page.tags].count("svg") == 4, "held-out, selected loss, correlation and gradient norm"
-    assert "1.2.3" in page.text
-    assert "seq_len: 32" in page.text
-    assert sorted(f.name for f in path.parent.iterdir()) == [
-        "correlation.svg",
-        "grad_norm.svg",
-        "heldout-target.svg",
-        "index.html",
-        "loss_selected.svg",
-    ]
-    for file in path.parent.glob("*.svg"):
-        ElementTree.parse(file)
+def full(arms=None, **more):
+    arms = ARMS if arms is None else arms
+    results = made_results(arms=arms)
+    return make_page(results, made_highlights(list(arms), documents=1, repeat=1), made_logs(arms, 90), CONFIG, **more)
+
+
+@pytest.fixture(scope="module")
+def page():
+    return full()
+
+
+def test_the_page_fetches_nothing_and_forbids_it(page):
+    parsed = assert_self_contained(page.html)
+    policy = next(m["content"] for m in parsed.all("meta") if m.get("http-equiv") == "Content-Security-Policy")
+    assert policy.startswith("default-src 'none'")
+    assert "torch 2.13.0" in parsed.text
+    assert "seq_len: 1024" in parsed.text
 
 
 def test_the_check_itself_finds_what_it_is_for():
     for bad in [
         '<img src="https://a/b.png">',
-        "<script>1</script>",
+        "<script>1</script><script>2</script><script>3</script>",
         '<link href="x.css">',
         '<a onclick="x()">',
         '<image xlink:href="http://a">',
@@ -140,56 +89,237 @@ def test_the_check_itself_finds_what_it_is_for():
             assert_self_contained(f"<html>{bad}</html>")
 
 
-def test_hostile_text_is_shown_as_text(make_page):
-    text, _ = make_page(name=HOSTILE, text=HOSTILE + "{text}", notes=[HOSTILE])
-    page = assert_self_contained(text)
-    assert "<script" not in text
-    assert page.text.count("<script>alert('x')</script>") >= 3, "title, heading and note"
-    assert not [t for t, _ in page.tags if t == "img"]
+def test_every_section_is_there_and_led_to(page):
+    parsed = Parsed(page.html)
+    ids = [a["id"] for _, a in parsed.tags if "id" in a]
+    assert len(ids) == len(set(ids)), "ids of several figures do not collide"
+    sections = [a["id"] for a in parsed.all("section")]
+    assert sections == [
+        *("summary", "comparison", "differences", "tasks", "curves", "costs", "selection", "training", "dynamics"),
+        *("diagnostics", "repeats", "text", "about"),
+    ]
+    links = [a["href"] for a in parsed.all("a")]
+    assert links[1:] == [f"#{s}" for s in sections]
 
 
-def test_hostile_arm_names_in_results_are_shown_as_text_in_plots_too(make_page):
-    arm = "<b onclick=x>&"
-    text, _ = make_page(arms=(arm, "clm"))
-    page = assert_self_contained(text)
-    assert "b" not in {t for t, _ in page.tags}
-    assert arm in page.text
+def test_every_reference_within_the_page_has_its_goal(page):
+    parsed = Parsed(page.html)
+    ids = {a["id"] for _, a in parsed.tags if "id" in a}
+    for _, attributes in parsed.tags:
+        for name in ("aria-labelledby", "aria-describedby", "xlink:href", "href"):
+            for goal in attributes.get(name, "").split():
+                assert goal.removeprefix("#") in ids, (name, goal)
+        for goal in re.findall(r"url\(#([^)]+)\)", " ".join(v or "" for v in attributes.values())):
+            assert goal in ids
 
 
-def test_the_same_results_give_the_same_page(make_page, tmp_path):
-    first, _ = make_page()
-    second = report(Workspace(check(config(tmp_path), "page"))).read_text(encoding="utf-8")
-    assert first == second
+def test_each_figure_has_a_caption_a_table_and_a_file_of_its_own(page):
+    parsed = Parsed(page.html)
+    figures = len(parsed.all("figure"))
+    drawings = [a for a in parsed.all("svg") if a.get("role") == "img"]
+    assert figures == len(drawings) == len(parsed.all("figcaption")) == len(parsed.all("details")) == len(page.figures)
+    assert {
+        *("heldout-target.svg", "checkpoints-general.svg", "loss_selected.svg", "categories.svg", "fluctuating-slm.svg"),
+        *("mask-selected.svg", "fit-kept.svg", "matrix-slm.svg", "kept-by_kind.svg", "tasks.svg", "differences-target.svg"),
+    } <= set(page.figures)
+    for name, text in page.figures.items():
+        root = ElementTree.fromstring(text.encode())
+        assert "var(--" not in text, f"{name} stands alone, without the page's colours"
+        assert root.find("{http://www.w3.org/2000/svg}title").text
+        assert "metadata" not in text
 
 
-def test_without_results_it_says_what_to_run(tmp_path):
-    with pytest.raises(InputError, match="slmctl eval"):
-        report(Workspace(check(config(tmp_path), "page")))
+def test_header_cells_say_what_they_are_headers_of(page):
+    assert all(a.get("scope") in ("col", "row", "rowgroup") for a in Parsed(page.html).all("th"))
 
 
-# --- plots ---
+def test_the_summary_says_what_was_found_in_words(page):
+    text = " ".join(Parsed(page.html).text.split())
+    results = made_results()
+    slm, clm, random = (results["models"][a]["heldout"]["target"]["loss"] for a in ("slm", "clm", "random"))
+    assert f"slm (highest excess loss, 60%) ends at a loss of {slm:.3f} nats a token" in text
+    assert f"{clm - slm:.3f} lower than clm (beyond chance) and {random - slm:.3f} lower than random (beyond chance)" in text
+    assert "after 369k tokens, 1.33× fewer" in text
+    low, high = results["models"]["slm"]["heldout"]["target"]["interval"]
+    assert f"95% interval [{low:.3f}, {high:.3f}]" in text
+    for alarm in results["alarms"]:
+        assert alarm["text"] in text
 
 
-def test_every_arm_is_named_in_its_figure_even_with_an_underscore():
-    svg = curves({"slm": ([0.0, 1.0], [2.0, 1.0]), "_control": ([0.0, 1.0], [2.0, 1.5])}, "x", "y", "A title")
-    assert svg.startswith("<svg")
-    text = " ".join(e.text or "" for e in ElementTree.fromstring(svg).iter() if e.tag.endswith("text"))
-    for label in ("slm", "_control", "A title", "x", "y"):
-        assert label in text.split() or label in text
+def test_a_difference_that_may_be_chance_is_called_so():
+    results = made_results(everything=False)
+    for d in results["differences"]:
+        d["interval"] = [d["difference"] - 1, d["difference"] + 1]
+    text = " ".join(Parsed(make_page(results).html).text.split())
+    assert "lower than clm (within chance)" in text
+    assert "lower than clm (beyond chance)" not in text
 
 
-def test_a_figure_with_nothing_in_it_is_no_crash():
-    assert curves({}, "x", "y", "nothing").startswith("<svg")
+def test_a_difference_recorded_the_other_way_round_is_turned():
+    results = made_results(everything=False)
+    for d in results["differences"]:
+        d["a"], d["b"], d["difference"] = d["b"], d["a"], -d["difference"]
+        d["interval"] = [-d["interval"][1], -d["interval"][0]]
+    slm, clm = (results["models"][a]["heldout"]["target"]["loss"] for a in ("slm", "clm"))
+    assert f"{clm - slm:.3f} lower than clm (beyond chance)" in make_page(results).html
 
 
-@pytest.mark.parametrize("window", [1, 2, 5, 100])
-def test_smoothing_is_a_trailing_mean(window):
-    values = [3.0, 1.0, 4.0, 1.0, 5.0, 9.0, 2.0, 6.0]
-    wanted = [sum(values[max(0, i - window + 1) : i + 1]) / min(i + 1, window) for i in range(len(values))]
-    assert smooth(values, window) == pytest.approx(wanted)
+def test_the_costs_count_reference_and_scoring_once_for_arms_that_use_them(page):
+    text = " ".join(Parsed(page.html).text.split()).replace("\u00a0", " ")
+    assert "slm 491,520 294,912 3.10 × 10¹² 3.10 × 10¹¹ 2.40 × 10¹¹ 3.65 × 10¹²" in text
+    assert "clm 491,520 491,520 2.85 × 10¹² 0 0 2.85 × 10¹²" in text
 
 
-def test_a_training_curve_leaves_out_steps_without_a_value():
-    log = [{"tokens_seen": 10 * i, "loss": None if i == 2 else float(i)} for i in range(1, 5)]
-    assert training_curve(log, "loss") == ([10.0, 30.0, 40.0], [1.0, 3.0, 4.0])
-    assert training_curve(log, "absent") == ([], [])
+def test_the_data_of_the_texts_are_the_numbers_of_the_tokens():
+    found = made_highlights(documents=2, repeat=1)
+    data = json.loads(Parsed(make_page(made_results(everything=False), found).html).data)
+    assert data["arms"] == ["slm", "clm", "random"]
+    for shown, given in zip(data["documents"], found["documents"], strict=True):
+        tokens = given["tokens"]
+        assert shown["ref"] == [None if x is None else round(x, 3) for x in tokens["ref"]]
+        for i, arm in enumerate(data["arms"]):
+            assert shown["selected"][i] == tokens["selected"][arm]
+            assert shown["live"][i] == [None if x is None else round(x, 3) for x in tokens["live"][arm]]
+
+
+def test_the_texts_begin_with_the_arm_that_selects():
+    found = made_highlights(["clm", "slm"], documents=1, repeat=1)
+    html = make_page(made_results(everything=False), found).html
+    assert json.loads(Parsed(html).data)["arms"] == ["slm", "clm"]
+    kept = [
+        a.get("class") == "kept"
+        for a in re.findall(r'<div class="tokens".*?</div>', html, re.DOTALL)
+        for a in Parsed(a).all("span")
+    ]
+    assert kept == [bool(s) for s in found["documents"][0]["tokens"]["selected"]["slm"]]
+
+
+# --- what is absent ---
+
+LEAST = made_results(everything=False)
+
+
+def _without(results, *paths):
+    results = copy.deepcopy(results)
+    for path in paths:
+        here = results
+        for key in path[:-1]:
+            here = here[key]
+        here.pop(path[-1], None)
+    return results
+
+
+@pytest.mark.parametrize(
+    "results",
+    [
+        {},
+        {"pipeline": "x", "models": {}, "arms": {}},
+        LEAST,
+        made_results(arms={"slm": ARMS["slm"]}),
+        made_results(arms={"clm": ARMS["clm"]}, everything=False),
+        _without(LEAST, ("differences",), ("costs",), ("alarms",), ("level",), ("versions",)),
+        _without(LEAST, ("arms", "slm", "control"), ("arms", "slm", "selection"), ("arms", "slm", "selected")),
+        {**LEAST, "diagnostics": {}, "sweeps": None, "seeds": [None], "notes": None, "alarms": [{"level": "odd"}]},
+    ],
+    ids=["nothing", "no models", "least", "one arm", "control only", "no parts", "bare arm", "odd"],
+)
+def test_a_page_is_made_of_whatever_there_is(results):
+    parsed = assert_self_contained(make_page(results).html)
+    for word in ("None", "nan", "NaN", "null"):
+        assert word not in re.findall(r"\w+", parsed.text), word
+
+
+def test_texts_may_be_absent_or_without_numbers():
+    for found in (None, {}, {"arms": [], "documents": []}, {"arms": ["slm"], "documents": []}):
+        assert 'id="tokens"' not in make_page({}, found).html
+    bare = {"arms": ["slm", "clm"], "documents": [{"tokens": {"text": ["a"], "selected": {"slm": [0]}}}]}
+    data = json.loads(Parsed(make_page({}, bare).html).data)
+    assert data["documents"] == [{"position": [None], "ref": [None], "live": [[None]], "selected": [[0]]}]
+
+
+def test_every_number_may_be_null():
+    def nulled(value):
+        if isinstance(value, dict):
+            return {k: nulled(v) for k, v in value.items()}
+        if isinstance(value, list):
+            return [nulled(v) for v in value]
+        return None if isinstance(value, int | float) else value
+
+    logs = {a: nulled(log) for a, log in made_logs(steps=5).items()}
+    parsed = assert_self_contained(make_page(nulled(made_results()), nulled(made_highlights(documents=1)), logs).html)
+    assert "None" not in re.findall(r"\w+", parsed.text)
+
+
+def test_one_checkpoint_is_a_point():
+    results = made_results(everything=False)
+    for name, arm in results["arms"].items():
+        arm["checkpoints"] = made_results(arms={name: ARMS[name]})["arms"][name]["checkpoints"][:1]
+    results["diagnostics"] = {"matrix": {"slm": {"steps": [0], "perplexity": [[12.5]]}}}
+    assert "checkpoints-target.svg" in make_page(results).figures
+
+
+def test_not_a_number_breaks_neither_page_nor_data():
+    results, found = made_results(everything=False), made_highlights(documents=1)
+    results["models"]["slm"]["heldout"]["target"]["loss"] = float("nan")
+    results["arms"]["slm"]["evals"][3]["heldout"]["target"] = float("inf")
+    found["documents"][0]["tokens"]["ref"][3] = float("nan")
+    text = make_page(results, found).html
+    json.loads(Parsed(text).data, parse_constant=lambda name: pytest.fail(name))
+
+
+# --- hostile text ---
+
+
+def test_hostile_text_is_shown_as_text():
+    results = made_results(arms={"slm": ARMS["slm"]})
+    results["pipeline"] = results["target"] = HOSTILE
+    results["notes"] = [HOSTILE]
+    results["alarms"][0]["text"] = HOSTILE
+    results["versions"] = {HOSTILE: HOSTILE}
+    results["diagnostics"]["dynamics"]["slm"]["fluctuating"][0].update(text=HOSTILE, before=HOSTILE)
+    results["diagnostics"]["fixed_mask"]["description"] = HOSTILE
+    results["sweeps"][0]["key"] = HOSTILE
+    found = made_highlights(texts=[[HOSTILE, "a", "</script>", "<!--", "\ud800", "\u0301"]])
+    found["documents"][0]["title"] = HOSTILE
+    page = make_page(results, found, {}, HOSTILE, [HOSTILE])
+    parsed = assert_self_contained(page.html)
+    assert parsed.text.count("<script>alert('x')</script>") >= 8
+    assert "\u202e" not in page.html
+    assert "\x00" not in page.html
+    assert "⟨U+202E⟩" in parsed.text
+    page.html.encode("utf-8")
+    for text in page.figures.values():
+        ElementTree.fromstring(text.encode())
+
+
+def test_an_arm_may_have_any_name():
+    odd = [HOSTILE, "$x^2$", "$\\frac{$", "_slm", "", "émoji 🧪🏽", "a\nb", "x" * 10_000, "\u202eevil", "a b", "A B"]
+    arms = {**dict.fromkeys(odd, ARMS["slm"]), "a-b": ARMS["clm"]}
+    results = made_results(arms=arms, everything=False)
+    results["diagnostics"] = {"matrix": {a: {"steps": [0], "perplexity": [[1.0]]} for a in arms}}
+    page = make_page(results, made_highlights(list(arms), documents=1), {})
+    parsed = assert_self_contained(page.html)
+    ids = [a["id"] for _, a in parsed.tags if "id" in a]
+    assert len(ids) == len(set(ids))
+    names = [name.lower() for name in page.figures if name.startswith("matrix")]
+    assert len(set(names)) == len(arms), "names that make the same file name are told apart"
+    assert all(re.fullmatch(r"[A-Za-z0-9_-]+\.svg", name) for name in page.figures)
+
+
+def test_a_token_of_a_megabyte_is_cut_and_says_so():
+    found = made_highlights(texts=[["x" * 1_000_000, " y"]])
+    text = make_page(made_results(everything=False), found).html
+    assert len(text) < 400_000
+    assert "(999,800 more characters)" in text
+
+
+def test_thousands_of_tokens_make_no_huge_page():
+    found = made_highlights(documents=1, texts=[[f" w{i}" for i in range(5000)]])
+    least = len(make_page(made_results(everything=False)).html)
+    assert len(make_page(made_results(everything=False), found).html) - least < 5000 * 80
+
+
+def test_the_same_results_give_the_same_page():
+    first, again = (make_page(made_results(everything=False), made_highlights(documents=1)) for _ in range(2))
+    assert again.html == first.html
+    assert again.figures == first.figures

@@ -190,6 +190,7 @@ GOES_ON = {
     "alignment_check": "warn",
 }
 STARTS_ANEW = {
+    "seed": 7,
     "tokens": 4096,
     "steps": 9,
     "epochs": 0.5,

@@ -1,0 +1,99 @@
+"""Alarms of selection itself: was it active, do the scores belong to the tokens, has the reference learnt the target?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from slmctl.evaluation.comparing import Alarm, Results, alarm, arms_of, gap_between, known, loss_of, nats, percent
+
+RATIO_OFF = 0.02
+"""Distance of the realised ratio from the configured one that is no rounding."""
+LIKE_RANDOM, NOT_RANDOM = 0.9, 0.25
+"""The way from chance to the very tokens of the random mask that an overlap has gone: inactive, and suspicious."""
+ALIGNED, WEAK = 0.6, 0.3
+"""Correlations of live and reference loss: aligned joins reach 0.84 to 0.95, shifted ones at most 0.13 (small models)."""
+FORGOTTEN = 0.5
+"""Nats a token that the reference may lose to base on another set than the target."""
+
+
+def selection(results: Results) -> Iterator[Alarm]:
+    for arm in arms_of(results, "excess_loss", "random"):
+        facts = results["arms"][arm]
+        wanted, found, random = facts["selection"]["ratio"], facts.get("selected") or {}, arm in arms_of(results, "random")
+        problems = [*_ratio(arm, wanted, found)]
+        if not random:
+            problems += [*_overlap(arm, wanted, found), *_sign(arm, found)]
+        yield from problems
+        if not problems and not random and known(found.get("ratio")):
+            text = f"Selection was active: {arm} trained on {percent(found['ratio'])} of the tokens (wanted: {percent(wanted)})"
+            if known(found.get("overlap_with_random")):
+                text += f", {percent(found['overlap_with_random'])} of them the same as a random mask's"
+            yield alarm("selection", "good", text + ".")
+
+
+def _ratio(arm: str, wanted: float, found: dict[str, Any]) -> Iterator[Alarm]:
+    ratio = found.get("ratio")
+    if not known(ratio) or abs(ratio - wanted) <= RATIO_OFF:
+        return
+    everything = ratio > 1 - RATIO_OFF
+    text = f"{arm} trained on {percent(ratio)} of the tokens where {percent(wanted)} are configured"
+    text += ": its selection was not active." if everything else ": its selection is not the configured one."
+    yield alarm("selection", "bad" if everything else "warning", text)
+
+
+def _overlap(arm: str, wanted: float, found: dict[str, Any]) -> Iterator[Alarm]:
+    overlap, chance = found.get("overlap_with_random"), found.get("expected_overlap")
+    chance = chance if known(chance) else wanted
+    if not known(overlap) or chance > 1 - RATIO_OFF:
+        return
+    way = (overlap - chance) / (1 - chance)
+    figures = f"{percent(overlap)} of what {arm} selects a random mask selects too, where chance gives {percent(chance)}"
+    if way >= LIKE_RANDOM:
+        yield alarm("selection", "bad", f"{figures}: its selection is random, or was not active.")
+    elif abs(way) >= NOT_RANDOM:
+        yield alarm("selection", "warning", f"{figures}: the two are not independent as they should be.")
+
+
+def _sign(arm: str, found: dict[str, Any]) -> Iterator[Alarm]:
+    chosen, left = found.get("mean_excess_selected"), found.get("mean_excess_unselected")
+    if known(chosen) and known(left) and chosen <= left:
+        text = f"Selection looks inverted: the tokens that {arm} selects have a mean excess loss of {nats(chosen)} nats, "
+        yield alarm("selection", "bad", text + f"those it leaves out {nats(left)}.")
+
+
+def alignment(results: Results) -> Iterator[Alarm]:
+    """Judged by the end of the run: a model that has learnt nothing yet correlates with nothing."""
+    for arm in arms_of(results, "excess_loss"):
+        found = results["arms"][arm].get("selected") or {}
+        first, last = found.get("correlation_first"), found.get("correlation_last")
+        judged = last if known(last) else first
+        if not known(judged):
+            continue
+        both = ((first, "first"), (last, "last"))
+        figures = " and ".join(f"{value:.2f} in the {when} tenth" for value, when in both if known(value))
+        text = f"Live and reference losses of {arm} correlate by {figures} of the run: "
+        if judged >= ALIGNED:
+            yield alarm("alignment", "good", text + "the scores belong to the tokens they are joined with.")
+        elif judged < WEAK:
+            yield alarm("alignment", "bad", text + "as if the scores belonged to other tokens; aligned ones reach 0.8 and more.")
+        else:
+            yield alarm("alignment", "warning", text + "weak for aligned scores; is the reference a model of this language?")
+
+
+def reference(results: Results) -> Iterator[Alarm]:
+    target = results["target"]
+    for model in (name for name, found in results["models"].items() if found["kind"] == "reference"):
+        mine, base = loss_of(results, model, target), loss_of(results, "base", target)
+        if mine is not None and base is not None:
+            figures = f"{model} has a loss of {nats(mine)} on {target}, base {nats(base)}"
+            if mine >= base:
+                text = f"{figures}: it has not learnt the target, so the excess loss does not point there."
+                yield alarm("reference", "bad", text)
+            else:
+                yield alarm("reference", "good", f"{figures}: it has learnt the target.")
+        for heldout in (h for h in results["models"][model]["heldout"] if h != target):
+            gap = gap_between(results, heldout, model, "base")
+            if gap is not None and gap.difference > FORGOTTEN:
+                text = f"{model} has forgotten {heldout}: its loss is {nats(gap.difference)} nats a token above base's. "
+                yield alarm("reference", "warning", text + "It may select badly; see reference.mix.")

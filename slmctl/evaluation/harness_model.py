@@ -1,0 +1,148 @@
+"""The harness' model around one that is in memory, and leaving everything as it was: random state, mode, logs, bars."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from slmctl.errors import InputError
+from slmctl.model.loading import quiet_transformers
+
+Progress = Callable[[str, int, int], None]
+_CHATTER = (
+    "Custom kwargs can be passed",
+    "fewshot_split is None",
+    "Truncating",
+    "Left truncation",
+    "kwarg is not of type",
+    "already-initialized model",
+    "is defined, but",
+)
+"""Warnings of the harness that say what is meant to be so, or what is counted here."""
+
+
+@cache
+def model_class() -> Any:
+    from lm_eval.models.huggingface import HFLM
+
+    class Watched(HFLM):  # type: ignore[misc]
+        """The harness' model that reports every batch, and counts prompts that do not fit."""
+
+        report: Progress | None = None
+
+        def begin(self, task: str) -> None:
+            self.task, self.done, self.total = task, 0, 0
+            self.cut: set[str] = set()
+
+        def _tick(self, rows: int) -> None:
+            self.done = min(self.done + rows, self.total)
+            if self.report is not None:
+                self.report(self.task, self.done, self.total)
+
+        def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> Any:  # noqa: ARG002 - no bars
+            self.done, self.total = 0, len(requests)
+            return super().loglikelihood(requests, disable_tqdm=True)
+
+        def _loglikelihood_tokens(self, requests: Any, *args: Any, **options: Any) -> Any:
+            self.cut |= {
+                text[0] for text, context, answer in requests if text and len(context) + len(answer) > self.max_length + 1
+            }
+            return super()._loglikelihood_tokens(requests, *args, **options)
+
+        def generate_until(self, requests: Any, disable_tqdm: bool = True) -> Any:  # noqa: ARG002 - no bars
+            from lm_eval.models.utils import normalize_gen_kwargs
+
+            self.done, self.total = 0, len(requests)
+            for prompt, settings in (request.args for request in requests):
+                longest = normalize_gen_kwargs(settings, self.max_gen_toks)["max_gen_toks"]
+                if longest >= self.max_length:
+                    raise InputError(
+                        f"task {self.task} generates up to {longest} tokens, which fill the model's whole context of "
+                        f"{self.max_length}. Leave it out; of a suite, lower max_new_tokens."
+                    )
+                if len(self.tok_encode(prompt)) > self.max_length - longest:
+                    self.cut.add(prompt)
+            return super().generate_until(requests, disable_tqdm=True)
+
+        def _model_call(self, inps: Any, *args: Any, **options: Any) -> Any:
+            logits = super()._model_call(inps, *args, **options)
+            self._tick(len(inps))
+            return logits
+
+        def _model_generate(self, context: Any, *args: Any, **options: Any) -> Any:
+            made = super()._model_generate(context, *args, **options)
+            self._tick(len(context))
+            return made
+
+    return Watched
+
+
+@contextlib.contextmanager
+def undisturbed(model: Any, tokenizer: Any, device: str, seed: int) -> Iterator[None]:
+    """Seeds everything, and puts random state, the model's mode and its settings of generation back at the end."""
+    from transformers import GenerationConfig
+
+    states = random.getstate(), np.random.get_state()
+    training, own_config = model.training, model.generation_config
+    eos = tokenizer.eos_token_id
+    model.generation_config = GenerationConfig(eos_token_id=eos)  # the model's own penalties would change what is measured
+    devices = [torch.cuda.current_device()] if device.startswith("cuda") else []
+    try:
+        with torch.random.fork_rng(devices=devices):
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
+            torch.manual_seed(seed)
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        model.generation_config = own_config
+        model.train(training)
+
+
+class _WarningsOnce(logging.Filter):
+    """Lets each warning through once, and neither what is less nor what is expected."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno < logging.WARNING:
+            return False
+        text = record.getMessage()
+        if text in self.said or any(part in text for part in _CHATTER):
+            return False
+        self.said.add(text)
+        return True
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps the harness' log and everyone's progress bars off the terminal."""
+    import datasets
+    import lm_eval.api.task as harness_task
+    import lm_eval.evaluator  # noqa: F401 - so that its logger is there
+
+    names = [name for name in logging.root.manager.loggerDict if name.partition(".")[0] == "lm_eval"]
+    once, bars, tqdm = _WarningsOnce(), not datasets.are_progress_bars_disabled(), harness_task.tqdm
+    for name in names:
+        logging.getLogger(name).addFilter(once)
+    datasets.disable_progress_bars()
+    harness_task.tqdm = lambda items, **_: items
+    try:
+        with quiet_transformers():
+            yield
+    finally:
+        harness_task.tqdm = tqdm
+        if bars:
+            datasets.enable_progress_bars()
+        for name in names:
+            logging.getLogger(name).removeFilter(once)

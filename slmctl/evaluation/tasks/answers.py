@@ -1,0 +1,103 @@
+"""The part of an output that states its answer.
+
+Models go on writing after an answer, begin the next question, or state several. The rules, in order of trust: text from
+the next question on does not count; of the paragraphs, the first that states an answer ("the answer is …") gives it, by
+its last such statement (a correction follows what it corrects; what comes after an empty line is mostly another
+problem); else the last `\\boxed{}`; else what the task falls back on.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+_NEXT = re.compile(r"\n[ \t]*(?:#+[ \t]*)?(?:question|problem|exercise|example|q)\s*\d*\s*[:.]", re.I)
+_STATES = re.compile(
+    r"\b(?:answer|ans)\b(?:\s+(?:to|for|of)\s[^.\n:=]{0,80}?)?[*_]*\s*"
+    r"(?:(?:\bis|\bwould be|\bmust be|\bshould be)\b[ \t]*:?|[:=])\s*[*_]*\s*"
+    r"(?:(?:equal to|equals|therefore|thus|simply|just|exactly|approximately|about|clearly|given by)\b[ \t]*)*",
+    re.I,
+)
+_BOXED = re.compile(r"\\f?box(?:ed)?\s*")
+_SENTENCE_END = re.compile(r"(?<!\bMr)(?<!\bMrs)(?<!\bMs)(?<!\bDr)(?<!\bSt)(?<!\b[ap]\.m)\.(?=\s|$)|\n|[;!?](?=\s|$)")
+LONGEST_STATEMENT = 2000
+"""Characters that an answer is looked for in: a model that repeats itself costs no time."""
+_MATHS = (("$$", "$$"), ("\\[", "\\]"), ("\\(", "\\)"), ("$", "$"))
+
+
+def own_part(text: str) -> str:
+    """An output up to where it begins another question."""
+    match = _NEXT.search(text)
+    return text[: match.start()] if match else text
+
+
+def boxed(text: str) -> list[str]:
+    """Contents of the `\\boxed{…}` in order, braces matched; one that is not closed is none. `\\boxed 5` is 5."""
+    found = []
+    for match in _BOXED.finditer(text):
+        at = match.end()
+        if text[at : at + 1] == "{":
+            end = closing(text[at : at + LONGEST_STATEMENT], 0)
+            if end is not None:
+                found.append(text[at + 1 : at + end].strip())
+        elif bare := re.match(r"[^\s$.,;{}]+", text[at:]):
+            found.append(bare.group())
+    return [b for b in found if b]
+
+
+def closing(text: str, at: int) -> int | None:
+    """Where the brace that opens at `at` is closed; None where it is not. Escaped braces do not count."""
+    depth = 0
+    while at < len(text):
+        if text[at] == "\\":
+            at += 1
+        elif text[at] == "{":
+            depth += 1
+        elif text[at] == "}":
+            depth -= 1
+            if depth == 0:
+                return at
+        at += 1
+    return None
+
+
+def statements(text: str) -> Iterator[str]:
+    """What follows "the answer is" and its like, the most trusted first."""
+    for paragraph in re.split(r"\n[ \t]*\n", own_part(text)):
+        for match in reversed(list(_STATES.finditer(paragraph))):
+            if after := span(paragraph[match.end() : match.end() + LONGEST_STATEMENT]):
+                yield after
+
+
+def span(text: str) -> str:
+    """The answer at the beginning of `text`: a formula in dollars or brackets, or the rest of the sentence."""
+    text = text.lstrip(" \t\n*_:")
+    for opening, end in _MATHS:
+        if text.startswith(opening):
+            close = _unescaped(text, end, len(opening))
+            inside = text[len(opening) : close]
+            currency = opening == "$" and re.match(r"\s*\d[\d,.]*\s+[A-Za-z]", inside) and text[close + 1 : close + 2].isdigit()
+            if close > 0 and inside.strip() and not currency:
+                if re.match(r"[ \t]*(?:\\?%|[/*+=-])", text[close + len(end) :]):
+                    break  # "$3$% of", "$a$ = $b$": the formula is a part only
+                return tidy((boxed(inside) or [inside])[0])
+            break
+    sentence = _SENTENCE_END.split(text, maxsplit=1)[0]
+    if _BOXED.search(sentence):
+        return tidy((boxed(text) or [""])[0])
+    return tidy(sentence)
+
+
+def _unescaped(text: str, sign: str, at: int) -> int:
+    """Where `sign` next stands without a backslash of its own before it; -1 where it does not. `\\$` is money."""
+    while (at := text.find(sign, at)) > 0 and sign[0] == "$" and text[at - 1] == "\\":
+        at += 1
+    return at
+
+
+def tidy(text: str) -> str:
+    """Without what stands around an answer: spaces, markdown, trailing full stops and commas."""
+    text = text.strip(" \t\n*_`").rstrip(".,;: \t\n").strip()
+    if len(text) > 1 and text[0] in "\"'“‘" and text[-1] in "\"'”’":
+        text = text[1:-1].strip()
+    return text

@@ -1,0 +1,73 @@
+"""The option that an output chooses."""
+
+from __future__ import annotations
+
+import re
+
+from slmctl.evaluation.tasks.answers import boxed, own_part, statements
+from slmctl.evaluation.tasks.equivalence import same_formula
+
+LETTERS = "ABCDEFGHIJ"
+_WRAP = r"(?:[\s$*_(\[{]|\\(?:text|textbf|mathrm|mathbf|boxed|fbox)\s*\{|\\[(\[])*"
+_LEAD = re.compile(
+    rf"(?:(?:the\s+)?(?:correct\s+|right\s+)?(?:option|choice|letter)\s+)?(?P<wrap>{_WRAP})(?P<letter>[A-Ja-j])(?P<after>\s?[)\]}}$*.:,;]|\s|$)(?P<rest>.*)",
+    re.S,
+)
+_IS_RIGHT = re.compile(
+    r"(?<![\w(])(?:option\s+|choice\s+)?\(?(?P<letter>[A-J])\)?\s+is\s+(?:therefore\s+|thus\s+|clearly\s+)?"
+    r"(?:the\s+)?(?:correct|right|only correct)\b(?!\s+that)"
+)
+_CHOICE = re.compile(r"\b(?:choice|option)\b[*_]*\s*(?:(?:is|would be|must be|should be)\b\s*:?|[:=])\s*", re.I)
+
+
+def choice(text: str, choices: tuple[str, ...] = ()) -> str | None:
+    """The letter chosen, upper case: of a statement ("the answer is (B)"), a box, "(B) is correct", an option's text that is
+    stated, the output's first line, or the only letter in brackets of its last line. None where none of these tells it;
+    nothing is guessed."""
+    text = own_part(text)
+    letters = LETTERS[: len(choices)] if choices else LETTERS[:5]
+    stated = list(statements(_CHOICE.sub("answer is ", text)))
+    boxes = boxed(text)[::-1]
+    for candidate in (*stated, *boxes):
+        if letter := leading_letter(candidate, letters):
+            return letter
+    if right := [m["letter"] for m in _IS_RIGHT.finditer(text) if m["letter"] in letters]:
+        return right[-1]
+    for candidate in (*stated, *boxes):
+        if (number := option_of(candidate, choices)) is not None:
+            return LETTERS[number]
+    return _bare(text, letters)
+
+
+def leading_letter(text: str, letters: str) -> str | None:
+    """The letter that a stated answer begins with: `(B)`, `B.`, `b`, `option B`, `B because …`; not the word "a", and not
+    "not B"."""
+    match = _LEAD.match(text.strip())
+    if not match:
+        return None
+    letter, rest = match["letter"], match["rest"].strip()
+    bracketed = bool(re.search(r"[(\[{]", match["wrap"])) or match["after"].strip() != ""
+    if letter.upper() not in letters:
+        return None
+    if bracketed or not rest:
+        return letter.upper()
+    sure = re.match(r"(?:because|since|as|for|and|which|with|by|from|\(|-|–|—)", rest) is not None
+    return letter if letter.isupper() and (sure or letter not in "AI") else None
+
+
+def option_of(text: str, choices: tuple[str, ...]) -> int | None:
+    """The one option whose text a stated answer is; None where none or several are."""
+    found = [i for i, option in enumerate(choices) if option.strip() and same_formula(text, option)]
+    return found[0] if len(found) == 1 else None
+
+
+def _bare(text: str, letters: str) -> str | None:
+    lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
+    if not lines:
+        return None
+    if first := re.match(rf"\(?([{letters}])(?:\)|[.:](?=\s|$)|$)", lines[0]):
+        return str(first[1])
+    bracketed = set(re.findall(rf"(?<!\w)\(([{letters}])\)", lines[-1]))
+    if len(bracketed) == 1:
+        return str(bracketed.pop())
+    return None

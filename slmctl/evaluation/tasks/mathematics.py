@@ -1,0 +1,253 @@
+"""The suite `rho-math`: the nine mathematics tasks of the paper's Table 1, few-shot chain of thought.
+
+What is as in the authors' public harness: the tasks, their records and sets, the number of worked examples, "Question …
+Answer" for word problems and "Problem … Solution … Final Answer" for the others, greedy decoding. What is not: the worked
+examples are our own, and judging is stricter (see docs of `answers`, `numbers`, `equivalence`, `choices`), so figures are
+comparable between the arms of a pipeline, and only roughly with the paper's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from slmctl.config_eval import SuiteConfig
+from slmctl.corpus.text_files import is_file, is_folder, open_text, reading
+from slmctl.errors import InputError
+from slmctl.evaluation.generation import GenerationTask, Item
+from slmctl.evaluation.tasks import records
+from slmctl.evaluation.tasks.choices import choice
+from slmctl.evaluation.tasks.equivalence import Same, same_formula, same_short, same_text
+from slmctl.evaluation.tasks.numbers import final_answer, same_number
+from slmctl.evaluation.tasks.records import Record
+from slmctl.evaluation.tasks.short import formula, short_answer
+from slmctl.store.order import permutation
+
+Reader = Callable[[str, tuple[str, ...]], str | None]
+SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a question and its worked answer are written, and where a generation ends."""
+
+    question: str
+    answer: str
+    """Of a worked example, after the question: fields `solution` and `target`."""
+    stop: tuple[str, ...] = ("\n\nQuestion:", "\n\nProblem:", "\nQuestion:", "\nProblem:")
+    between: str = "\n\n"
+
+
+WORDS = Form("Question: {}\nAnswer:", " {solution} The answer is {target}.")
+PROBLEM = Form("Problem:\n{}\nSolution:", "\n{solution}\nFinal Answer: The final answer is ${target}$.")
+CHOICE = Form("Problem:\n{}\nSolution:", "\n{solution}\nFinal Answer: The final answer is ({target}).")
+
+
+@dataclass(frozen=True)
+class Hub:
+    """Where the Hub holds a task's set: every one of `parts`, (config, split), end to end."""
+
+    path: str
+    parts: tuple[tuple[str | None, str], ...] = ((None, "test"),)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A task before its records are read."""
+
+    record: Callable[[dict[str, Any]], Record | None]
+    form: Form
+    examples: str
+    """Name of the file of worked examples."""
+    shots: int
+    read: Reader
+    same: Same
+    hub: Hub | None
+    max_new_tokens: int = 512
+    files: tuple[str, ...] = ()
+    """Other names of its file."""
+    version: str = "1"
+
+
+_SUBJECTS = "algebra counting_and_probability geometry intermediate_algebra number_theory prealgebra precalculus".split()
+_SVAMP = Hub("ChilleD/SVAMP", ((None, "train"), (None, "test")))
+_MATH = Hub("EleutherAI/hendrycks_math", tuple((s, "test") for s in _SUBJECTS))
+_SAT = Hub("mcaleste/sat_multiple_choice_math_may_23", ((None, "train"),))
+
+TASKS: dict[str, Kind] = {
+    "gsm8k": Kind(records.gsm8k, WORDS, "words", 8, final_answer, same_number, Hub("openai/gsm8k", (("main", "test"),))),
+    "minerva_math": Kind(
+        records.mathematics,
+        PROBLEM,
+        "math",
+        4,
+        formula,
+        same_formula,
+        Hub("HuggingFaceH4/MATH-500"),
+        1024,
+        ("math_oai", "math500"),
+    ),
+    "math": Kind(records.mathematics, PROBLEM, "math", 4, formula, same_formula, _MATH, 1024),
+    "svamp": Kind(records.svamp, WORDS, "words", 8, final_answer, same_number, _SVAMP),
+    "asdiv": Kind(records.asdiv, WORDS, "words", 8, short_answer, same_short, Hub("EleutherAI/asdiv", ((None, "validation"),))),
+    "mawps": Kind(records.mawps, WORDS, "words", 8, final_answer, same_number, Hub("MU-NLPC/Calc-mawps")),
+    "tabmwp": Kind(records.tabmwp, WORDS, "tables", 8, short_answer, same_short, None),
+    "mathqa": Kind(records.mathqa, CHOICE, "mathqa", 4, choice, same_text, Hub("allenai/math_qa")),
+    "mmlu_stem": Kind(records.mmlu_stem, CHOICE, "stem", 4, choice, same_text, Hub("cais/mmlu", (("all", "test"),))),
+    "sat_math": Kind(records.sat_math, CHOICE, "sat", 4, choice, same_text, _SAT),
+}
+NINE = tuple(name for name in TASKS if name != "math")
+"""The paper's MATH is `minerva_math`, 500 problems; `math` is the whole test set of 5,000."""
+
+
+def suite_tasks(config: SuiteConfig, seed: int) -> tuple[list[GenerationTask], list[str]]:
+    """The suite's tasks, and notes on what is left out.
+
+    With `data`, every task (`math` too) that has a file there; without, the nine from the Hub. Raises `InputError` for
+    unknown names in `only`, a record that is none of its task's, more worked examples than there are, and where no task is
+    found at all. `seed` chooses the worked examples where fewer are wanted than there are and `shots` says so.
+    """
+    unknown = [n for n in config.only or () if n not in TASKS]
+    if unknown:
+        raise InputError(f"rho-math has no task {', '.join(unknown)}. It has: {', '.join(TASKS)}.")
+    if config.data is not None and not is_folder(config.data):
+        raise InputError(f"rho-math: data {config.data} is no folder. Name the folder that holds gsm8k.jsonl and its like.")
+    tasks, notes = [], []
+    for name in config.only or (TASKS if config.data is not None else NINE):
+        items, problem = _items(name, config)
+        if items:
+            tasks.append(_task(name, items, config, seed))
+        if problem:
+            notes.append(f"rho-math: {name}: {problem}")
+    if not tasks:
+        raise InputError(f"rho-math: no task can be read. {' '.join(notes)}")
+    return tasks, notes
+
+
+def suite_files(config: SuiteConfig) -> list[str]:
+    """The files that the suite's tasks are read from; empty where they come from the Hub."""
+    if config.data is None:
+        return []
+    places = (data_file(config.data, (name, *TASKS[name].files)) for name in config.only or TASKS if name in TASKS)
+    return [place for place in places if place is not None]
+
+
+def _task(name: str, items: list[Item], config: SuiteConfig, seed: int) -> GenerationTask:
+    kind = TASKS[name]
+    shots = kind.shots if config.shots is None else config.shots
+    return GenerationTask(
+        name=name,
+        items=items,
+        prefix=worked_examples(name, config.shots, seed),
+        shots=shots,
+        max_new_tokens=config.max_new_tokens or kind.max_new_tokens,
+        batch_size=config.batch_size,
+        stop=kind.form.stop,
+        read=kind.read,
+        same=kind.same,
+        version=kind.version,
+    )
+
+
+def examples_of(name: str) -> list[Item]:
+    """A task's worked examples: prompt, answer, target, options."""
+    kind = TASKS[name]
+    source = files("slmctl.evaluation.tasks") / "shots" / f"{kind.examples}.jsonl"
+    found = []
+    for line in source.read_text(encoding="utf-8").splitlines():
+        example = json.loads(line)
+        question, choices = example["question"], tuple(example.get("choices", ()))
+        if kind.form is CHOICE:
+            question = records.multiple_choice(question, choices, example["target"]).question
+        elif "table" in example:
+            question = records.tabmwp({**example, "answer": example["target"]}).question
+        answer = kind.form.answer.format(solution=example["solution"], target=example["target"])
+        found.append(Item(kind.form.question.format(question), answer, example["target"], choices))
+    return found
+
+
+def worked_examples(name: str, shots: int | None, seed: int) -> str:
+    """The text before a question: the task's own number of examples, always the same ones, or `shots` chosen by seed."""
+    examples = examples_of(name)
+    if shots is None:
+        examples = examples[: TASKS[name].shots]
+    elif shots > len(examples):
+        raise InputError(f"rho-math: {name} has {len(examples)} worked examples, {shots} are wanted: lower shots.")
+    elif shots < len(examples):
+        examples = [examples[i] for i in sorted(permutation(len(examples), seed, "shots", name)[:shots])]
+    return "".join(f"{e.prompt}{e.answer}{TASKS[name].form.between}" for e in examples)
+
+
+def _items(name: str, config: SuiteConfig) -> tuple[list[Item], str | None]:
+    """A task's items, and what is to be said of them; none where there is no file, or the Hub does not give its set."""
+    kind = TASKS[name]
+    if config.data is None:
+        if kind.hub is None:
+            return [], "no Hub dataset of its records is known, left out; put its file into a folder and name it in data"
+        try:
+            rows = list(_hub_rows(kind.hub))
+        except Exception as e:  # the library raises many kinds
+            return [], f"left out, {kind.hub.path} cannot be read ({type(e).__name__}: {str(e)[:200]})"
+        return _read(name, ((f"{kind.hub.path}, row {i}", r) for i, r in enumerate(rows)), config.limit)
+    path = data_file(config.data, (name, *kind.files))
+    if path is None:
+        return [], f"left out, {config.data} holds no {name}.jsonl (also .gz and .zst, or {name}/test.jsonl)"
+    return _read(name, _file_rows(path), config.limit)
+
+
+def data_file(folder: str, names: tuple[str, ...]) -> str | None:
+    """The file of a task in a folder: NAME.jsonl, .jsonl.gz, .jsonl.zst, or test.jsonl and so on in a folder NAME."""
+    folder = folder.rstrip("/")
+    places = (f"{folder}/{name}{inner}{suffix}" for name in names for inner in ("", "/test") for suffix in SUFFIXES)
+    return next((p for p in places if is_file(p)), None)
+
+
+def _read(name: str, rows: Iterator[tuple[str, dict[str, Any]]], limit: int | None) -> tuple[list[Item], str | None]:
+    kind, left_out = TASKS[name], 0
+    items: list[Item] = []
+    for place, row in rows:
+        if limit is not None and len(items) == limit:
+            break
+        try:
+            record = kind.record(row)
+        except (KeyError, ValueError, TypeError, IndexError, AttributeError) as e:
+            reason = f"field {e} is absent" if isinstance(e, KeyError) else str(e)
+            raise InputError(f"{place}: no record of task {name}: {reason}.") from None
+        if record is None:
+            left_out += 1
+            continue
+        own = next((str(row[k]) for k in ("id", "ID", "idx", "unique_id", "pid") if row.get(k) is not None), None)
+        items.append(Item(kind.form.question.format(record.question), "", record.target, record.choices, own))
+    if not items:
+        return [], "left out, it holds no item"
+    return items, f"{left_out} records left out (several answers, or another subject)" if left_out else None
+
+
+def _file_rows(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    with reading(path), open_text(path) as stream:
+        for number, line in enumerate(stream, 1):
+            if line.strip():
+                try:
+                    row = json.loads(line)
+                except ValueError as e:
+                    raise InputError(f"{path}, line {number}: {e}") from None
+                if not isinstance(row, dict):
+                    raise InputError(f"{path}, line {number}: {type(row).__name__} where a record is wanted.")
+                yield f"{path}, line {number}", row
+
+
+def _hub_rows(hub: Hub) -> Iterator[dict[str, Any]]:
+    """A set's rows. Where the Hub holds a loading script, which `datasets` no longer runs, its own conversion is read."""
+    import datasets
+
+    for config, split in hub.parts:
+        try:
+            rows = datasets.load_dataset(hub.path, config, split=split)
+        except RuntimeError as e:
+            if "script" not in str(e):
+                raise
+            rows = datasets.load_dataset(hub.path, config, split=split, revision="refs/convert/parquet")
+        yield from rows

@@ -1,0 +1,172 @@
+"""What a model card says: its facts, gathered from a pipeline's configuration, logs and results, all as plain data."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Required, TypedDict
+
+from slmctl.files import sha256_json
+from slmctl.report.card_text import hub_id
+
+UNSCORED = ("all", "random")
+_NOT_THE_RESULT = ("output_dir", "store_dir", "device", "tracking")
+
+
+class DataFacts(TypedDict, total=False):
+    role: Required[str]
+    """`corpus` or `curated`, or whatever else says what the text is."""
+    sources: Required[list[str]]
+    """Files, patterns, URLs or Hub ids."""
+    hub: list[dict[str, Any]]
+    """Of those on the Hub: `id`, and `config`, `split` and `revision` where given."""
+
+
+class CardFacts(TypedDict, total=False):
+    """All that a card says. What is absent, null or empty is left out of it."""
+
+    pipeline: Required[str]
+    name: Required[str]
+    """`base`, `reference` or the arm's name."""
+    kind: Required[Literal["base", "reference", "arm"]]
+    base: str | None
+    """Path or Hub id of the model that training began from; null: random weights."""
+    base_revision: str | None
+    selection: dict[str, Any] | None
+    """As in results.json: `criterion`, `ratio`, `group_rows`, `scope`, `reference`. Null: all tokens."""
+    scored_by: str | None
+    """Path or Hub id of the model that scored the corpus, where it is not the pipeline's own reference."""
+    data: list[DataFacts]
+    """What it was trained on."""
+    heldout_data: dict[str, list[dict[str, Any]]]
+    """Held-out sets' Hub sources, as `DataFacts.hub`."""
+    settings: dict[str, Any]
+    """Training settings (TrainingConfig)."""
+    seq_len: int
+    intra_document_mask: bool
+    seed: int
+    steps: int
+    tokens_seen: int
+    tokens_selected: int
+    training_seconds: float
+    flops: float
+    """Of training this model."""
+    costs: dict[str, Any]
+    """As in results.json."""
+    models: dict[str, dict[str, Any]]
+    """As in results.json: this model and those that it is shown beside."""
+    controls: list[str]
+    """Which of `models` are controls."""
+    target: str
+    level: float
+    control: dict[str, Any] | None
+    """As in results.json `arms.NAME.control`."""
+    differences: list[dict[str, Any]]
+    """As in results.json."""
+    seeds: list[dict[str, Any]]
+    """As in results.json."""
+    command: list[str]
+    config_fingerprint: str
+    versions: dict[str, str | None]
+    hardware: str | None
+
+
+def card_facts(
+    name: str,
+    config: dict[str, Any],
+    metrics: list[dict[str, Any]] | None = None,
+    environments: list[dict[str, Any]] | None = None,
+    results: dict[str, Any] | None = None,
+) -> CardFacts:
+    """Facts of the card of `name`: `base` (one that was made from scratch), `reference` or an arm.
+
+    `config` is `PipelineConfig.model_dump(mode="json")` (or config.resolved.yaml), `metrics` and `environments` are the
+    records of the run's metrics.jsonl and environment.jsonl, `results` is results.json (schema 2), where there is one yet.
+    What results.json says of an arm, which is what it was trained as, goes before what the configuration says now.
+    """
+    results = results or {}
+    kind = name if name in ("base", "reference") else "arm"
+    arm = results.get("arms", {}).get(name, {}) if kind == "arm" else {}
+    settings = {**_settings(config, name), **(arm.get("settings") or {})}
+    selection = (arm.get("selection") or settings.get("selection")) if kind == "arm" else None
+    facts: dict[str, Any] = {
+        "pipeline": config["name"],
+        "name": name,
+        "kind": kind,
+        "base": config["model"].get("path") if kind != "base" else None,
+        "base_revision": config["model"].get("revision") if kind != "base" else None,
+        "selection": selection,
+        "scored_by": _scorer(config, selection),
+        "data": _data(config, name, selection),
+        "heldout_data": {n: _hub(sources) for n, sources in config["data"]["heldout"].items()},
+        "settings": settings,
+        "seq_len": config["data"]["seq_len"],
+        "intra_document_mask": config["data"]["intra_document_mask"],
+        "seed": arm.get("seed", settings.get("seed") if settings.get("seed") is not None else config["seed"]),
+        **_measured(metrics or [], arm),
+        "costs": results.get("costs", {}),
+        "models": results.get("models", {}),
+        "controls": [n for n, a in results.get("arms", {}).items() if a["selection"]["criterion"] in UNSCORED and n != name],
+        "target": results.get("target", config["eval"]["target"]),
+        "level": results.get("level", config["eval"].get("level", 0.95)),
+        "control": arm.get("control"),
+        "differences": results.get("differences", []),
+        "seeds": results.get("seeds", []),
+        "config_fingerprint": sha256_json({k: v for k, v in config.items() if k not in _NOT_THE_RESULT}),
+        **_made_by((environments or [{}])[-1]),
+    }
+    return facts  # type: ignore[return-value]
+
+
+def _settings(config: dict[str, Any], name: str) -> dict[str, Any]:
+    if name == "base":
+        return ((config["model"].get("scratch") or {}).get("train")) or {}
+    found: dict[str, Any] = config["reference"] if name == "reference" else config["pretrain"]["arms"][name]
+    return found
+
+
+def _scorer(config: dict[str, Any], selection: dict[str, Any] | None) -> str | None:
+    """The model behind the scores that an arm selects by, where it is another than the pipeline's reference."""
+    if selection is None or selection.get("criterion") in UNSCORED:
+        return None
+    references = config["score"]["references"]
+    given = references.get(selection.get("reference") or next(iter(references)))
+    path = given.get("path") if isinstance(given, dict) else given
+    return None if path == "reference" else path
+
+
+def _data(config: dict[str, Any], name: str, selection: dict[str, Any] | None) -> list[DataFacts]:
+    data = config["data"]
+    if name != "reference":
+        found = [_sources("corpus", data["corpus"])]
+        if selection is not None and selection.get("criterion") not in UNSCORED and _scorer(config, selection) is None:
+            found.append(_sources("curated text, which the reference model learnt from", data["curated"]))
+        return found
+    mix = config["reference"].get("mix") or 0.0
+    found = [_sources("curated text", data["curated"])]
+    return [*found, _sources(f"corpus ({100 * mix:g}% of the rows)", data["corpus"])] if mix else found
+
+
+def _sources(role: str, sources: list[dict[str, Any]]) -> DataFacts:
+    names = [n for s in sources for n in ([s["hub"]] if s.get("hub") else s.get("path") or [])]
+    return {"role": role, "sources": names, "hub": _hub(sources)}
+
+
+def _hub(sources: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    keys = {"config": "hub_config", "split": "split", "revision": "revision"}
+    return [{"id": s["hub"], **{k: s.get(v) for k, v in keys.items()}} for s in sources if hub_id(s.get("hub"))]
+
+
+def _measured(metrics: list[dict[str, Any]], arm: dict[str, Any]) -> dict[str, Any]:
+    """Steps, tokens and seconds, by results.json or by the run's log."""
+    found = {}
+    if metrics:
+        last = metrics[-1]
+        found = {"steps": last["step"], "tokens_seen": last["tokens_seen"], "tokens_selected": last["tokens_selected"]}
+        found["training_seconds"] = sum(m.get("seconds") or 0.0 for m in metrics)
+    keys = ("steps", "tokens_seen", "tokens_selected", "training_seconds", "flops")
+    return {**found, **{k: arm[k] for k in keys if arm.get(k) is not None}}
+
+
+def _made_by(environment: dict[str, Any]) -> dict[str, Any]:
+    gpu, ranks = (environment.get("gpu") or {}).get("name"), environment.get("ranks")
+    hardware = (f"{ranks} x {gpu}" if ranks and ranks > 1 else gpu) if gpu else None
+    return {"command": environment.get("command") or [], "versions": environment.get("versions") or {}, "hardware": hardware}

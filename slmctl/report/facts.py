@@ -1,0 +1,132 @@
+"""Reading results.json: what most tables and figures ask of it, with nothing taken for granted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from slmctl.report import numbers as n
+from slmctl.report.shown import Names
+from slmctl.report.theme import SERIES, SOFT, Look, looks
+
+CRITERIA = {"excess_loss": "highest excess loss", "all": "all tokens", "random": "random tokens"}
+PLAIN = ("all", "random")
+"""Criteria of the controls: they look at no loss."""
+
+
+def dig(data: Any, *path: str) -> Any:
+    """The value under the keys of `path`, or None where one is absent."""
+    for key in path:
+        if not isinstance(data, dict):
+            return None
+        data = data.get(key)
+    return data
+
+
+def rows_of(data: Any, *path: str) -> list[dict[str, Any]]:
+    """The records of a list under `path`; whatever else stands there is left out."""
+    found = dig(data, *path)
+    return [r for r in found if isinstance(r, dict)] if isinstance(found, list) else []
+
+
+def items_of(data: Any, *path: str) -> dict[str, Any]:
+    found = dig(data, *path) if path else data
+    return found if isinstance(found, dict) else {}
+
+
+@dataclass
+class Facts:
+    """The results of one pipeline and, for each arm, the records of its training log."""
+
+    results: dict[str, Any]
+    logs: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    names: Names = field(default_factory=Names)
+
+    @cached_property
+    def models(self) -> dict[str, dict[str, Any]]:
+        return items_of(self.results, "models")
+
+    @cached_property
+    def arms(self) -> dict[str, dict[str, Any]]:
+        return items_of(self.results, "arms")
+
+    @cached_property
+    def target(self) -> str:
+        return str(self.results.get("target", "target"))
+
+    @cached_property
+    def level(self) -> str:
+        return n.ratio(self.results.get("level") or 0.95)
+
+    @cached_property
+    def looks(self) -> dict[str, Look]:
+        """Of every name that may appear, arms first."""
+        others = [name for name in self.models if name not in self.arms]
+        plain = {name: Look(SOFT, (0, (1, 1.5)), "xp"[i % 2]) for i, name in enumerate(others)}
+        return looks(self.arms) | plain
+
+    def look(self, name: str) -> Look:
+        return self.looks.get(name, Look(SERIES[-1]))
+
+    @cached_property
+    def sets(self) -> list[str]:
+        """Held-out sets, the target first."""
+        found: dict[str, None] = {}
+        for model in self.models.values():
+            found |= dict.fromkeys(items_of(model, "heldout"))
+        return sorted(found, key=lambda s: s != self.target)
+
+    @cached_property
+    def tasks(self) -> list[str]:
+        found: dict[str, None] = {}
+        for model in self.models.values():
+            found |= dict.fromkeys(items_of(model, "tasks"))
+        return list(found)
+
+    @cached_property
+    def main(self) -> str | None:
+        """The first arm that selects by a loss: the one that the page's first lines are about."""
+        return next((a for a in self.arms if self.criterion(a) not in (None, *PLAIN)), None)
+
+    @cached_property
+    def controls(self) -> list[str]:
+        """All-tokens arms, then random ones."""
+        return [a for kind in PLAIN for a in self.arms if self.criterion(a) == kind]
+
+    def criterion(self, arm: str) -> str | None:
+        found = dig(self.arms, arm, "selection", "criterion")
+        return None if found is None else str(found)
+
+    def selection(self, arm: str) -> str:
+        """`highest excess loss, 60%`; a dash for models that are no arms."""
+        criterion = self.criterion(arm)
+        if criterion is None:
+            return n.NONE
+        words = CRITERIA.get(criterion, criterion.replace("_", " "))
+        share = dig(self.arms, arm, "selection", "ratio")
+        return words if criterion == "all" or n.number(share) is None else f"{words}, {n.ratio(share)}"
+
+    def loss(self, model: str, heldout: str) -> float | None:
+        return n.number(dig(self.models, model, "heldout", heldout, "loss"))
+
+    def loss_interval(self, model: str, heldout: str) -> tuple[float, float] | None:
+        return n.pair(dig(self.models, model, "heldout", heldout, "interval"))
+
+    def difference(self, heldout: str, a: str, b: str) -> tuple[float, tuple[float, float] | None] | None:
+        """Loss of a minus loss of b with its interval, whichever way round it is recorded; None where it is not."""
+        for d in rows_of(self.results, "differences"):
+            value, ends = n.number(d.get("difference")), n.pair(d.get("interval"))
+            if d.get("set") != heldout or value is None:
+                continue
+            if (d.get("a"), d.get("b")) == (a, b):
+                return value, ends
+            if (d.get("a"), d.get("b")) == (b, a):
+                return -value, (-ends[1], -ends[0]) if ends else None
+        return None
+
+
+def beyond_chance(interval: Sequence[float] | None) -> bool | None:
+    """Whether an interval of a difference leaves out zero; None where there is none."""
+    return None if interval is None else interval[0] > 0 or interval[1] < 0

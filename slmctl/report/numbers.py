@@ -1,0 +1,123 @@
+"""Numbers as people read them. A number that does not exist (null, NaN, absent) is a dash."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+NONE = "–"
+_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def number(value: Any) -> float | None:
+    """`value` where it is a finite number."""
+    ok = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if ok else None
+
+
+def numbers(values: Any) -> list[float | None]:
+    return [number(v) for v in values] if isinstance(values, list | tuple) else []
+
+
+def pair(value: Any) -> tuple[float, float] | None:
+    """An interval [low, high] where both ends are numbers."""
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        return None
+    low, high = number(value[0]), number(value[1])
+    return None if low is None or high is None else (low, high)
+
+
+def fixed(value: Any, digits: int = 4) -> str:
+    x = number(value)
+    if x is None:
+        return NONE
+    if abs(x) >= 1e6:  # no model says this on purpose
+        return f"{x:.3g}"
+    return f"{x:.{digits}f}".replace("-", "−")
+
+
+def general(value: Any, digits: int = 4) -> str:
+    x = number(value)
+    return NONE if x is None else f"{x:.{digits}g}".replace("-", "−")
+
+
+def significant(value: Any, digits: int = 4) -> str:
+    """So many digits that count, zeros at the end too: 17.00 beside 17.41."""
+    x = number(value)
+    if x is None:
+        return NONE
+    return (f"{x:.{digits}g}" if abs(x) >= 10**digits else f"{x:#.{digits}g}".rstrip(".")).replace("-", "−")
+
+
+def signed(value: Any, digits: int = 4) -> str:
+    x = number(value)
+    return NONE if x is None else f"{x:+.{digits}f}".replace("-", "−")
+
+
+def interval(value: Any, digits: int = 4, sign: bool = False) -> str:
+    """`[low, high]`, or nothing where there is none."""
+    ends = pair(value)
+    form = signed if sign else fixed
+    return "" if ends is None else f"[{form(ends[0], digits)}, {form(ends[1], digits)}]"
+
+
+def count(value: Any) -> str:
+    x = number(value)
+    return NONE if x is None else f"{x:,.0f}"
+
+
+def short(value: Any) -> str:
+    """381k, 1.2M, 20B: three digits that count."""
+    x = number(value)
+    if x is None:
+        return NONE
+    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(x) >= size * 0.9995:
+            return f"{x / size:.3g}{letter}"
+    return f"{x:.0f}"
+
+
+def flops(value: Any) -> str:
+    """3.12 × 10¹³."""
+    x = number(value)
+    if x is None:
+        return NONE
+    if x == 0:
+        return "0"
+    digits, exponent = f"{x:.2e}".split("e")
+    return f"{digits}\u00a0×\u00a010{str(int(exponent)).translate(_SUPERSCRIPT)}"
+
+
+def percent(value: Any, digits: int = 1) -> str:
+    x = number(value)
+    return NONE if x is None else f"{100 * x:.{digits}f}%".replace("-", "−")
+
+
+def ratio(value: Any) -> str:
+    """A setting, shown as what it is: 60%, 62.5%."""
+    x = number(value)
+    return NONE if x is None else f"{100 * x:g}%"
+
+
+def fewer(value: Any) -> str:
+    """`times fewer` as words: 1.32× fewer; below one, its inverse: 1.25× more."""
+    x = number(value)
+    if x is None or x <= 0:
+        return NONE
+    return f"{x:.2f}× fewer" if x >= 1 else f"{1 / x:.2f}× more"
+
+
+def probability(value: Any) -> str:
+    x = number(value)
+    if x is None:
+        return NONE
+    return "< 0.001" if x < 0.001 else f"{x:.3f}"
+
+
+def hours(seconds: Any) -> str:
+    x = number(seconds)
+    if x is None:
+        return NONE
+    if x < 120:
+        return f"{x:.0f} s"
+    return f"{x / 60:.0f} min" if x < 7200 else f"{x / 3600:.1f} h"

@@ -1,0 +1,1 @@
+"""The page's sections: each turns a part of the results into tables and figures, or is left out where that part is absent."""

@@ -1,0 +1,134 @@
+"""Every model beside every other: losses with intervals, tasks, what was spent; and their paired differences."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from slmctl.report import numbers as n
+from slmctl.report.blocks import Block, Cell, DataTable, Row, Section
+from slmctl.report.facts import Facts, beyond_chance, dig, items_of, rows_of
+from slmctl.report.plots.dots import Dots, dots
+from slmctl.report.theme import INK, Look
+
+
+def comparison(facts: Facts) -> Section | None:
+    """A column for each model, a row for each measure, in groups."""
+    if not facts.models:
+        return None
+    rows: list[Row] = []
+    groups: dict[int, str] = {}
+    for heldout in facts.sets:
+        groups[len(rows)] = _heading(facts, heldout)
+        best = min((x for a in facts.arms if (x := facts.loss(a, heldout)) is not None), default=None)
+        losses = []
+        for model in facts.models:
+            loss = facts.loss(model, heldout)
+            strong = loss is not None and loss == best and model in facts.arms and len(facts.arms) > 1
+            losses.append(Cell(n.fixed(loss), n.interval(facts.loss_interval(model, heldout)), strong))
+        rows.append(["Loss, nats a token", *losses])
+        found = [items_of(m, "heldout", heldout) for m in facts.models.values()]
+        bits = [Cell(n.fixed(h.get("bits_per_byte")), n.interval(h.get("bits_per_byte_interval"))) for h in found]
+        rows.append(["Bits per byte", *bits])
+        rows.append(["Perplexity", *[n.significant(h.get("perplexity")) for h in found]])
+    groups[len(rows)] = "Training"
+    rows.append(["Tokens selected by", *[_selection(facts, m) for m in facts.models]])
+    for label, key in (("Tokens seen", "tokens_seen"), ("Tokens trained on", "tokens_selected")):
+        rows.append([label, *[n.count(dig(facts.arms, m, key)) for m in facts.models]])
+    reach = [_reach(facts, m) for m in facts.models]
+    if any(cell.text != n.NONE for cell in reach):
+        rows.append(["Tokens until the control’s final loss", *reach])
+    table = DataTable(
+        "All models on all held-out sets",
+        ["", *facts.models],
+        rows,
+        f"In brackets: {facts.level} intervals over documents. Bold: the lowest loss among the arms.",
+        groups,
+    )
+    intro = "Losses are natural logarithms a token on text that no model was trained on; lower is better."
+    return Section("comparison", "Comparison", intro, [table])
+
+
+def _from_base(facts: Facts, differences: list[dict[str, Any]]) -> DataTable:
+    """A table of its own: these are so much larger that they would make the others a dot at zero."""
+    rows: list[Row] = []
+    groups: dict[int, str] = {}
+    for heldout in dict.fromkeys(str(d.get("set")) for d in differences):
+        groups[len(rows)] = f"Held-out set {heldout}"
+        for d in differences:
+            if str(d.get("set")) == heldout:
+                ends = n.interval(d.get("interval"), sign=True) or n.NONE
+                rows.append([f"{d.get('a')} − {d.get('b')}", n.signed(d.get("difference")), ends, n.count(d.get("documents"))])
+    header = ["models", "difference, nats a token", f"{facts.level} interval", "documents"]
+    return DataTable("Paired differences from where the arms began", header, rows, groups=groups)
+
+
+def _between_arms(facts: Facts, difference: dict[str, Any]) -> bool:
+    return difference.get("a") in facts.arms and difference.get("b") in facts.arms
+
+
+def _heading(facts: Facts, heldout: str) -> str:
+    """The set's name and size; all models read the same tokens of it."""
+    found = next((h for m in facts.models if (h := items_of(facts.models, m, "heldout", heldout))), {})
+    sizes = [
+        (n.count(found.get(k)), words) for k, words in (("predicted_tokens", "predicted tokens"), ("documents", "documents"))
+    ]
+    size = ", ".join(f"{number} {words}" for number, words in sizes if number != n.NONE)
+    name = f"Held-out set {heldout}" if heldout != facts.target else f"Held-out set {heldout}, the target"
+    return f"{name}: {size}" if size else name
+
+
+def _selection(facts: Facts, model: str) -> Cell:
+    words, _, share = facts.selection(model).partition(", ")
+    return Cell(words, share)
+
+
+def _reach(facts: Facts, model: str) -> Cell:
+    control = dig(facts.arms, model, "control")
+    if not isinstance(control, dict):
+        return Cell(n.NONE)
+    if n.number(control.get("tokens_to_reach")) is None:
+        return Cell("not reached")
+    times = "the control" if control.get("arm") == model else n.fewer(control.get("times_fewer_tokens"))
+    return Cell(n.count(control["tokens_to_reach"]), "" if times == n.NONE else times)
+
+
+def differences(facts: Facts) -> Section | None:
+    """A forest plot for each held-out set: loss of one arm minus loss of another on the same documents."""
+    blocks: list[Block] = []
+    records = [d for d in rows_of(facts.results, "differences") if n.number(d.get("difference")) is not None]
+    others = [d for d in records if not _between_arms(facts, d)]
+    records = [d for d in records if _between_arms(facts, d)]
+    sets = sorted(dict.fromkeys(str(d.get("set")) for d in records), key=lambda s: s != facts.target)
+    for heldout in sets:
+        found = [d for d in records if str(d.get("set")) == heldout]
+        labels = [f"{d.get('a')} − {d.get('b')}" for d in found]
+        ends = [n.pair(d.get("interval")) for d in found]
+        says = {True: "beyond chance", False: "within chance", None: n.NONE}
+        rows: list[Row] = [
+            [
+                label,
+                n.signed(d.get("difference")),
+                n.interval(d.get("interval"), sign=True) or n.NONE,
+                says[beyond_chance(end)],
+                n.count(d.get("documents")),
+            ]
+            for label, d, end in zip(labels, found, ends, strict=True)
+        ]
+        title = f"Paired differences on {heldout}"
+        header = ["arms", "difference, nats a token", f"{facts.level} interval", "leaves out zero?", "documents"]
+        caption = (
+            "Left of zero the first arm has the lower loss, right of zero the second; a filled marker means that the interval "
+            "leaves out zero, so that the difference is more than chance over documents."
+        )
+        values = [n.number(d.get("difference")) for d in found]
+        series = [Dots("difference", Look(INK), values, ends)]
+        name = facts.names.unique(f"differences-{heldout}")
+        table = DataTable(title, header, rows)
+        blocks.append(dots(name, title, caption, labels, series, "difference of losses, nats a token", table, line=0.0))
+    if others:
+        blocks.append(_from_base(facts, others))
+    intro = (
+        "Both arms of a pair read the same documents, so what is hard about a document drops out. Intervals say what other "
+        "documents would change, not what another seed would."
+    )
+    return Section("differences", "Differences between arms", intro, blocks) if blocks else None

@@ -1,0 +1,85 @@
+"""What each arm spent, and what it took to reach the control, with and without the reference and its scores."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from slmctl.report import numbers as n
+from slmctl.report.blocks import Block, Cell, DataTable, Row, Section
+from slmctl.report.facts import Facts, dig, items_of
+
+
+def _shared(facts: Facts, arm: str) -> tuple[float | None, float | None]:
+    """FLOPs of reference training and of scoring that an arm needs: none where it looks at no reference."""
+    spent = items_of(facts.results, "costs")
+    if arm in facts.controls:
+        return 0.0, 0.0
+    scores = items_of(spent, "scoring_flops")
+    name = dig(facts.arms, arm, "selection", "reference") or next(iter(scores), None)
+    return n.number(spent.get("reference_flops")), n.number(scores.get(str(name)))
+
+
+def costs(facts: Facts) -> Section | None:
+    blocks: list[Block] = []
+    rows: list[Row] = []
+    for arm, a in facts.arms.items():
+        reference, scoring = _shared(facts, arm)
+        own = n.number(a.get("flops"))
+        total = (
+            None if own is None or scoring is None else own + scoring + (reference or 0.0)
+        )  # not every reference is trained here
+        rows.append(
+            [
+                arm,
+                n.count(a.get("tokens_seen")),
+                n.count(a.get("tokens_selected")),
+                n.flops(a.get("flops")),
+                n.flops(reference),
+                n.flops(scoring),
+                n.flops(total),
+                n.hours(a.get("training_seconds")),
+            ]
+        )
+    if rows:
+        header = [
+            *("arm", "tokens seen", "tokens trained on", "FLOPs, training", "FLOPs, reference", "FLOPs, scoring", "FLOPs, all"),
+            "training time",
+        ]
+        note = "The reference and its scores are made once and serve every arm and every later run on the same corpus."
+        blocks.append(DataTable("Spent by each arm", header, rows, note))
+    reached: list[Row] = []
+    for arm in facts.arms:
+        c = items_of(facts.arms, arm, "control")
+        if not c:
+            continue
+        reached.append(
+            [
+                arm,
+                _reached(c, "tokens_to_reach", "times_fewer_tokens", n.count, arm),
+                _reached(c, "selected_tokens_to_reach", "", n.count, arm),
+                _reached(c, "flops_to_reach", "times_fewer_flops", n.flops, arm),
+                _reached(c, "flops_to_reach_all", "times_fewer_flops_all", n.flops, arm),
+            ]
+        )
+    if reached:
+        control = next((c for a in facts.arms if (c := items_of(facts.arms, a, "control"))), {})
+        title = f"Until the target loss of {control.get('arm')} ({n.fixed(control.get('target_loss'))}) was reached"
+        header = ["arm", "tokens seen", "tokens trained on", "FLOPs, training", "FLOPs, with reference and scoring"]
+        note = "From held-out evaluations while training, with straight lines between them."
+        blocks.append(DataTable(title, header, reached, note))
+    spent = items_of(facts.results, "costs")
+    shared: list[Row] = []
+    if n.number(spent.get("reference_tokens")) is not None:
+        shared.append(["Reference training", n.count(spent["reference_tokens"]), n.flops(spent.get("reference_flops"))])
+    for name, tokens in items_of(spent, "scored_tokens").items():
+        shared.append([f"Scoring with {name}", n.count(tokens), n.flops(dig(spent, "scoring_flops", name))])
+    if shared:
+        blocks.append(DataTable("Shared costs", ["", "tokens", "FLOPs"], shared))
+    return Section("costs", "Costs", "", blocks) if blocks else None
+
+
+def _reached(control: dict[str, Any], key: str, times: str, show: Any, arm: str) -> Cell:
+    if n.number(control.get(key)) is None:
+        return Cell("not reached" if key in control else n.NONE)
+    fewer = n.fewer(control.get(times))
+    return Cell(show(control[key]), "" if fewer == n.NONE or control.get("arm") == arm else fewer)

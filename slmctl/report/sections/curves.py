@@ -1,0 +1,82 @@
+"""How losses came down: held-out sets while training and at kept checkpoints, and the training logs."""
+
+from __future__ import annotations
+
+from slmctl.report import numbers as n
+from slmctl.report.blocks import Block, Section
+from slmctl.report.facts import Facts, dig, rows_of
+from slmctl.report.plots.lines import Series, curves, training_curve
+
+LOGGED = {
+    "loss_selected": (
+        "Loss of the tokens trained on",
+        "nats a token",
+        "Lower is better only within one arm: each arm trains on other tokens, and selection keeps the hard ones.",
+    ),
+    "loss_unselected": (
+        "Loss of the tokens left out",
+        "nats a token",
+        "Under selection this is meant to stay high: what is left out is noise, or is learnt already.",
+    ),
+    "correlation": (
+        "Correlation of live and reference loss",
+        "correlation",
+        "Well above zero is sound, near zero means that scores are joined to the wrong tokens; it falls as an arm learns.",
+    ),
+    "grad_norm": (
+        "Gradient norm",
+        "norm before clipping",
+        "A level curve is calm training; peaks that grow mean that the learning rate is too high.",
+    ),
+}
+
+
+def heldout_curves(facts: Facts) -> Section | None:
+    blocks: list[Block] = []
+    for heldout in facts.sets:
+        series = []
+        for arm in facts.arms:
+            points = [
+                (seen, dig(e, "heldout", heldout))
+                for e in rows_of(facts.arms, arm, "evals")
+                if (seen := n.number(e.get("tokens_seen"))) is not None and n.number(dig(e, "heldout", heldout)) is not None
+            ]
+            if points:
+                series.append(Series(arm, facts.look(arm), [x for x, _ in points], [y for _, y in points]))
+        if series:
+            name = facts.names.unique(f"heldout-{heldout}")
+            title = f"Held-out loss on {heldout} while training"
+            caption = "A curve that lies below another has learnt more from as many tokens; measured on a part of the set."
+            blocks.append(curves(name, title, caption, series, "tokens seen", "nats a token"))
+    for heldout in facts.sets:
+        series = [s for arm in facts.arms if (s := _kept(facts, arm, heldout)).x]
+        if series:
+            name = facts.names.unique(f"checkpoints-{heldout}")
+            title = f"Held-out loss on {heldout} by kept checkpoint"
+            caption = f"Each kept checkpoint on the whole set; bars are {facts.level} intervals over its documents."
+            blocks.append(curves(name, title, caption, series, "tokens seen", "nats a token"))
+    return Section("curves", "Held-out loss over training", "", blocks) if blocks else None
+
+
+def _kept(facts: Facts, arm: str, heldout: str) -> Series:
+    points = [
+        (seen, loss, n.pair(dig(c, "heldout", heldout, "interval")))
+        for c in rows_of(facts.arms, arm, "checkpoints")
+        if (seen := n.number(c.get("tokens_seen"))) is not None
+        and (loss := n.number(dig(c, "heldout", heldout, "loss"))) is not None
+    ]
+    return Series(arm, facts.look(arm), [x for x, _, _ in points], [y for _, y, _ in points], [i for _, _, i in points])
+
+
+def training_curves(facts: Facts) -> Section | None:
+    blocks: list[Block] = []
+    for key, (title, unit, caption) in LOGGED.items():
+        series = []
+        for arm in facts.arms:
+            x, y = training_curve(facts.logs.get(arm, []), key)
+            if x:
+                series.append(Series(arm, facts.look(arm), x, y))
+        if series:
+            blocks.append(curves(facts.names.unique(key), title, caption, series, "tokens seen", unit))
+    intro = "From the training logs; each point is a mean over the steps since the one before."
+    return Section("training", "Training", intro, blocks) if blocks else None

@@ -1,0 +1,73 @@
+"""What each arm chose: realised share, overlap with chance, alignment with the reference, and kinds of token."""
+
+from __future__ import annotations
+
+from slmctl.report import numbers as n
+from slmctl.report.blocks import Block, DataTable, Row, Section
+from slmctl.report.facts import Facts, dig, items_of, rows_of
+from slmctl.report.plots.dots import Dots, dots
+
+KINDS = {
+    "by_kind": ("Share kept by kind of token", "kind"),
+    "by_frequency": ("Share kept by how frequent a token is", "frequency"),
+    "by_position": ("Share kept by position in the row", "position"),
+}
+
+
+def selection(facts: Facts) -> Section | None:
+    blocks: list[Block] = []
+    rows: list[Row] = []
+    for arm in facts.arms:
+        s = items_of(facts.arms, arm, "selected")
+        if not s:
+            continue
+        overlap = n.percent(s.get("overlap_with_random"))
+        if overlap != n.NONE and n.number(s.get("expected_overlap")) is not None:
+            overlap += f" ({n.percent(s['expected_overlap'])})"
+        first, last = n.fixed(s.get("correlation_first"), 3), n.fixed(s.get("correlation_last"), 3)
+        rows.append(
+            [
+                arm,
+                n.percent(s.get("ratio")),
+                overlap,
+                n.signed(s.get("mean_excess_selected"), 3),
+                n.signed(s.get("mean_excess_unselected"), 3),
+                n.NONE if first == last == n.NONE else f"{first} → {last}",
+                n.count(s.get("skipped_steps")),
+            ]
+        )
+    if rows:
+        header = [
+            *("arm", "share kept", "overlap with random (by chance)", "excess loss, kept", "excess loss, left out"),
+            *("correlation with reference, first → last", "skipped steps"),
+        ]
+        note = (
+            "Excess is the live loss minus the reference's, in nats a token. An overlap near chance means that the selection "
+            "is as good as blind."
+        )
+        blocks.append(DataTable("What was selected", header, rows, note))
+    blocks += [figure for key in KINDS if (figure := _by(facts, key)) is not None]
+    return Section("selection", "Selection", "", blocks) if blocks else None
+
+
+def _by(facts: Facts, key: str) -> Block | None:
+    title, what = KINDS[key]
+    found = {arm: {str(r.get("label")): r for r in rows_of(facts.arms, arm, "kinds", key)} for arm in facts.arms}
+    found = {arm: kinds for arm, kinds in found.items() if kinds and facts.criterion(arm) != "all"}
+    labels = list(dict.fromkeys(label for kinds in found.values() for label in kinds))
+    if not labels:
+        return None
+    series, rows = [], [[label, ""] for label in labels]
+    for arm, kinds in found.items():
+        shares = []
+        for i, label in enumerate(labels):
+            seen, kept = n.number(dig(kinds, label, "seen")), n.number(dig(kinds, label, "selected"))
+            shares.append(kept / seen if seen and kept is not None else None)
+            rows[i][1] = n.count(seen) if seen is not None else rows[i][1]
+            rows[i].append(f"{n.count(kept)} ({n.percent(shares[-1])})")
+        series.append(Dots(arm, facts.look(arm), shares))
+    caption = "Further right means that more of these tokens were trained on; the all-tokens arm keeps 100% and is left out."
+    table = DataTable(title, [what, "tokens seen", *[f"{arm} trained on" for arm in found]], rows)
+    return dots(
+        facts.names.unique(f"kept-{key}"), title, caption, labels, series, "share of tokens trained on", table, as_percent=True
+    )

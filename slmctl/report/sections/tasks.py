@@ -1,0 +1,69 @@
+"""Tasks: accuracies with standard errors, and tests of pairs on the same items."""
+
+from __future__ import annotations
+
+from slmctl.report import numbers as n
+from slmctl.report.blocks import Block, Cell, DataTable, Row, Section
+from slmctl.report.facts import Facts, dig, items_of, rows_of
+from slmctl.report.plots.dots import Dots, dots
+from slmctl.report.shown import visible
+
+
+def tasks(facts: Facts) -> Section | None:
+    if not facts.tasks:
+        return None
+    blocks: list[Block] = []
+    rows: list[Row] = []
+    for task in facts.tasks:
+        found = [items_of(m, "tasks", task) for m in facts.models.values()]
+        first = next((f for f in found if f), {})
+        shots = n.number(first.get("shots"))
+        how = [n.count(first.get("items")) + " items", f"{shots:.0f} shots" if shots is not None else ""]
+        how.append(visible(first.get("metric") or "", 30))
+        cut = max((n.number(f.get("prompts_cut")) or 0 for f in found), default=0)
+        how.append(f"up to {cut:.0f} prompts cut" if cut else "")
+        cells = [Cell(n.percent(f.get("accuracy")), _error(f.get("standard_error"))) for f in found]
+        rows.append([Cell(visible(task, 60), ", ".join(h for h in how if h), left=True), *cells])
+    note = "Share of items that are right, ± one standard error."
+    table = DataTable("Accuracy", ["task", *facts.models], rows, note)
+    series = []
+    for model, record in facts.models.items():
+        values = [n.number(dig(record, "tasks", t, "accuracy")) for t in facts.tasks]
+        errors = [n.number(dig(record, "tasks", t, "standard_error")) for t in facts.tasks]
+        ends = [
+            None if v is None or e is None else (max(v - e, 0.0), min(v + e, 1.0)) for v, e in zip(values, errors, strict=True)
+        ]
+        series.append(Dots(model, facts.look(model), values, ends))
+    caption = "Further right is better; bars are one standard error each way, so bars that overlap are no clear difference."
+    blocks += [
+        table,
+        dots(facts.names.unique("tasks"), "Accuracy by task", caption, facts.tasks, series, "accuracy", table, as_percent=True),
+    ]
+    pairs: list[Row] = [
+        [
+            Cell(visible(d.get("task"), 60), left=True),
+            f"{d.get('a')} − {d.get('b')}",
+            _points(d.get("difference")),
+            " to ".join(_points(x) for x in points) if (points := n.pair(d.get("interval"))) else n.NONE,
+            n.probability(d.get("p")),
+            n.count(d.get("items")),
+        ]
+        for d in rows_of(facts.results, "task_differences")
+    ]
+    if pairs:
+        header = ["task", "models", "difference, points", f"{facts.level} interval", "p", "items"]
+        note = (
+            "Both answer the same items; p is the exact two-sided McNemar test. With many tasks, one small p is to be expected."
+        )
+        blocks.append(DataTable("Paired tests", header, pairs, note))
+    return Section("tasks", "Tasks", "", blocks)
+
+
+def _error(value: object) -> str:
+    x = n.number(value)
+    return "" if x is None else f"± {100 * x:.1f}"
+
+
+def _points(value: object) -> str:
+    x = n.number(value)
+    return n.NONE if x is None else n.signed(100 * x, 1)

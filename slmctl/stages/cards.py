@@ -1,0 +1,39 @@
+"""A README.md beside each model: written when it is trained, and again with its figures when it is evaluated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from slmctl.files import publishing
+from slmctl.report.card import model_card
+from slmctl.report.card_facts import card_facts
+from slmctl.stages.workspace import Workspace
+from slmctl.training.telemetry import read_log
+
+
+def write_card(workspace: Workspace, name: str, results: dict[str, Any] | None = None) -> None:
+    """The card of `base` (one from scratch), `reference` or an arm, where its model lies."""
+    model, run = _places(workspace, name)
+    config = workspace.config.model_dump(mode="json")
+    metrics, environments = read_log(run / "metrics.jsonl"), read_log(run / "environment.jsonl")
+    card = model_card(card_facts(name, config, metrics, environments, results))
+    with publishing(model / "README.md") as temporary:
+        temporary.write_text(card, encoding="utf-8")
+
+
+def write_cards(workspace: Workspace, results: dict[str, Any]) -> None:
+    """All models' cards, with what the evaluation has found."""
+    for name in results["models"]:
+        model, _ = _places(workspace, name)
+        if (name != "base" or workspace.config.model.scratch is not None) and model.is_dir():
+            write_card(workspace, name, results)
+
+
+def _places(workspace: Workspace, name: str) -> tuple[Path, Path]:
+    """Where a model lies, and the logs of its training."""
+    if name == "base":
+        return workspace.base / "model", workspace.base
+    if name == "reference":
+        return workspace.reference, workspace.reference / "training"
+    return workspace.arm(name) / "model", workspace.arm(name)

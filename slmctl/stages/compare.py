@@ -1,0 +1,267 @@
+"""compare: several runs side by side, what differs between them, and what cannot be compared."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from slmctl.console import out
+from slmctl.errors import ConfigError, CorruptError, InputError, MismatchError
+from slmctl.files import read_json, sha256_json
+from slmctl.stages.compare_tables import show
+
+SCHEMA = 2
+"""Of results.json."""
+_NOT_COMPARED = {("name",), ("output_dir",)}
+"""Keys of the configuration that differ between any two runs, or change nothing."""
+_ABSENT: Any = object()
+
+
+@dataclass(frozen=True)
+class RunResults:
+    """What compare reads of one run: `label` is what it is called here."""
+
+    label: str
+    path: Path
+    results: dict[str, Any]
+    config: dict[str, Any]
+
+
+def compare(paths: list[Path], as_json: bool = False) -> None:
+    """Prints the runs whose output_dirs are `paths` side by side, or the same as JSON.
+
+    Raises `InputError` where a run has no results, `MismatchError` where they are of another schema, `ConfigError` where a
+    run is given twice.
+    """
+    comparison = compare_runs(load_runs(paths))
+    if as_json:
+        out.print(json.dumps(comparison, indent=2, ensure_ascii=False), soft_wrap=True, markup=False)
+    else:
+        show(comparison, out)
+
+
+def load_runs(paths: list[Path]) -> list[RunResults]:
+    """The runs, each called by its folder's name, or by its whole path where two have the same."""
+    resolved = [p.resolve() for p in paths]
+    for path, given in zip(resolved, paths, strict=True):
+        if resolved.count(path) > 1:
+            raise ConfigError(f"{given} is given twice.")
+    names = [p.name for p in resolved]
+    labels = [n if names.count(n) == 1 else str(given) for n, given in zip(names, paths, strict=True)]
+    return [_load(label, path) for label, path in zip(labels, paths, strict=True)]
+
+
+def _load(label: str, path: Path) -> RunResults:
+    if not path.is_dir():
+        raise InputError(f"{path} is no folder. Give the output_dir of each run.")
+    file = path / "eval" / "results.json"
+    if not file.is_file():
+        raise InputError(f"{file} does not exist. Run `slmctl eval` on this run's configuration first.")
+    results = read_json(file)
+    found = results.get("schema", 1) if isinstance(results, dict) else None
+    if found != SCHEMA:
+        newer = isinstance(found, int) and found > SCHEMA
+        advice = "Use the newer slmctl that wrote it." if newer else "Run `slmctl eval` on this run's configuration again."
+        raise MismatchError(f"{file}: found schema {found}, wanted {SCHEMA}. {advice}")
+    resolved = path / "config.resolved.yaml"
+    try:
+        config = yaml.safe_load(resolved.read_text(encoding="utf-8")) if resolved.is_file() else {}
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        raise CorruptError(f"{resolved} is not valid YAML ({e}). Run any stage of this run again to write it anew.") from e
+    return RunResults(label, path, results, config if isinstance(config, dict) else {})
+
+
+def compare_runs(runs: list[RunResults]) -> dict[str, Any]:
+    """All that is printed, as plain data: `runs`, `sets` (which held-out sets can be compared), `models` (a row for each model
+    of each run), `tasks` (the best arm of each run), `seeds`, `differences` of the configurations and `warnings`.
+
+    Losses are nats a token; intervals as results.json has them.
+    """
+    sets = compare_sets(runs)
+    targets = {r.label: r.results["target"] for r in runs}
+    warnings = [f"{name}: {s['reason']}" for name, s in sets.items() if s["reason"] is not None]
+    if len(set(targets.values())) > 1:
+        listing = ", ".join(f"{label}: {target}" for label, target in targets.items())
+        warnings.insert(0, f"the runs are judged by different held-out sets ({listing}); their target losses cannot be compared")
+    levels = {r.results.get("level") for r in runs}
+    if len(levels) > 1:
+        warnings.append(f"the intervals are of different levels ({', '.join(map(str, sorted(levels, key=str)))})")
+    warnings += [f"{r.label} has no config.resolved.yaml: what its settings are is not known" for r in runs if not r.config]
+    seeds = seed_groups(runs, sets)
+    if len(runs) > 1 and not any(g["n"] > 1 for g in seeds):
+        warnings.append("each setting was run with one seed: a difference between runs may be the seed's")
+    return {
+        "runs": [_run_facts(r) for r in runs],
+        "target": next(iter(targets.values())) if len(set(targets.values())) == 1 else None,
+        "sets": sets,
+        "models": [_model_facts(r, name) for r in runs for name in r.results["models"]],
+        "tasks": best_tasks(runs),
+        "seeds": seeds,
+        "differences": config_differences({r.label: r.config for r in runs}),
+        "warnings": warnings,
+    }
+
+
+def _run_facts(run: RunResults) -> dict[str, Any]:
+    results = run.results
+    facts = {k: results.get(k) for k in ("pipeline", "seed", "target", "level", "notes", "costs")}
+    return {"run": run.label, "path": str(run.path), **facts}
+
+
+def _model_facts(run: RunResults, name: str) -> dict[str, Any]:
+    model, arm = run.results["models"][name], run.results.get("arms", {}).get(name, {})
+    control = arm.get("control") or {}
+    return {
+        "run": run.label,
+        "model": name,
+        "kind": model.get("kind", "arm"),
+        "seed": arm.get("seed", run.results.get("seed")) if arm else None,
+        "selection": arm.get("selection"),
+        "heldout": model["heldout"],
+        "tasks": model.get("tasks", {}),
+        **{k: arm.get(k) for k in ("steps", "tokens_seen", "tokens_selected", "flops", "training_seconds")},
+        "control": control.get("arm"),
+        **{k: control.get(k) for k in ("tokens_to_reach", "times_fewer_tokens", "times_fewer_flops_all")},
+    }
+
+
+# --- what can be compared ---
+
+
+def compare_sets(runs: list[RunResults]) -> dict[str, dict[str, Any]]:
+    """For each held-out set: `runs` that have it, whether their `loss`es and `bits_per_byte` can be compared, and the
+    `reason` why not. Sets of equal documents and predicted tokens are taken for the same."""
+    found: dict[str, dict[str, tuple[Any, Any]]] = {}
+    for run in runs:
+        first = next(iter(run.results["models"].values()))
+        for name, facts in first["heldout"].items():
+            found.setdefault(name, {})[run.label] = (facts.get("documents"), facts.get("predicted_tokens"))
+    return {name: _set_facts(sizes) for name, sizes in found.items()}
+
+
+def _set_facts(sizes: dict[str, tuple[Any, Any]]) -> dict[str, Any]:
+    documents, tokens = ({s[i] for s in sizes.values()} for i in (0, 1))
+    listing = ", ".join(f"{label}: {_count(d)} documents, {_count(n)} tokens" for label, (d, n) in sizes.items())
+    reason = None
+    if len(documents) > 1:
+        reason = f"its texts differ between the runs ({listing}); its losses cannot be compared"
+    elif len(tokens) > 1:
+        reason = (
+            f"it is cut into other tokens or rows ({listing}); its losses cannot be compared, bits per byte can where its texts "
+            "are the same"
+        )
+    return {"runs": list(sizes), "loss": reason is None, "bits_per_byte": len(documents) == 1, "reason": reason}
+
+
+def _count(n: Any) -> str:
+    return format(n, ",") if isinstance(n, int) else "?"
+
+
+def best_tasks(runs: list[RunResults]) -> list[dict[str, Any]]:
+    """For each task and run the most accurate arm; `best` marks the highest of all runs, where they had the same items, shots
+    and version."""
+    rows: list[dict[str, Any]] = []
+    names = dict.fromkeys(t for r in runs for m in r.results["models"].values() for t in m.get("tasks", {}))
+    for task in names:
+        here: list[dict[str, Any]] = []
+        for run in runs:
+            models = run.results["models"]
+            arms = [(n, m["tasks"][task]) for n, m in models.items() if m.get("kind", "arm") == "arm" and task in m["tasks"]]
+            arms = [(n, t) for n, t in arms if t.get("accuracy") is not None]
+            if arms:
+                name, facts = max(arms, key=lambda a: float(a[1]["accuracy"]))
+                here.append({"task": task, "run": run.label, "arm": name, **facts})
+        same = len({(r.get("items"), r.get("shots"), r.get("version"), r.get("metric")) for r in here}) == 1
+        top = max((r["accuracy"] for r in here), default=None)
+        rows += [{**r, "comparable": same, "best": same and r["accuracy"] == top} for r in here]
+    return rows
+
+
+# --- seeds ---
+
+
+def seed_groups(runs: list[RunResults], sets: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """Arms of the same name, selection, settings and inputs in runs of other seeds: mean, standard deviation (n - 1) and n of
+    each held-out loss that can be compared. Of two with the same seed the first counts; n is 1 where there is no other."""
+    groups: dict[str, list[tuple[RunResults, str]]] = {}
+    for run in runs:
+        for arm in run.results.get("arms", {}):
+            members = groups.setdefault(sha256_json([arm, _what_decides(run, arm)]), [])
+            if all(_seed(r, a) != _seed(run, arm) for r, a in members):
+                members.append((run, arm))
+    return [_group_facts(members, sets) for members in groups.values()]
+
+
+def _seed(run: RunResults, arm: str) -> Any:
+    return run.results["arms"][arm].get("seed", run.results["seed"])
+
+
+def _what_decides(run: RunResults, arm: str) -> dict[str, Any]:
+    """All that an arm's result depends on, but for its seed."""
+    facts, config = run.results["arms"][arm], run.config
+    scored = facts["selection"].get("criterion") not in ("all", "random")
+    sections = ["model", "data", *(["reference", "score"] if scored else [])]
+    settings = {k: v for k, v in (facts.get("settings") or {}).items() if k != "seed"}
+    return {
+        "selection": facts["selection"],
+        "settings": settings,
+        "target": run.results["target"],
+        **{s: config.get(s) for s in sections},
+        "run": run.label if not config else None,  # nobody knows
+    }
+
+
+def _group_facts(members: list[tuple[RunResults, str]], sets: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    losses: dict[str, list[float]] = {}
+    for run, arm in members:
+        for name, facts in run.results["models"].get(arm, {"heldout": {}})["heldout"].items():
+            if sets[name]["loss"] and facts.get("loss") is not None:
+                losses.setdefault(name, []).append(facts["loss"])
+    return {
+        "arm": members[0][1],
+        "runs": [r.label for r, _ in members],
+        "seeds": [_seed(r, a) for r, a in members],
+        "n": len(members),
+        "heldout": {
+            name: {"mean": statistics.fmean(v), "sd": statistics.stdev(v) if len(v) > 1 else None, "n": len(v)}
+            for name, v in losses.items()
+        },
+    }
+
+
+# --- configurations ---
+
+
+def config_differences(configs: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """Keys whose values differ, with each run's value; `present` says which runs have the key at all. A part that a run lacks
+    as a whole is one key, and what every arm has from `pretrain` is told once."""
+    known = {label: c for label, c in configs.items() if c}
+    found = list(_differing((), known)) if len(known) > 1 else []
+    by_path = dict(found)
+    rows = []
+    for path, values in found:
+        inherited = path[:2] == ("pretrain", "arms") and by_path.get(("pretrain", *path[3:])) == values
+        if path not in _NOT_COMPARED and not inherited:
+            present = [label for label, v in values.items() if v is not _ABSENT]
+            rows.append({"key": ".".join(map(str, path)), "present": present, "values": {p: values[p] for p in present}})
+    return rows
+
+
+def _differing(path: tuple[Any, ...], values: dict[str, Any]) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
+    parts = list(values.values())
+    if all(p == parts[0] for p in parts[1:]):
+        return
+    if all(isinstance(p, dict) for p in parts):
+        for key in dict.fromkeys(k for p in parts for k in p):
+            yield from _differing((*path, key), {label: p.get(key, _ABSENT) for label, p in values.items()})
+    elif all(isinstance(p, list) for p in parts) and len({len(p) for p in parts}) == 1:
+        for i in range(len(parts[0])):
+            yield from _differing((*path, i), {label: p[i] for label, p in values.items()})
+    else:
+        yield path, values

@@ -1,0 +1,131 @@
+"""What `slmctl compare` prints, a block for each measure, so that each fits 80 columns."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+
+def show(comparison: dict[str, Any], console: Console) -> None:
+    """Prints what `slmctl.stages.compare.compare_runs` returns."""
+    runs = comparison["runs"]
+    _print(console, "Runs", "run/pipeline/target", "seed", [[r["run"], r["pipeline"], r["target"], str(r["seed"])] for r in runs])
+    for warning in comparison["warnings"]:
+        console.print(f"note: {warning}", markup=False, style="yellow")
+    level = runs[0].get("level")
+    target = comparison["target"]
+    for name in sorted(comparison["sets"], key=lambda n: n != target):  # the target first, the others as they come
+        _print_set(console, comparison, name, level)
+    _print_tokens(console, [m for m in comparison["models"] if m["kind"] == "arm"])
+    _print_tasks(console, comparison["tasks"])
+    _print_seeds(console, [g for g in comparison["seeds"] if g["n"] > 1])
+    _print_differences(console, comparison["differences"], [r["run"] for r in runs])
+
+
+def _print_set(console: Console, comparison: dict[str, Any], name: str, level: float | None) -> None:
+    rows = []
+    for model in comparison["models"]:
+        facts = model["heldout"].get(name)
+        if facts is not None:
+            losses = [figure(facts.get("loss")), interval(facts.get("interval")), figure(facts.get("bits_per_byte"))]
+            rows.append([model["run"], model["model"], *losses])
+    role = " (target)" if name == comparison["target"] else ""
+    apart = "" if comparison["sets"][name]["loss"] else "; NOT comparable between runs"
+    title = f"Held-out loss on {name}{role}, nats a token{apart}"
+    _print(
+        console, title, "run/model", f"loss/{100 * level:g}% interval/bits a byte" if level else "loss/interval/bits a byte", rows
+    )
+
+
+def _print_tokens(console: Console, arms: list[dict[str, Any]]) -> None:
+    rows = []
+    for arm in arms:
+        fewer = [times(arm["times_fewer_tokens"]), times(arm["times_fewer_flops_all"])]
+        if arm["control"] is not None and arm["tokens_to_reach"] is None:
+            fewer[0] = "never"
+        rows.append([arm["run"], arm["model"], short(arm["tokens_seen"]), short(arm["tokens_selected"]), *fewer])
+    title = "Tokens, and how many times fewer tokens (and FLOPs, with reference and scoring) reach the control's loss"
+    _print(console, title, "run/arm", "seen/trained on/tokens/FLOPs", rows)
+
+
+def _print_tasks(console: Console, tasks: list[dict[str, Any]]) -> None:
+    rows = []
+    for t in tasks:
+        error = t.get("standard_error")
+        accuracy = figure(t["accuracy"], ".3f") + (f" ± {error:.3f}" if error is not None else "")
+        rows.append([t["task"], t["run"], t["arm"], accuracy, "best" if t["best"] else "" if t["comparable"] else "other items"])
+    if rows:
+        _print(
+            console, "Tasks: each run's best arm (chosen on the same items: a little too good)", "task/run/arm", "accuracy/", rows
+        )
+
+
+def _print_seeds(console: Console, groups: list[dict[str, Any]]) -> None:
+    rows = []
+    for group in groups:
+        for name, loss in group["heldout"].items():
+            seeds = ", ".join(map(str, group["seeds"]))
+            rows.append([group["arm"], seeds, name, f"{loss['mean']:.4f} ± {loss['sd']:.4f} ({loss['n']})"])
+    if rows:
+        _print(console, "The same settings with other seeds: loss, mean ± sd (n)", "arm/seeds/set", "loss", rows)
+
+
+def _print_differences(console: Console, differences: list[dict[str, Any]], runs: list[str]) -> None:
+    if len(runs) < 2:
+        return
+    if not differences:
+        console.print("The configurations do not differ.")
+        return
+    rows = []
+    for difference in differences:
+        for i, run in enumerate(runs):
+            value = short_value(difference["values"][run]) if run in difference["present"] else "(absent)"
+            rows.append([difference["key"] if i == 0 else "", run, value])
+    _print(console, "What differs in the configurations", "key/run/value", "", rows)
+
+
+def _print(console: Console, title: str, left: str, right: str, rows: list[list[str]]) -> None:
+    """A table; columns named in `left`, cut at slashes, give way, those in `right` never break a number."""
+    table = Table()
+    for name in left.split("/"):
+        table.add_column(name, overflow="fold")
+    for name in right.split("/") if right else ():
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*[Text(cell) for cell in row])
+    console.print(Text(title, "bold"))
+    console.print(table)
+
+
+def figure(value: float | None, form: str = ".4f") -> str:
+    return "-" if value is None else format(value, form)
+
+
+def interval(ends: list[float] | None) -> str:
+    return "-" if ends is None else f"{ends[0]:.4f} to {ends[1]:.4f}"
+
+
+def times(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}x"
+
+
+def short(n: int | None) -> str:
+    """1,234 or 12.3M: three digits of a large count."""
+    if n is None:
+        return "-"
+    for unit, size in (("T", 10**12), ("B", 10**9), ("M", 10**6), ("k", 10**3)):
+        if n >= 10 * size:
+            return f"{n / size:.1f}{unit}" if n < 100 * size else f"{n / size:,.0f}{unit}"
+    return f"{n:,}"
+
+
+def short_value(value: Any) -> str:
+    """A setting as YAML would have it on one line; of a whole part only that it is there."""
+    if isinstance(value, dict):
+        return f"(present, {len(value)} keys)"
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 200 else text[:199] + "…"

@@ -1,0 +1,386 @@
+"""Every alarm rings where it should and is silent where it should not, on one base of results that is modified."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from slmctl.evaluation.alarms import RULES, alarms
+from slmctl.evaluation.comparing import count, nats
+
+Results = dict[str, Any]
+
+
+def model(kind: str, target: float, general: float) -> dict[str, Any]:
+    losses = {"target": (target, 200), "general": (general, 300)}
+    heldout = {h: {"loss": loss, "documents": n, "interval": [loss - 0.05, loss + 0.05]} for h, (loss, n) in losses.items()}
+    return {"kind": kind, "heldout": heldout, "tasks": {"sums": {"accuracy": 0.3, "items": 100, "prompts_cut": 0}}}
+
+
+def arm(criterion: str, ratio: float) -> dict[str, Any]:
+    return {
+        "selection": {"criterion": criterion, "ratio": ratio, "group_rows": 8, "scope": "group", "reference": None},
+        "seed": 0,
+        "settings": {"lr": 1e-3, "seed": 0},
+        "steps": 1000,
+        "tokens_seen": 500_000,
+        "tokens_selected": int(500_000 * ratio),
+        "evals": [{"step": s, "heldout": {"target": 3 - s / 500, "general": 2.0}} for s in (0, 500, 1000)],
+        "selected": {"ratio": ratio, "skipped_steps": 0},
+    }
+
+
+def difference(heldout: str, a: str, b: str, gap: float, reach: float) -> dict[str, Any]:
+    return {"set": heldout, "a": a, "b": b, "difference": gap, "interval": [gap - reach, gap + reach], "documents": 200}
+
+
+def seeded(name: str, mean: float, sd: float = 0.005) -> dict[str, Any]:
+    return {"arm": name, "arms": [name], "target_loss": {"mean": mean, "sd": sd, "n": 3}}
+
+
+@pytest.fixture
+def results() -> Results:
+    """Nothing to complain of: three arms, three seeds each, slm ahead everywhere."""
+    arms = {"slm": arm("excess_loss", 0.6), "clm": arm("all", 1.0), "random": arm("random", 0.6)}
+    arms["slm"]["selected"] |= {
+        "overlap_with_random": 0.61,
+        "expected_overlap": 0.6,
+        "mean_excess_selected": 0.8,
+        "mean_excess_unselected": -0.1,
+        "correlation_first": 0.71,
+        "correlation_last": 0.88,
+    }
+    arms["slm"]["control"] = {
+        "arm": "clm",
+        "target_loss": 1.05,
+        "tokens_to_reach": 250_000.0,
+        "times_fewer_tokens": 2.0,
+        "times_fewer_flops": 1.8,
+        "times_fewer_flops_all": 1.2,
+    }
+    return {
+        "schema": 2,
+        "level": 0.95,
+        "target": "target",
+        "models": {
+            "base": model("base", 2.8, 2.5),
+            "reference": model("reference", 0.9, 2.6),
+            "slm": model("arm", 1.0, 0.8),
+            "clm": model("arm", 1.05, 0.9),
+            "random": model("arm", 1.1, 0.95),
+        },
+        "arms": arms,
+        "differences": [
+            difference("target", "slm", "clm", -0.05, 0.02),
+            difference("target", "random", "slm", 0.1, 0.03),
+            difference("general", "slm", "clm", -0.1, 0.04),
+        ],
+        "task_differences": [{"task": "sums", "a": "slm", "b": "clm", "difference": 0.04, "p": 0.01, "items": 100}],
+        "seeds": [seeded("slm", 1.0), seeded("clm", 1.05), seeded("random", 1.1)],
+    }
+
+
+def said(results: Results, name: str) -> list[dict[str, str]]:
+    return [a for a in alarms(results) if a["name"] == name]
+
+
+def put(path: str, value: Any) -> Callable[[Results], None]:
+    """Sets results[a][b]… for `a.b…`; numbers index lists."""
+
+    def change(results: Results) -> None:
+        *way, last = path.split(".")
+        at: Any = results
+        for key in way:
+            at = at[int(key) if key.isdigit() else key]
+        at[int(last) if last.isdigit() else last] = value
+
+    return change
+
+
+def drop(*names: str) -> Callable[[Results], None]:
+    """Without these arms."""
+
+    def change(results: Results) -> None:
+        for name in names:
+            del results["arms"][name], results["models"][name]
+            for key in ("differences", "task_differences"):
+                results[key] = [d for d in results[key] if name not in (d["a"], d["b"])]
+            results["seeds"] = [s for s in results["seeds"] if s["arm"] != name]
+
+    return change
+
+
+def both(*changes: Callable[[Results], None]) -> Callable[[Results], None]:
+    def change(results: Results) -> None:
+        for one in changes:
+            one(results)
+
+    return change
+
+
+def many(results: Results) -> None:
+    for i in range(4):
+        results["arms"][f"slm{i}"] = arm("excess_loss", 0.6)
+        results["models"][f"slm{i}"] = model("arm", 1.0, 0.8)
+
+
+SELECTED, CONTROL = "arms.slm.selected", "arms.slm.control"
+INTERVAL = "differences.0.interval"  # of slm - clm on target
+
+RINGS = [
+    # name, level, what is changed, what the sentence must say
+    ("finite", "bad", put("models.clm.heldout.general.loss", None), "The loss of clm on general is not finite"),
+    ("finite", "bad", put("models.slm.heldout.target.loss", math.inf), "The loss of slm on target"),
+    ("finite", "warning", put("arms.slm.evals.1.heldout.target", None), "at step 500"),
+    ("controls", "bad", drop("clm", "random"), "There is no control"),
+    ("controls", "warning", drop("clm"), "No arm trains on all tokens"),
+    ("controls", "warning", drop("random"), "No arm selects at random"),
+    ("random_ratio", "note", put("arms.random.selection.ratio", 0.3), "slm (60%) has no random twin"),
+    ("settings", "warning", put("arms.slm.settings.lr", 2e-3), "slm and clm differ in more than how they select (lr: 0.002"),
+    (
+        "selection",
+        "bad",
+        put(f"{SELECTED}.ratio", 1.0),
+        "trained on 100% of the tokens where 60% are configured: its selection was not",
+    ),
+    ("selection", "bad", put("arms.random.selected.ratio", 1.0), "random trained on 100%"),
+    ("selection", "warning", put(f"{SELECTED}.ratio", 0.5), "50% of the tokens where 60% are configured"),
+    ("selection", "bad", put(f"{SELECTED}.overlap_with_random", 0.99), "99% of what slm selects a random mask selects too"),
+    ("selection", "warning", put(f"{SELECTED}.overlap_with_random", 0.8), "where chance gives 60%"),
+    ("selection", "warning", put(f"{SELECTED}.overlap_with_random", 0.2), "not independent"),
+    ("selection", "bad", put(f"{SELECTED}.mean_excess_selected", -0.5), "inverted"),
+    ("selection", "bad", put(f"{SELECTED}.mean_excess_selected", -0.1), "inverted"),
+    ("selection", "good", lambda _: None, "slm trained on 60% of the tokens (wanted: 60%), 61% of them the same as a random"),
+    ("alignment", "bad", put(f"{SELECTED}.correlation_last", 0.1), "0.71 in the first tenth and 0.10 in the last tenth"),
+    ("alignment", "warning", put(f"{SELECTED}.correlation_last", 0.5), "weak"),
+    (
+        "alignment",
+        "bad",
+        both(put(f"{SELECTED}.correlation_last", None), put(f"{SELECTED}.correlation_first", 0.2)),
+        "by 0.20 in",
+    ),
+    ("alignment", "good", put(f"{SELECTED}.correlation_first", 0.05), "0.05 in the first tenth and 0.88"),
+    ("alignment", "good", put(f"{SELECTED}.correlation_last", 0.6), "belong to the tokens"),
+    ("reference", "bad", put("models.reference.heldout.target.loss", 2.8), "reference has a loss of 2.800 on target, base 2.800"),
+    ("reference", "warning", put("models.reference.heldout.general.loss", 4.0), "forgotten general: its loss is 1.500 nats"),
+    ("reference", "good", lambda _: None, "it has learnt the target"),
+    (
+        "target",
+        "good",
+        lambda _: None,
+        "slm beats clm on target: slm's loss is lower by 0.050 nats a token (95% interval 0.030 to 0.070 lower), at the same",
+    ),
+    ("target", "good", lambda _: None, "slm beats random on target: slm's loss is lower by 0.100"),
+    ("target", "bad", put(INTERVAL, [0.01, 0.05]), "slm does not beat clm"),
+    ("target", "warning", put(INTERVAL, [-0.12, 0.02]), "(95% interval 0.020 higher to 0.120 lower), at the same tokens."),
+    (
+        "target",
+        "warning",
+        put(INTERVAL, None),
+        "cannot be told apart on target: slm's loss is lower by 0.050 nats a token (no interval",
+    ),
+    ("target", "warning", put("differences", []), "(no interval is known)"),
+    ("target", "warning", put("arms.slm.tokens_seen", 900_000), "but not at the same tokens: slm saw 900k, clm 500k."),
+    ("target", "good", put("arms.slm.tokens_seen", 100_000), "but not at the same tokens"),
+    ("target", "warning", both(put("arms.slm.tokens_seen", 100_000), put(INTERVAL, [0.01, 0.05])), "does not beat clm"),
+    ("target", "bad", put("differences.1.interval", [-0.2, -0.1]), "slm does not beat random"),
+    ("seeds", "warning", put("seeds", []), "Every arm was trained with fewer than 3 seeds. An interval over documents"),
+    ("seeds", "warning", put("seeds.1.target_loss.n", 2), "clm was trained with fewer than 3 seeds"),
+    ("seeds", "note", lambda _: None, "slm over 3 seeds: target loss 1.0000 ± 0.005 (mean ± sd)."),
+    (
+        "seeds",
+        "good",
+        lambda _: None,
+        "Over 3 and 3 seeds slm beats clm: its mean target loss is 0.050 nats a token lower, give or take 0.018",
+    ),
+    ("seeds", "warning", put("seeds.0.target_loss.sd", 0.1), "slm cannot be told from clm"),
+    ("seeds", "bad", put("seeds.0.target_loss.mean", 1.2), "slm does not beat random"),
+    ("seeds", "warning", put("arms.slm.tokens_seen", 900_000), "slm saw 900k, clm 500k"),
+    ("many_arms", "note", many, "5 arms"),
+    (
+        "forgetting",
+        "good",
+        lambda _: None,
+        "On general, which is not the target, slm's loss is better than clm's, lower by 0.100",
+    ),
+    ("forgetting", "good", lambda _: None, "and better than base's, lower by 1.700 nats a token (no interval is known)."),
+    ("forgetting", "warning", put("differences.2.interval", [0.01, 0.2]), "worse than clm's"),
+    ("forgetting", "note", put("differences.2.interval", [-0.3, 0.1]), "not to be told from clm's"),
+    ("forgetting", "bad", put("models.slm.heldout.general.loss", 2.7), "worse than base's, higher by 0.200 nats"),
+    ("forgetting", "note", put("models.slm.heldout.general.loss", 2.505), "not to be told from base's"),
+    (
+        "forgetting",
+        "warning",
+        both(drop("clm"), put("models.slm.heldout.general.loss", 1.0)),
+        "worse than random's, higher by 0.050",
+    ),
+    (
+        "cost",
+        "good",
+        lambda _: None,
+        "after 250k tokens: 2.00 times fewer in tokens, 1.80 times fewer in FLOPs of training alone, 1.20",
+    ),
+    (
+        "cost",
+        "warning",
+        put(f"{CONTROL}.times_fewer_flops_all", 0.7),
+        "in FLOPs with reference and scoring selection saved nothing",
+    ),
+    ("cost", "warning", put(f"{CONTROL}.times_fewer_tokens", 0.9), "Below 1 is more, not fewer: in tokens"),
+    ("cost", "note", put(f"{CONTROL}.times_fewer_flops_all", None), "what reference and scoring add is not known"),
+    (
+        "cost",
+        "warning",
+        put(f"{CONTROL}.tokens_to_reach", None),
+        "slm never came down to clm's final target loss (1.0500) in the 500k",
+    ),
+    ("tasks", "good", lambda _: None, "slm against clm on 1 task, beyond chance: ahead on 1 (sums by 4.0 points, p = 0.01)."),
+    ("tasks", "bad", put("task_differences.0.difference", -0.04), "behind on 1 (sums by 4.0 points"),
+    (
+        "tasks",
+        "good",
+        put("task_differences.0", {"task": "t", "a": "clm", "b": "slm", "difference": -0.1, "p": 0.01}),
+        "ahead on 1 (t",
+    ),
+    ("tasks", "note", put("task_differences.0.p", 0.4), "no difference"),
+    ("documents", "warning", put("models.base.heldout.target.documents", 12), "target holds fewer than 30 documents, 12"),
+    ("documents", "note", put("models.base.heldout.general.documents", 29), "general holds"),
+    ("skipped", "warning", put("arms.clm.selected.skipped_steps", 4), "clm left out 4 of its 1000 steps"),
+    ("prompts", "warning", put("models.slm.tasks.sums.prompts_cut", 7), "7 of 100 prompts of sums were too long for slm"),
+]
+
+
+@pytest.mark.parametrize(("name", "level", "change", "text"), RINGS)
+def test_it_rings(results, name, level, change, text):
+    change(results)
+    assert any(a["level"] == level and text in a["text"] for a in said(results, name)), said(results, name)
+
+
+def test_nothing_is_wrong_with_the_base(results):
+    assert {(a["name"], a["level"]) for a in alarms(results)} == {
+        *((name, "good") for name in ("selection", "alignment", "reference", "target", "seeds", "forgetting", "cost", "tasks")),
+        ("seeds", "note"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("finite", put("arms.slm.evals", [])),
+        ("controls", drop("slm")),
+        ("random_ratio", drop("random")),
+        ("settings", put("arms.slm.settings.seed", 3)),
+        ("selection", put("arms.slm.selected", {})),
+        ("selection", put(f"{SELECTED}.ratio", None)),
+        ("alignment", both(put(f"{SELECTED}.correlation_last", None), put(f"{SELECTED}.correlation_first", None))),
+        ("alignment", drop("slm")),
+        ("reference", lambda r: r["models"].pop("reference")),
+        ("target", drop("slm")),
+        ("target", drop("clm", "random")),
+        ("target", both(put("differences", []), put("models.slm.heldout.target.loss", None))),
+        ("seeds", drop("clm", "random")),
+        ("many_arms", lambda r: (many(r), [r["arms"][f"slm{i}"].update(seed=i + 1) for i in range(4)])),
+        ("forgetting", lambda r: [m["heldout"].pop("general") for m in r["models"].values()]),
+        ("cost", put(CONTROL, None)),
+        ("cost", lambda r: r["arms"]["slm"].pop("control")),
+        ("tasks", put("task_differences", [])),
+        ("documents", put("models.base.heldout.target.documents", 30)),
+        ("skipped", put("arms.clm.selected", None)),
+        ("prompts", put("models.slm.tasks", {})),
+    ],
+)
+def test_it_is_silent(results, name, change):
+    """Those that the base does not set off are silent there; here the others, and the brink of some."""
+    change(results)
+    if name == "seeds":  # what seeds there are is said even of one arm
+        assert all(a["level"] == "note" for a in said(results, name))
+    else:
+        assert said(results, name) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [(f"{SELECTED}.ratio", 0.612), (f"{SELECTED}.overlap_with_random", 0.68), (f"{SELECTED}.mean_excess_selected", -0.09)],
+)
+def test_selection_that_is_a_little_off_is_active(results, path, value):
+    put(path, value)(results)
+    assert [a["level"] for a in said(results, "selection")] == ["good"]
+
+
+def test_an_arm_that_is_to_take_everything_is_not_called_inactive(results):
+    for path, value in (("selection.ratio", 1.0), ("selected.ratio", 1.0), ("selected.overlap_with_random", 1.0)):
+        put(f"arms.slm.{path}", value)(results)
+    put(f"{SELECTED}.expected_overlap", 1.0)(results)
+    assert [a["level"] for a in said(results, "selection")] == ["good"]
+
+
+def test_every_arm_is_held_against_the_controls_of_its_own_seed(results):
+    for name in ("slm", "clm", "random"):
+        results["arms"][f"{name}-1"] = results["arms"][name] | {"seed": 1}
+        results["models"][f"{name}-1"] = results["models"][name]
+    pairs = {(a["text"].split()[0], word) for a in said(results, "target") for word in a["text"].split() if "clm" in word}
+    assert ("slm-1", "clm-1") in pairs
+    assert ("slm", "clm-1") not in pairs
+    assert ("slm-1", "clm") not in pairs
+
+
+def test_the_worst_comes_first(results):
+    both(put("models.clm.heldout.general.loss", None), put(INTERVAL, [0.01, 0.05]), put("seeds", []))(results)
+    found = alarms(results)
+    order = [a["level"] for a in found]
+    assert order == sorted(order, key=["bad", "warning", "note", "good"].index)
+    assert [a["name"] for a in found if a["level"] == "bad"] == ["finite", "target"]
+
+
+def test_results_are_left_as_they_were_and_alarms_go_into_json(results):
+    before = copy.deepcopy(results)
+    found = alarms(results)
+    assert results == before
+    assert json.loads(json.dumps(found)) == found
+    assert all(set(a) == {"name", "level", "text"} and a["text"].endswith(".") for a in found)
+
+
+def nulls(value: Any, path: str = "") -> list[str]:
+    """Paths of every number in it."""
+    if isinstance(value, dict):
+        return [p for k, v in value.items() for p in nulls(v, f"{path}.{k}" if path else k)]
+    if isinstance(value, list):
+        return [p for i, v in enumerate(value) for p in nulls(v, f"{path}.{i}")]
+    return [path] if isinstance(value, float) else []
+
+
+def test_any_measured_figure_may_be_null(results):
+    needed = ("level", "selection.ratio", "settings.lr")
+    paths = [p for p in nulls(results) if not p.endswith(needed)]
+    assert len(paths) > 40
+    for path in paths:
+        broken = copy.deepcopy(results)
+        put(path, None)(broken)
+        assert all("None" not in a["text"] and "nan" not in a["text"] for a in alarms(broken)), path
+    for key in ("differences", "task_differences", "seeds", "level"):
+        alarms({k: v for k, v in results.items() if k != key})
+
+
+def test_results_with_a_base_alone():
+    assert alarms({"target": "target", "models": {"base": model("base", 2.8, 2.5)}, "arms": {}}) == []
+    assert alarms({"target": "target", "models": {}}) == []
+
+
+def test_every_rule_rings_somewhere(results):
+    """No rule is dead: each says something of some change in the table."""
+    silent = set(RULES)
+    for _, _, change, _ in RINGS:
+        changed = copy.deepcopy(results)
+        change(changed)
+        silent -= {rule for rule in silent if list(rule(changed))}
+    assert not silent
+
+
+def test_figures_are_short():
+    assert [count(n) for n in (999, 381_000, 2_100_000, 14e9, 2e12)] == ["999", "381k", "2.1M", "14B", "2T"]
+    assert [nats(x) for x in (1.05, 0.0512, 0.0051, 0, 0.000012)] == ["1.050", "0.051", "0.0051", "0.000", "1.2e-05"]

@@ -1,0 +1,293 @@
+"""Runs side by side: what is compared, what is said not to compare, and that it fits a terminal."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from rich.console import Console
+
+from slmctl.cli import main
+from slmctl.errors import ConfigError, InputError, MismatchError
+from slmctl.stages.compare import compare_runs, config_differences, load_runs
+from slmctl.stages.compare_tables import short, show
+
+ARMS: dict[str, dict[str, Any]] = {
+    "slm": {"criterion": "excess_loss", "ratio": 0.6, "group_rows": 8, "scope": "group", "reference": None},
+    "clm": {"criterion": "all", "ratio": 0.6, "group_rows": 8, "scope": "group", "reference": None},
+}
+
+
+def heldout(loss: float) -> dict[str, Any]:
+    return {
+        "loss": loss,
+        "perplexity": math.exp(loss),
+        "bits_per_byte": loss / 2,
+        "predicted_tokens": 5000,
+        "documents": 50,
+        "interval": [loss - 0.1, loss + 0.1],
+        "bits_per_byte_interval": None,
+    }
+
+
+def make_results(seed: int = 0, shift: float = 0.0) -> dict[str, Any]:
+    losses = {"base": 4.0, "reference": 1.0, "slm": 2.0 + shift, "clm": 2.5 + shift}
+    accuracy = {"base": 0.1, "reference": 0.9, "slm": 0.4 + shift, "clm": 0.3}
+    models = {
+        name: {
+            "kind": name if name in ("base", "reference") else "arm",
+            "heldout": {"general": heldout(loss + 1), "target": heldout(loss)},
+            "tasks": {"sums": {"accuracy": accuracy[name], "standard_error": 0.02, "items": 200, "shots": 8, "version": 1}},
+        }
+        for name, loss in losses.items()
+    }
+    arms = {
+        name: {
+            "selection": selection,
+            "seed": seed,
+            "settings": {"lr": 1e-3, "batch_tokens": 4096},
+            "steps": 100,
+            "tokens_seen": 409_600,
+            "tokens_selected": 245_760 if name == "slm" else 409_600,
+            "training_seconds": 10.0,
+            "flops": 1e12,
+            "evals": [],
+            "checkpoints": [],
+            "control": {"arm": "clm", "tokens_to_reach": 200_000, "times_fewer_tokens": 2.048, "times_fewer_flops_all": 0.9},
+        }
+        for name, selection in ARMS.items()
+    }
+    general = {"pipeline": "made-up", "seed": seed, "target": "target", "notes": [], "versions": {}, "schema": 2, "level": 0.95}
+    return {**general, "models": models, "arms": arms, "differences": [], "costs": {}}
+
+
+def make_config(output_dir: Path, seed: int = 0) -> dict[str, Any]:
+    pretrain = {"lr": 1e-3, "batch_tokens": 4096}
+    return {
+        "name": "made-up",
+        "output_dir": str(output_dir),
+        "seed": seed,
+        "model": {"path": "somewhere"},
+        "data": {"seq_len": 32, "corpus": [{"path": ["a.jsonl"]}]},
+        "reference": {"epochs": 3.0},
+        "score": {"dtype": "float16"},
+        "pretrain": {**pretrain, "arms": {n: {**pretrain, "selection": s} for n, s in ARMS.items()}},
+    }
+
+
+def make_run(root: Path, name: str, seed: int = 0, shift: float = 0.0, change: Any = None) -> Path:
+    """A run's output_dir as `slmctl eval` leaves it, after `change(results, config)`."""
+    results, config = copy.deepcopy((make_results(seed, shift), make_config(root / name, seed)))
+    if change is not None:
+        change(results, config)
+    (root / name / "eval").mkdir(parents=True)
+    (root / name / "eval" / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    (root / name / "config.resolved.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    return root / name
+
+
+def compared(*paths: Path) -> dict[str, Any]:
+    return compare_runs(load_runs(list(paths)))
+
+
+def printed(comparison: dict[str, Any], width: int = 80) -> str:
+    console = Console(width=width, record=True, file=open("/dev/null", "w"))
+    show(comparison, console)
+    return console.export_text()
+
+
+def test_every_model_of_every_run_has_its_row(tmp_path: Path) -> None:
+    found = compared(make_run(tmp_path, "a"), make_run(tmp_path, "b", shift=0.25))
+    rows = {(m["run"], m["model"]): m for m in found["models"]}
+    assert len(rows) == 8
+    assert rows["b", "slm"]["heldout"]["target"]["loss"] == 2.25
+    assert rows["b", "slm"]["heldout"]["target"]["interval"] == [2.15, 2.35]
+    assert rows["a", "slm"]["times_fewer_tokens"] == 2.048
+    assert rows["a", "base"]["tokens_seen"] is None
+    assert found["target"] == "target"
+    assert {n: s["loss"] for n, s in found["sets"].items()} == {"general": True, "target": True}
+
+
+def test_the_text_has_the_numbers_and_fits_80_columns(tmp_path: Path) -> None:
+    a = make_run(tmp_path, "a-run-with-quite-a-long-name-" + "x" * 40)
+    text = printed(compared(a, make_run(tmp_path, "[b]", shift=0.25)))
+    assert max(map(len, text.splitlines())) <= 80
+    for wanted in ("2.2500", "2.1500 to 2.3500", "1.1250", "2.05x", "0.90x", "410k", "246k", "0.650 ± 0.020", "[b]"):
+        assert wanted in text, wanted
+    assert text.index("target (target)") < text.index("Held-out loss on general")
+
+
+def test_what_differs_in_the_configurations_is_told_once(tmp_path: Path) -> None:
+    def change(_results: Any, config: Any) -> None:
+        config["pretrain"]["lr"] = 5e-4
+        for arm in config["pretrain"]["arms"].values():
+            arm["lr"] = 5e-4
+        config["pretrain"]["arms"]["clm"]["batch_tokens"] = 8192
+        config["data"]["corpus"][0]["path"] = ["b.jsonl", "c.jsonl"]
+        config["pretrain"]["arms"]["more"] = {"lr": 1.0, "selection": ARMS["slm"]}
+        config["model"]["revision"] = None
+
+    found = compared(make_run(tmp_path, "a"), make_run(tmp_path, "b", change=change))["differences"]
+    assert {d["key"]: d["values"] for d in found} == {
+        "model.revision": {"b": None},
+        "data.corpus.0.path": {"a": ["a.jsonl"], "b": ["b.jsonl", "c.jsonl"]},
+        "pretrain.lr": {"a": 1e-3, "b": 5e-4},
+        "pretrain.arms.clm.batch_tokens": {"a": 4096, "b": 8192},
+        "pretrain.arms.more": {"b": {"lr": 1.0, "selection": ARMS["slm"]}},
+    }
+    assert {d["key"]: d["present"] for d in found}["model.revision"] == ["b"]
+
+
+def test_the_same_configuration_elsewhere_does_not_differ(tmp_path: Path) -> None:
+    found = compared(make_run(tmp_path, "a"), make_run(tmp_path, "b"))
+    assert found["differences"] == []
+    assert "do not differ" in printed(found)
+    assert config_differences({"a": {}, "b": {"seed": 1}}) == []
+
+
+def test_arms_that_differ_in_their_seed_alone_are_summarised(tmp_path: Path) -> None:
+    def other_reference(_results: Any, config: Any) -> None:
+        config["reference"]["epochs"] = 1.0
+
+    paths = [make_run(tmp_path, f"seed-{i}", seed=i, shift=s) for i, s in enumerate((0.0, 0.1, 0.5))]
+    paths.append(make_run(tmp_path, "again", seed=2, shift=9.0))  # the same seed is no other sample
+    paths.append(make_run(tmp_path, "other-reference", seed=7, shift=0.2, change=other_reference))
+    found = compared(*paths)
+    groups = {(g["arm"], tuple(g["runs"])): g for g in found["seeds"]}
+    three = ("seed-0", "seed-1", "seed-2")
+    # the control needs no reference, so that of the last run is one more of the same
+    assert set(groups) == {("slm", three), ("clm", (*three, "other-reference")), ("slm", ("other-reference",))}
+    values = [2.0, 2.1, 2.5]
+    mean = sum(values) / 3
+    sd = math.sqrt(sum((v - mean) ** 2 for v in values) / 2)
+    facts = groups["slm", three]["heldout"]["target"]
+    assert (facts["mean"], facts["sd"], facts["n"]) == (pytest.approx(mean), pytest.approx(sd), 3)
+    assert groups["slm", ("other-reference",)]["heldout"]["target"]["sd"] is None
+    assert f"{mean:.4f} ± {sd:.4f} (3)" in printed(found)
+    assert not any("one seed" in w for w in found["warnings"])
+
+
+def test_one_seed_is_said_to_be_one(tmp_path: Path) -> None:
+    assert any("one seed" in w for w in compared(make_run(tmp_path, "a"), make_run(tmp_path, "b", shift=0.1))["warnings"])
+    assert not compared(tmp_path / "a")["warnings"]
+
+
+def change_sets(**facts: int) -> Any:
+    def change(results: Any, _config: Any) -> None:
+        for model in results["models"].values():
+            model["heldout"]["target"].update(facts)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "bits_per_byte", "message"),
+    [
+        (change_sets(documents=49, predicted_tokens=4900), False, "its texts differ between the runs"),
+        (change_sets(predicted_tokens=6000), True, "cut into other tokens or rows"),
+    ],
+)
+def test_other_held_out_texts_are_not_compared(tmp_path: Path, change: Any, bits_per_byte: bool, message: str) -> None:
+    found = compared(make_run(tmp_path, "a", seed=0), make_run(tmp_path, "b", seed=1, change=change))
+    target = found["sets"]["target"]
+    assert (target["loss"], target["bits_per_byte"]) == (False, bits_per_byte)
+    assert any(message in w for w in found["warnings"])
+    assert found["sets"]["general"]["loss"]
+    assert all("target" not in g["heldout"] and g["heldout"]["general"]["n"] == 2 for g in found["seeds"])
+    text = " ".join(printed(found).split())
+    assert message in text
+    assert "NOT comparable between runs" in text
+
+
+def test_other_targets_are_said_to_differ(tmp_path: Path) -> None:
+    found = compared(make_run(tmp_path, "a"), make_run(tmp_path, "b", seed=1, change=lambda r, _: r.update(target="general")))
+    assert found["target"] is None
+    assert "judged by different held-out sets (a: target, b: general)" in found["warnings"][0]
+    assert all(g["n"] == 1 for g in found["seeds"])
+    printed(found)
+
+
+def test_the_best_arm_of_each_task(tmp_path: Path) -> None:
+    def fewer(results: Any, _config: Any) -> None:
+        for model in results["models"].values():
+            model["tasks"]["sums"]["items"] = 100
+
+    a, b = make_run(tmp_path, "a"), make_run(tmp_path, "b", shift=0.25)
+    found = compared(a, b)["tasks"]
+    assert [(t["run"], t["arm"], t["accuracy"], t["best"]) for t in found] == [
+        ("a", "slm", 0.4, False),
+        ("b", "slm", 0.65, True),
+    ]
+    found = compared(a, b, make_run(tmp_path, "c", change=fewer))["tasks"]
+    assert not any(t["best"] or t["comparable"] for t in found)
+
+
+def test_figures_that_do_not_exist_are_dashes(tmp_path: Path) -> None:
+    def change(results: Any, config: Any) -> None:
+        config.clear()
+        results["arms"]["slm"]["control"].update(tokens_to_reach=None, times_fewer_tokens=None)
+        del results["arms"]["clm"]["control"]
+        for model in results["models"].values():
+            model["tasks"] = {}
+            model["heldout"]["target"].update(loss=None, interval=None, bits_per_byte=None, perplexity=None)
+
+    found = compared(make_run(tmp_path, "a", change=change), make_run(tmp_path, "b"))
+    assert any("a has no config.resolved.yaml" in w for w in found["warnings"])
+    assert "never" in printed(found)
+    assert [g["heldout"].get("target", {}).get("n") for g in found["seeds"]] == [None, None, 1, 1]
+
+
+def test_runs_of_the_same_name_are_called_by_their_paths(tmp_path: Path) -> None:
+    a, b = make_run(tmp_path / "1", "run"), make_run(tmp_path / "2", "run")
+    assert [r.label for r in load_runs([a, b])] == [str(a), str(b)]
+    with pytest.raises(ConfigError, match="given twice"):
+        load_runs([a, b, tmp_path / "2" / ".." / "1" / "run"])
+
+
+def test_runs_that_cannot_be_read_say_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="Give the output_dir of each run"):
+        load_runs([tmp_path / "absent"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="Run `slmctl eval`"):
+        load_runs([tmp_path / "empty"])
+    with pytest.raises(MismatchError, match=r"found schema 1, wanted 2\. Run `slmctl eval`"):
+        load_runs([make_run(tmp_path, "old", change=lambda r, _: r.pop("schema"))])
+    with pytest.raises(MismatchError, match="newer slmctl"):
+        load_runs([make_run(tmp_path, "new", change=lambda r, _: r.update(schema=3))])
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def call(*argv: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as e:
+            main([str(a) for a in argv])
+        return (int(e.value.code or 0), *capsys.readouterr())
+
+    a, b = make_run(tmp_path, "a"), make_run(tmp_path, "b", seed=1, shift=0.25)
+    code, out, _ = call("compare", a, b)
+    assert code == 0
+    assert "2.2500" in out
+    assert max(len(x) for x in out.splitlines()) <= 80
+    code, out, _ = call("compare", "--json", a, b)
+    assert code == 0
+    assert json.loads(out, parse_constant=pytest.fail) == json.loads(json.dumps(compared(a, b)))
+    assert call("compare")[0] == 2
+    code, _, err = call("compare", a, tmp_path)
+    assert code == 1
+    assert "slmctl eval" in err
+    code, out, _ = call("compare", "--help")
+    assert code == 0
+    assert re.search(r"slmctl compare runs/mine runs/try", out)
+
+
+@pytest.mark.parametrize(
+    ("n", "text"),
+    [(None, "-"), (0, "0"), (9_999, "9,999"), (12_345, "12.3k"), (999_999, "1,000k"), (15 * 10**9, "15.0B"), (10**16, "10,000T")],
+)
+def test_large_counts_are_short(n: int | None, text: str) -> None:
+    assert short(n) == text
