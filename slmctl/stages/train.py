@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import platform
 import shutil
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +12,22 @@ import torch
 
 from slmctl.config import ArmConfig, ScratchConfig, SelectionConfig, TrainingConfig
 from slmctl.console import say, warn
-from slmctl.errors import ConfigError, InputError, MismatchError, SlmError, StoppedError
+from slmctl.errors import ConfigError, InputError, MismatchError
 from slmctl.evaluation.heldout import HeldoutLoss, autocast, heldout_loss
-from slmctl.files import publishing, read_json, sweep, write_json
+from slmctl.files import publishing, sweep
 from slmctl.model.loading import ModelSource, load_model, save_model
 from slmctl.model.split import SplitModel, refuse_ids_beyond, refuse_rows_beyond
 from slmctl.stages.cards import write_card
-from slmctl.stages.workspace import DONE, Workspace, result_settings
+from slmctl.stages.start import Ready, Resume, make_ready, mark_stopped
+from slmctl.stages.workspace import Workspace, result_settings
 from slmctl.store import manifest
 from slmctl.store.reader import RowReader, ScoreSet, TokenSet
 from slmctl.training.batches import OneSet, RowSource, TwoSets
 from slmctl.training.budget import check_budget
-from slmctl.training.checkpoint import require_checkpoint
 from slmctl.training.loop import Evaluator, Run, train
 from slmctl.training.ranks import Ranks, joined
 
-LAUNCH = "launch.json"
-"""Names what last began a run: ranks that it starts again go on from where they were, whatever they were asked for."""
 ALL_TOKENS = SelectionConfig(criterion="all", group_rows=1)
-Resume = bool | int
-"""True: from the newest checkpoint, where there is one. False: start over. A number: from that step's checkpoint."""
 
 
 def train_base(workspace: Workspace, resume: Resume = True) -> None:
@@ -54,7 +47,10 @@ def train_base(workspace: Workspace, resume: Resume = True) -> None:
             model = model.to(workspace.device) if ranks.size == 1 else model
             return SplitModel(model, workspace.config.data.intra_document_mask)
 
-        ready = _ready(workspace, ranks, workspace.base, inputs, resume, scratch.train, load)
+        def evaluator() -> Evaluator:
+            return heldout_evaluator(workspace, scratch.train) if scratch.train is not None else _no_evaluation
+
+        ready = make_ready(workspace, ranks, workspace.base, inputs, resume, load, evaluator)
         if ready is None:
             say("train-base: complete, skipped")
             return
@@ -67,116 +63,13 @@ def train_base(workspace: Workspace, resume: Resume = True) -> None:
         ranks.first(lambda: _finish(workspace, "base", workspace.base))
 
 
-def _mark_stopped(directory: Path, signum: int) -> None:
-    """Leaves word in a stage's folder for ranks that torchrun starts again all the same."""
-    with suppress(SlmError, OSError):
-        write_json(directory / LAUNCH, {**read_json(directory / LAUNCH), "stopped": signum})
-
-
 def _publish(model: Any, workspace: Workspace, directory: Path) -> None:
     with publishing(directory) as temporary:
         save_model(model, workspace.tokenizer().hf, temporary)
 
 
-@dataclass(frozen=True)
-class Ready:
-    """What a run needs that was checked before anything of an earlier one was moved."""
-
-    directory: Path
-    """The stage's."""
-    model: SplitModel
-    evaluate: Evaluator
-    step: int | None
-    """Whose checkpoint to go back to; None is the newest."""
-
-
-def _ready(
-    workspace: Workspace,
-    ranks: Ranks,
-    directory: Path,
-    inputs: dict[str, Any],
-    resume: Resume,
-    settings: TrainingConfig | None,
-    load: Callable[[], SplitModel],
-) -> Ready | None:
-    """Loads what a run needs, and readies its folder; None where the run is complete. Whatever is wrong on any rank is told
-    before anything is moved."""
-
-    def loaded() -> tuple[SplitModel, Evaluator]:
-        problem: Exception | None = None
-        try:
-            found = load(), heldout_evaluator(workspace, settings) if settings is not None else _no_evaluation
-        except Exception as e:  # the others must not go on without this rank
-            problem = e
-        ranks.barrier()  # loading may take longer than a collective waits
-        if ranks.sum([int(problem is not None)])[0]:
-            unloaded = SlmError("another rank cannot begin.")
-            unloaded.told = True
-            raise problem or unloaded
-        return found
-
-    complete = resume is True and ranks.first(lambda: workspace.is_complete(directory, inputs))
-    found = None if complete else loaded()
-    complete, step = _begin(workspace, ranks, directory, inputs, resume)
-    return None if complete else Ready(directory, *(found or loaded()), step)
-
-
 def _no_evaluation(_model: SplitModel, _ranks: Ranks, _beat: Callable[[], None]) -> dict[str, float]:
     return {}
-
-
-def _begin(
-    workspace: Workspace, ranks: Ranks, directory: Path, inputs: dict[str, Any], resume: Resume
-) -> tuple[bool, int | None]:
-    """Readies the folder of a run. Returns whether it is complete, and the step whose checkpoint to go back to. A rank that
-    torchrun has restarted goes on from where the run was, unless a signal stopped it.
-
-    Raises `MismatchError` where the run to go back in was made with other settings.
-    """
-    mark, launch = directory / LAUNCH, _launch()
-
-    def begin() -> tuple[bool, int | None]:
-        before = read_json(mark) if mark.is_file() else {}
-        started_again = launch["torchrun"] is not None and before.get("torchrun") == launch["torchrun"]
-        if started_again and before.get("stopped") and before.get("agent") == launch["agent"]:
-            raise StoppedError(
-                f"{directory} was stopped by a signal, and is not gone on with by the ranks that torchrun has started again. "
-                "Run again to go on."
-            )
-        queued_again = os.environ.get("SLURM_RESTART_COUNT", "0") != "0" and before.get("job") == launch["job"]
-        step = None
-        if isinstance(resume, bool) or started_again or queued_again:
-            complete = workspace.begin(directory, inputs, fresh=not (resume or started_again or queued_again))
-        else:
-            step = resume
-            advice = f"--resume {resume} goes back in a run; give --resume auto to begin it anew."
-            workspace.refuse_change(directory, inputs, advice)
-            runs = [directory / "checkpoints", directory / "training" / "checkpoints"]
-            require_checkpoint(next((r for r in runs if r.is_dir()), runs[0]), step)
-            (directory / DONE).unlink(missing_ok=True)
-            complete = workspace.begin(directory, inputs)
-        write_json(mark, launch)
-        return complete, step
-
-    return ranks.first(begin)
-
-
-def _launch() -> dict[str, Any]:
-    """What started this process: torchrun, by the id of its run, which may start it again, and as a process (`agent`); and
-    Slurm's job, which may be queued again. None each where it was neither."""
-    torchrun = os.environ.get("TORCHELASTIC_RUN_ID")
-    if torchrun == "none":
-        torchrun = f"{platform.node()}-{os.getppid()}"
-    agent = None if torchrun is None else f"{platform.node()}-{os.getppid()}-{_started(os.getppid())}"
-    return {"torchrun": torchrun, "agent": agent, "job": os.environ.get("SLURM_JOB_ID")}
-
-
-def _started(pid: int) -> str:
-    """When a process started, so that a number that is given to another does not make them one; empty where it is not told."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return ""
 
 
 def new_model(scratch: ScratchConfig, workspace: Workspace) -> Any:
@@ -229,7 +122,9 @@ def _train_reference(workspace: Workspace, ranks: Ranks, resume: Resume) -> None
         check_budget("reference", settings, ALL_TOKENS, curated.seq_len, source.rows, ranks.size)
         return _load(workspace, ranks, base, settings, sets)
 
-    ready = _ready(workspace, ranks, workspace.reference, inputs, resume, settings, load)
+    ready = make_ready(
+        workspace, ranks, workspace.reference, inputs, resume, load, lambda: heldout_evaluator(workspace, settings)
+    )
     if ready is None:
         say("train-ref: complete, skipped")
         return
@@ -295,7 +190,7 @@ def train_arm(workspace: Workspace, ranks: Ranks, name: str, settings: ArmConfig
         check_budget(name, settings, settings.selection, corpus.seq_len, corpus.manifest.rows, ranks.size)
         return _load(workspace, ranks, base, settings, [corpus])
 
-    ready = _ready(workspace, ranks, directory, inputs, resume, settings, load)
+    ready = make_ready(workspace, ranks, directory, inputs, resume, load, lambda: heldout_evaluator(workspace, settings))
     if ready is None:
         say(f"pretrain {name}: complete, skipped")
         return
@@ -366,7 +261,7 @@ def _run(
         made_from=made_from,
         ranks=ranks,
         resume_from=ready.step,
-        on_stop=lambda signum: _mark_stopped(ready.directory, signum),
+        on_stop=lambda signum: mark_stopped(ready.directory, signum),
     )
 
 

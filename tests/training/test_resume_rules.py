@@ -16,7 +16,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from slmctl.config import ArmConfig, SelectionConfig, TrainingConfig
 from slmctl.errors import Interrupted, SlmError, StoppedError, TrainingError
 from slmctl.signals import raising
-from slmctl.stages import train
+from slmctl.stages import start
 from slmctl.stages.workspace import result_settings
 from slmctl.training import checkpoint, loop
 from slmctl.training.telemetry import read_log
@@ -116,7 +116,7 @@ def test_ranks_that_a_signal_has_stopped_do_not_go_on_when_torchrun_starts_them_
             train_arm(workspace, resume=resume)
     assert taken == []
     assert saved(workspace) == named(2, 4, 5)
-    monkeypatch.setattr(train, "_started", lambda _: "later")  # another torchrun, under the same id
+    monkeypatch.setattr(start, "_started", lambda _: "later")  # another torchrun, under the same id
     train_arm(workspace)
     assert taken == [6, 7, 8]
 

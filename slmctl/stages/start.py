@@ -1,0 +1,127 @@
+"""How a run starts: what it needs is loaded and checked on every rank, then its folder is readied, to begin or to go on."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from slmctl.errors import SlmError, StoppedError
+from slmctl.files import read_json, write_json
+from slmctl.model.split import SplitModel
+from slmctl.stages.workspace import DONE, Workspace
+from slmctl.training.checkpoint import require_checkpoint
+from slmctl.training.loop import Evaluator
+from slmctl.training.ranks import Ranks
+
+LAUNCH = "launch.json"
+"""Names what last began a run: ranks that it starts again go on from where they were, whatever they were asked for."""
+Resume = bool | int
+"""True: from the newest checkpoint, where there is one. False: start over. A number: from that step's checkpoint."""
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What a run needs that was checked before anything of an earlier one was moved."""
+
+    directory: Path
+    """The stage's."""
+    model: SplitModel
+    evaluate: Evaluator
+    step: int | None
+    """Whose checkpoint to go back to; None is the newest."""
+
+
+def make_ready(
+    workspace: Workspace,
+    ranks: Ranks,
+    directory: Path,
+    inputs: dict[str, Any],
+    resume: Resume,
+    load: Callable[[], SplitModel],
+    evaluator: Callable[[], Evaluator],
+) -> Ready | None:
+    """Loads what a run needs, and readies its folder; None where the run is complete. Whatever is wrong on any rank is told
+    before anything is moved."""
+
+    def loaded() -> tuple[SplitModel, Evaluator]:
+        problem: Exception | None = None
+        try:
+            found = load(), evaluator()
+        except Exception as e:  # the others must not go on without this rank
+            problem = e
+        ranks.barrier()  # loading may take longer than a collective waits
+        if ranks.sum([int(problem is not None)])[0]:
+            unloaded = SlmError("another rank cannot begin.")
+            unloaded.told = True
+            raise problem or unloaded
+        return found
+
+    complete = resume is True and ranks.first(lambda: workspace.is_complete(directory, inputs))
+    found = None if complete else loaded()
+    complete, step = _begin(workspace, ranks, directory, inputs, resume)
+    return None if complete else Ready(directory, *(found or loaded()), step)
+
+
+def _begin(
+    workspace: Workspace, ranks: Ranks, directory: Path, inputs: dict[str, Any], resume: Resume
+) -> tuple[bool, int | None]:
+    """Readies the folder of a run. Returns whether it is complete, and the step whose checkpoint to go back to. A rank that
+    torchrun has restarted goes on from where the run was, unless a signal stopped it.
+
+    Raises `MismatchError` where the run to go back in was made with other settings.
+    """
+    mark, launch = directory / LAUNCH, _launch()
+
+    def begin() -> tuple[bool, int | None]:
+        before = read_json(mark) if mark.is_file() else {}
+        started_again = launch["torchrun"] is not None and before.get("torchrun") == launch["torchrun"]
+        if started_again and before.get("stopped") and before.get("agent") == launch["agent"]:
+            raise StoppedError(
+                f"{directory} was stopped by a signal, and is not gone on with by the ranks that torchrun has started again. "
+                "Run again to go on."
+            )
+        queued_again = os.environ.get("SLURM_RESTART_COUNT", "0") != "0" and before.get("job") == launch["job"]
+        step = None
+        if isinstance(resume, bool) or started_again or queued_again:
+            complete = workspace.begin(directory, inputs, fresh=not (resume or started_again or queued_again))
+        else:
+            step = resume
+            advice = f"--resume {resume} goes back in a run; give --resume auto to begin it anew."
+            workspace.refuse_change(directory, inputs, advice)
+            runs = [directory / "checkpoints", directory / "training" / "checkpoints"]
+            require_checkpoint(next((r for r in runs if r.is_dir()), runs[0]), step)
+            (directory / DONE).unlink(missing_ok=True)
+            complete = workspace.begin(directory, inputs)
+        write_json(mark, launch)
+        return complete, step
+
+    return ranks.first(begin)
+
+
+def _launch() -> dict[str, Any]:
+    """What started this process: torchrun, by the id of its run, which may start it again, and as a process (`agent`); and
+    Slurm's job, which may be queued again. None each where it was neither."""
+    torchrun = os.environ.get("TORCHELASTIC_RUN_ID")
+    if torchrun == "none":
+        torchrun = f"{platform.node()}-{os.getppid()}"
+    agent = None if torchrun is None else f"{platform.node()}-{os.getppid()}-{_started(os.getppid())}"
+    return {"torchrun": torchrun, "agent": agent, "job": os.environ.get("SLURM_JOB_ID")}
+
+
+def _started(pid: int) -> str:
+    """When a process started, so that a number that is given to another does not make them one; empty where it is not told."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
+
+
+def mark_stopped(directory: Path, signum: int) -> None:
+    """Leaves word in a stage's folder for ranks that torchrun starts again all the same."""
+    with suppress(SlmError, OSError):
+        write_json(directory / LAUNCH, {**read_json(directory / LAUNCH), "stopped": signum})
