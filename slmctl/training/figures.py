@@ -16,10 +16,13 @@ from torch import Tensor
 from slmctl.training.alignment import SHIFTS
 from slmctl.training.batches import MicroBatch
 from slmctl.training.ranks import Ranks
-from slmctl.training.selective import MicroResult
+from slmctl.training.selective import MicroResult, random_positions
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-_SUMS = ("chosen", "chosen_nats", "rest", "rest_nats", "ref_nats", "targets", "thresholds", "threshold_sum", "broken")
+_SUMS = (
+    *("chosen", "chosen_nats", "chosen_ref", "rest", "rest_nats", "rest_ref", "ref_nats", "targets"),
+    *("thresholds", "threshold_sum", "broken", "blind"),
+)
 _MOMENTS = ("n", "a", "b", "aa", "bb", "ab")
 
 
@@ -40,10 +43,11 @@ class Figures:
 
 class StepFigures:
     """Gathers a step's figures micro-batch by micro-batch, on the device. `all_known`: live losses of all targets are
-    computed, not of the selected ones only. `shifts` are those at which live and reference losses are correlated."""
+    computed, not of the selected ones only. `shifts` are those at which live and reference losses are correlated. `blind`:
+    count how many of the selected tokens random selection would have taken, too."""
 
-    def __init__(self, all_known: bool, shifts: tuple[int, ...] = SHIFTS) -> None:
-        self.all_known, self.shifts = all_known, shifts
+    def __init__(self, all_known: bool, shifts: tuple[int, ...] = SHIFTS, blind: bool = False) -> None:
+        self.all_known, self.shifts, self.blind = all_known, shifts, blind
         self._sums: list[Tensor] = []
         self._excess: list[Tensor] = []
         self.joined = False
@@ -58,13 +62,16 @@ class StepFigures:
         sums = [
             chosen_BT.sum(),
             torch.where(chosen_BT, live_BT, zero).sum(),
+            torch.where(chosen_BT, ref_BT, zero).sum() if ref_BT is not None else zero,
             rest_BT.sum(),
             torch.where(rest_BT, live_BT, zero).sum(),
+            torch.where(rest_BT, ref_BT, zero).sum() if ref_BT is not None else zero,
             torch.where(micro.target_BT, ref_BT, zero).sum() if ref_BT is not None else zero,
             micro.target_BT.sum(),
             threshold_G.isfinite().sum(),
             threshold_G.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).sum(),
             (known_BT & ~live_BT.isfinite()).sum(),
+            chosen_BT.flatten()[random_positions(micro)].sum() if self.blind else zero,
         ]
         if ref_BT is not None:
             self.joined = True
@@ -96,6 +103,9 @@ class StepFigures:
             "excess_quantiles": None,
             "threshold": _ratio(s["threshold_sum"], s["thresholds"]),
             "correlation": None,
+            "excess_selected": _ratio(s["chosen_nats"] - s["chosen_ref"], s["chosen"]) if self.joined else None,
+            "excess_unselected": _ratio(s["rest_nats"] - s["rest_ref"], s["rest"]) if self.joined else None,
+            "overlap_with_random": _ratio(s["blind"], s["chosen"]) if self.blind else None,
         }
         shifted = None
         if self.joined:

@@ -59,7 +59,7 @@ class Objective:
             chosen, threshold_G = self._select(micro, live)
             loss, _ = selected_loss(self.model, hidden_ND[chosen - 1], ids_N[chosen], divisor)
         else:
-            chosen = target if self.selection.criterion == "all" else self._select_random(micro)
+            chosen = target if self.selection.criterion == "all" else random_positions(micro)
             loss, losses_K = selected_loss(self.model, hidden_ND[chosen - 1], ids_N[chosen], divisor)
             live[chosen] = losses_K.float()
         selected = torch.zeros_like(ids_N, dtype=torch.bool)
@@ -82,11 +82,14 @@ class Objective:
             return (valid_GM & (scores_GM > self.threshold)).flatten().nonzero()[:, 0], lowest_G
         return highest_K, lowest_G
 
-    def _select_random(self, micro: MicroBatch) -> Tensor:
-        groups = len(micro.counts)
-        tokens = micro.ids_BT.numel() // groups
-        scores_GM = random_scores(groups, tokens, micro.group_seeds, micro.ids_BT.device)
-        return chosen_positions(top_order(scores_GM, micro.target_BT.view_as(scores_GM)), micro.places_K)
+
+def random_positions(micro: MicroBatch) -> Tensor:
+    """What random selection takes of a micro-batch: as many tokens of each group as are selected, by the groups' seeds. Flat
+    positions [K], rising."""
+    groups = len(micro.counts)
+    tokens = micro.ids_BT.numel() // groups
+    scores_GM = random_scores(groups, tokens, micro.group_seeds, micro.ids_BT.device)
+    return chosen_positions(top_order(scores_GM, micro.target_BT.view_as(scores_GM)), micro.places_K)
 
 
 def lowest_of(scores_GM: Tensor, chosen_K: Tensor) -> Tensor:

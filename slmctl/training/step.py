@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from slmctl.config import TrainingConfig
+from slmctl.config import UNSCORED, TrainingConfig
 from slmctl.selection.select import selected_count
 from slmctl.training.alignment import SHIFTS
 from slmctl.training.batches import Batcher, StepBatch, mix_seed
@@ -22,6 +22,8 @@ from slmctl.training.safety import StepGuard
 from slmctl.training.selective import MicroResult, Objective
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+BLIND_STEPS = 3
+"""First steps in which selection is compared with what random selection would have taken."""
 THRESHOLD_MEMORY = 0.9
 """How much of the running quantile of `scope: threshold` a step keeps."""
 
@@ -74,7 +76,8 @@ class StepMaker:
         if self.selection.scope == "global":
             counts_of_all = [selected_count(v, self.selection.ratio) for v in rest[len(SIGNALS) :]]
             divisor = max(1, sum(counts_of_all))
-        figures = StepFigures(self.selection.criterion != "random", self.shifts)
+        blind = self.selection.criterion not in UNSCORED and step <= BLIND_STEPS
+        figures = StepFigures(self.selection.criterion != "random", self.shifts, blind)
         torch.manual_seed(mix_seed(self.seed, step, self.ranks.rank))  # dropout, if the model has any
         selected_before = counts[1].clone()
         self.forward_backward(step, batch, counts_of_all, divisor, figures, counts)

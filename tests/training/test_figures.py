@@ -14,10 +14,13 @@ from slmctl.training.alignment import SHIFTS
 from slmctl.training.batches import Batcher
 from slmctl.training.figures import QUANTILES, StepFigures
 from slmctl.training.ranks import Ranks
-from slmctl.training.selective import MicroResult
+from slmctl.training.selective import MicroResult, random_positions
 
 B, T, GROUP = 8, 17, 2
-METRICS = ["loss_selected", "loss_unselected", "live_mean", "ref_mean", "excess_quantiles", "threshold", "correlation"]
+METRICS = [
+    *("loss_selected", "loss_unselected", "live_mean", "ref_mean", "excess_quantiles", "threshold", "correlation"),
+    *("excess_selected", "excess_unselected", "overlap_with_random"),
+]
 
 
 def nothing_selected(_live, target):
@@ -105,6 +108,13 @@ def test_every_figure_of_a_step_equals_numpy_over_the_whole_step(micro, intra, r
     assert found.metrics["loss_unselected"] == (None if random else mean(w.live[rest]))
     assert found.metrics["live_mean"] == mean(w.live[w.known])
     assert found.metrics["threshold"] == found.threshold == mean(w.threshold[np.isfinite(w.threshold)])
+    assert found.metrics["overlap_with_random"] is None
+    if ref:
+        excess = w.live.astype(np.float64) - w.ref
+        assert found.metrics["excess_selected"] == mean(excess[w.selected])
+        assert found.metrics["excess_unselected"] == (None if random else mean(excess[rest]))
+    else:
+        assert found.metrics["excess_selected"] is found.metrics["excess_unselected"] is None
     if not ref:
         assert found.shifted is None
         assert found.metrics["ref_mean"] is found.metrics["correlation"] is found.metrics["excess_quantiles"] is None
@@ -208,3 +218,21 @@ def test_several_ranks_tell_the_figures_of_all_their_tokens(make_step):
         assert found.shifted[shift] == pytest.approx(np.corrcoef(known.T)[0, 1], abs=1e-10)
     own = [np.quantile((w.live.astype(np.float64) - w.ref)[w.target], QUANTILES) for _, w in both]
     assert list(found.metrics["excess_quantiles"].values()) == pytest.approx(np.mean(own, axis=0).tolist(), abs=1e-12)
+
+
+@pytest.mark.parametrize("micro", [2, 8])
+@pytest.mark.parametrize("same", [True, False])
+def test_the_overlap_is_with_what_the_random_control_takes_of_the_same_groups(micro, same, make_step):
+    """All of it for a selection that is the control's own, chance for one that is not; by the objective's own draws."""
+    steps, _ = make_step(micro)
+    figures, common, chosen = StepFigures(all_known=True, blind=True), 0, 0
+    for m, result in steps:
+        blind = torch.zeros(m.ids_BT.numel(), dtype=torch.bool)
+        blind[random_positions(m)] = True
+        mine = blind.view_as(m.ids_BT) if same else result.selected_BT
+        figures.add(m, result._replace(selected_BT=mine))
+        common += int((mine & blind.view_as(mine)).sum())
+        chosen += int(mine.sum())
+    found, _ = figures.fetch(Ranks(), torch.tensor(0.0))
+    assert found.metrics["overlap_with_random"] == pytest.approx(common / chosen)
+    assert (found.metrics["overlap_with_random"] == 1.0) == same
