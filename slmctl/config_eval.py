@@ -62,7 +62,8 @@ class HarnessConfig(Section):
     """Prompts worked on together."""
 
 
-TASK_KINDS = (TaskConfig, SuiteConfig, HarnessConfig)
+TASK_KINDS: dict[str, type[Section]] = {"task": TaskConfig, "suite": SuiteConfig, "harness": HarnessConfig}
+"""By the tag that `AnyTask` tells them by."""
 
 
 def _by_name(task: Any) -> Any:

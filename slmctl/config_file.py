@@ -176,8 +176,6 @@ def _model_fields_in(path: Path_) -> list[str]:
     """Known keys of the mapping at `path`, list indices and free names (arms, held-out sets) included in the path."""
     if path[:2] == ("score", "references") and len(path) > 2:
         return sorted(ReferenceModel.model_fields)
-    if path[:2] == ("eval", "tasks"):
-        return sorted({f for kind in TASK_KINDS for f in kind.model_fields})
     model: Any = PipelineConfig
     container = False
     for part in path:
@@ -198,7 +196,8 @@ def _model_fields_in(path: Path_) -> list[str]:
 def _explain(error: Any, path: Path_) -> str:
     kind, value = error["type"], error["input"]
     if kind == "extra_forbidden":
-        known = _model_fields_in(path[:-1])
+        tag = error["loc"][3] if error["loc"][:2] == ("eval", "tasks") and len(error["loc"]) > 3 else None
+        known = sorted(TASK_KINDS[tag].model_fields) if tag in TASK_KINDS else _model_fields_in(path[:-1])
         near = difflib.get_close_matches(str(path[-1]), known, n=1, cutoff=0.5)
         if "selection" in known and path[-1] in SelectionConfig.model_fields:
             near = [f"selection.{path[-1]}"]
@@ -206,6 +205,8 @@ def _explain(error: Any, path: Path_) -> str:
         return f"unknown key; {hint}"
     if kind == "missing":
         return "is required but absent"
+    if kind == "model_type":
+        return f"want a mapping of settings, found {type(value).__name__}"
     if kind == "literal_error":
         near = difflib.get_close_matches(str(value), re.findall(r"'([^']*)'", error["ctx"]["expected"]), n=1)
         return f"{value!r} is not one of {error['ctx']['expected']}" + (f"; did you mean {near[0]!r}?" if near else "")

@@ -4,6 +4,7 @@ are shared. They are kept in `<output_dir>/sweeps.json`, and are arms of the pip
 from __future__ import annotations
 
 import re
+from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
@@ -18,66 +19,86 @@ FILE = "sweeps.json"
 
 
 def read_sweeps(root: Path) -> list[dict[str, Any]]:
-    """Each with `arm`, `key` (within the arm), `values` and `arms` (their names)."""
+    """Each with `arm`, `key` (within the arm) and `values`, in the order in which they were added."""
     return list(read_json(root / FILE)["sweeps"]) if (root / FILE).is_file() else []
 
 
-def with_sweeps(config: PipelineConfig, sweeps: list[dict[str, Any]]) -> PipelineConfig:
-    """The configuration with the arms of sweeps: each is its own arm as it is now, with one setting changed.
+def points_of(config: PipelineConfig, sweep: dict[str, Any]) -> list[tuple[Any, str]]:
+    """Each value and the arm that has it: the swept arm itself where that is its own value, as the configuration is now."""
+    arm, key = sweep["arm"], sweep["key"]
+    own = _own_value(config, arm, key)
+    pipelines = config.seed if key == "seed" else None
+    values = [pipelines if v is None else v for v in sweep["values"]]
+    return [(v, arm if v == own else f"{arm}-{key.split('.')[-1]}-{_in_a_name(v)}") for v in values]
 
-    Raises `ConfigError` where that makes no valid arm, or its own arm is gone.
+
+def _own_value(config: PipelineConfig, arm: str, key: str) -> Any:
+    found: Any = config.pretrain.arms[arm].model_dump(mode="json")
+    for part in key.split("."):
+        found = found.get(part) if isinstance(found, dict) else None
+    return config.seed if key == "seed" and found is None else found
+
+
+def _in_a_name(value: Any) -> str:
+    text = str(value).lower() if value is None or isinstance(value, bool) else str(value)
+    return re.sub(r"[^\w.-]+", "-", text).strip("-.") or "x"
+
+
+def with_sweeps(config: PipelineConfig, sweeps: list[dict[str, Any]]) -> PipelineConfig:
+    """The configuration with the arms of sweeps: each is its own arm as it is now, with one setting changed. A sweep may be
+    over an arm that one before it has made.
+
+    Raises `ConfigError` where that makes no valid arm, its own arm is gone, or the file has another arm of the same name.
     """
-    if not sweeps:
-        return config
-    data = config.model_dump(mode="json")
-    arms = data["pretrain"]["arms"]
+    found = config
     for sweep in sweeps:
-        if sweep["arm"] not in config.pretrain.arms:
+        if sweep["arm"] not in found.pretrain.arms:
             raise ConfigError(
                 f"{FILE} has a sweep over arm {sweep['arm']!r}, which the configuration lacks. Add the arm, or delete that file."
             )
-        for value, name in zip(sweep["values"], sweep["arms"], strict=True):
-            if name == sweep["arm"]:
-                continue
+        found = _with_sweep(found, sweep)
+    for name, arm in config.pretrain.arms.items():
+        if found.pretrain.arms[name] != arm:
+            raise ConfigError(f"arm {name!r} of the configuration has the name of another that {FILE} adds. Rename it.")
+    return found
+
+
+def _with_sweep(config: PipelineConfig, sweep: dict[str, Any]) -> PipelineConfig:
+    data = config.model_dump(mode="json")
+    for value, name in points_of(config, sweep):
+        if name != sweep["arm"]:
             holder = {"arm": config.pretrain.arms[sweep["arm"]].model_dump(mode="json")}
             apply_override(holder, f"arm.{sweep['key']}={yaml.safe_dump(value, default_flow_style=True)}")
-            arms[name] = holder["arm"]
+            data["pretrain"]["arms"][name] = holder["arm"]
     return check(data, "the sweep")
 
 
-def parse_over(config: PipelineConfig, over: str) -> list[dict[str, Any]]:
-    """`pretrain.arms.slm.selection.ratio=0.4,0.5`, or `pretrain.lr=1e-4,2e-4` for every arm, as sweeps.
+def made_by(config: PipelineConfig, sweeps: list[dict[str, Any]]) -> set[str]:
+    """Names of the arms that sweeps have added to the configuration."""
+    return {name for sweep in sweeps for _, name in points_of(config, sweep) if name != sweep["arm"]}
 
-    A value that the arm has already stands for the arm itself. Raises `ConfigError` for other keys, and without values.
-    """
+
+def parse_over(config: PipelineConfig, over: str, added: Set[str] = frozenset()) -> list[dict[str, Any]]:
+    """`pretrain.arms.slm.selection.ratio=0.4,0.5`, or `pretrain.lr=1e-4,2e-4` for every arm but those that sweeps have
+    `added`, as sweeps. Raises `ConfigError` for other keys, and without values."""
     path, sep, text = over.partition("=")
     parts = path.strip().split(".")
-    if not sep or not text.strip() or parts[0] != "pretrain" or len(parts) < 2:
+    if not sep or not text.strip() or parts[0] != "pretrain" or not all(parts) or len(parts) < 2:
         raise ConfigError(
             f"--over {over}: want a key below pretrain and its values, as in pretrain.arms.slm.selection.ratio=0.4,0.5,0.6. For "
             "what comes before pretraining give each value its own run (-o key=value -o output_dir=...), and put them side by "
             "side with `slmctl compare`."
         )
     values, _ = parse_yaml(f"[{text}]", f"--over {over}")
+    if not isinstance(values, list) or not values:
+        raise ConfigError(f"--over {over}: want values with commas between them.")
     if parts[1] == "arms":
-        if len(parts) < 4 or parts[2] not in config.pretrain.arms:
+        within = ".".join(parts[2:])
+        arm = max((a for a in config.pretrain.arms if within.startswith(f"{a}.")), key=len, default=None)  # names may have dots
+        if arm is None:
             raise ConfigError(f"--over {over}: want pretrain.arms.NAME.KEY=…; the arms are {', '.join(config.pretrain.arms)}.")
-        return [_sweep(config, parts[2], ".".join(parts[3:]), values)]
-    return [_sweep(config, arm, ".".join(parts[1:]), values) for arm in config.pretrain.arms]
-
-
-def _sweep(config: PipelineConfig, arm: str, key: str, values: list[Any]) -> dict[str, Any]:
-    own: Any = config.pretrain.arms[arm].model_dump(mode="json")
-    for part in key.split("."):
-        own = own.get(part) if isinstance(own, dict) else None
-    if key == "seed" and own is None:
-        own = config.seed
-    names = [arm if v == own else f"{arm}-{key.split('.')[-1]}-{_in_a_name(v)}" for v in values]
-    return {"arm": arm, "key": key, "values": values, "arms": names}
-
-
-def _in_a_name(value: Any) -> str:
-    return re.sub(r"[^\w.-]+", "-", str(value)).strip("-.") or "x"
+        return [{"arm": arm, "key": within.removeprefix(f"{arm}."), "values": values}]
+    return [{"arm": a, "key": ".".join(parts[1:]), "values": values} for a in config.pretrain.arms if a not in added]
 
 
 def add_sweeps(root: Path, config: PipelineConfig, new: list[dict[str, Any]]) -> PipelineConfig:
@@ -87,12 +108,9 @@ def add_sweeps(root: Path, config: PipelineConfig, new: list[dict[str, Any]]) ->
     for sweep in new:
         same = next((s for s in kept if (s["arm"], s["key"]) == (sweep["arm"], sweep["key"])), None)
         if same is None:
-            kept.append(sweep)
-            continue
-        for value, name in zip(sweep["values"], sweep["arms"], strict=True):
-            if name not in same["arms"]:
-                same["values"].append(value)
-                same["arms"].append(name)
+            same = {**sweep, "values": []}
+            kept.append(same)
+        same["values"] += [v for i, v in enumerate(sweep["values"]) if v not in same["values"] + sweep["values"][:i]]
     found = with_sweeps(config, kept)
     write_json(root / FILE, {"sweeps": kept})
     return found

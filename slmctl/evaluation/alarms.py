@@ -5,28 +5,27 @@ Each rule looks at one thing and says nothing where there is nothing to say. Lim
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from slmctl.evaluation.alarms_against import cost, over_seeds, settings, target_loss, tasks
 from slmctl.evaluation.alarms_selection import alignment, reference, selection
 from slmctl.evaluation.comparing import (
+    SEEDS,
     Alarm,
     Results,
     alarm,
     arms_of,
     controls_of,
-    count,
     gap_between,
     known,
     nats,
     percent,
-    same_tokens,
+    seeded,
 )
-from slmctl.evaluation.intervals import student_quantiles
 
 LEVELS = ("bad", "warning", "note", "good")
-DOCUMENTS, SEEDS, MANY_ARMS = 30, 3, 5
+DOCUMENTS, MANY_ARMS = 30, 5
 EQUAL = 0.01
 """Nats a token below which a difference without an interval is called none."""
 
@@ -40,7 +39,7 @@ def alarms(results: Results) -> list[Alarm]:
 
 def _without_repeats(results: Results) -> Results:
     """Of arms that were repeated with enough seeds, the first alone: what is said of their mean is said once."""
-    repeats = {arm for entry in _seeded(results) for arm in entry["arms"] if arm != entry["arm"]}
+    repeats = {arm for entry in seeded(results) for arm in entry["arms"] if arm != entry["arm"]}
     return {**results, "arms": {a: facts for a, facts in results.get("arms", {}).items() if a not in repeats}}
 
 
@@ -83,72 +82,14 @@ def ratios_of_random(results: Results) -> Iterator[Alarm]:
         yield alarm("random_ratio", "note", text)
 
 
-def settings(results: Results) -> Iterator[Alarm]:
-    arms = results.get("arms", {})
-    for arm in arms_of(results, "excess_loss"):
-        for control in controls_of(results, arm, "all", "random"):
-            mine, its = arms[arm].get("settings") or {}, arms[control].get("settings") or {}
-            keys = [k for k in {**mine, **its} if k not in ("seed", "selection") and mine.get(k) != its.get(k)]
-            if keys:
-                what = ", ".join(f"{k}: {mine.get(k)} against {its.get(k)}" for k in keys)
-                text = f"{arm} and {control} differ in more than how they select ({what}): what that does is mixed in."
-                yield alarm("settings", "warning", text)
-
-
-# --- who is better ---
-
-
-def target_loss(results: Results) -> Iterator[Alarm]:
-    target = results["target"]
-    for arm in arms_of(results, "excess_loss"):
-        for control in (c for kind in ("all", "random") for c in controls_of(results, arm, kind)):
-            gap = gap_between(results, target, arm, control)
-            if gap is None:
-                continue
-            share, tokens = same_tokens(results, arm, control)
-            figures = f"{arm}'s loss is {gap.words}, {tokens}."
-            if gap.verdict == "better":
-                text = f"{arm} beats {control} on {target}: {figures}"
-                yield alarm("target", "good" if share <= 1 else "warning", text)
-            elif gap.verdict == "worse":
-                text = f"{arm} does not beat {control} on {target}: {figures}"
-                yield alarm("target", "bad" if share >= 1 else "warning", text)
-            else:
-                yield alarm("target", "warning", f"{arm} and {control} cannot be told apart on {target}: {figures}")
-
-
-def _seeded(results: Results) -> list[dict[str, Any]]:
-    """Arms that were trained with enough seeds to tell one from another; all whose losses are finite."""
-    enough = [entry for entry in results.get("seeds", []) if entry["target_loss"]["n"] >= SEEDS]
-    return [entry for entry in enough if known(entry["target_loss"]["mean"]) and known(entry["target_loss"]["sd"])]
-
-
-def over_seeds(results: Results) -> Iterator[Alarm]:
-    """Means over seeds against each other: Welch's interval, with the fewer seeds' degrees of freedom."""
-    entries = _seeded(results)
-    level = float(results.get("level", 0.95))
-    by = {kind: [e for e in entries if e["arm"] in arms_of(results, kind)] for kind in ("excess_loss", "all", "random")}
-    for mine in by["excess_loss"]:
-        for its in (*by["all"], *by["random"]):
-            a, b = mine["target_loss"], its["target_loss"]
-            difference = a["mean"] - b["mean"]
-            error = math.sqrt(a["sd"] ** 2 / a["n"] + b["sd"] ** 2 / b["n"])
-            reach = error * student_quantiles(level, min(a["n"], b["n"]) - 1)[1]
-            told = abs(difference) > reach
-            side, verb = ("lower", "beats") if difference < 0 else ("higher", "does not beat")
-            verb = verb if told else "cannot be told from"
-            text = f"Over {a['n']} and {b['n']} seeds {mine['arm']} {verb} {its['arm']}: its mean target loss is "
-            text += f"{nats(abs(difference))} nats a token {side}, give or take {nats(reach)} ({100 * level:.3g}% interval)"
-            seen, tokens = same_tokens(results, mine["arm"], its["arm"])
-            rank = "warning" if not told or seen > 1 else "good" if difference < 0 else "bad"
-            yield alarm("seeds", rank, f"{text}, {tokens}.")
+# --- who is better, and how sure that is ---
 
 
 def seeds(results: Results) -> Iterator[Alarm]:
     compared = arms_of(results, "excess_loss", "all", "random")
     if len(compared) < 2:
         return
-    entries = _seeded(results)
+    entries = seeded(results)
     alone = [arm for arm in compared if not any(arm in e["arms"] or arm == e["arm"] for e in entries)]
     if alone:
         who = "Every arm" if len(alone) == len(compared) else ", ".join(alone)
@@ -192,57 +133,7 @@ def _moved(verdict: str, difference: float) -> str:
     return verdict
 
 
-def tasks(results: Results) -> Iterator[Alarm]:
-    chance = 1 - float(results.get("level", 0.95))
-    for arm in arms_of(results, "excess_loss"):
-        for control in (c for kind in ("all", "random") for c in controls_of(results, arm, kind)):
-            listed = (d for d in results.get("task_differences", []) if known(d["difference"]))
-            found = [d for d in listed if {d["a"], d["b"]} == {arm, control}]
-            if not found:
-                continue
-            ahead: list[str] = []
-            behind: list[str] = []
-            for d in found:
-                points = 100 * (d["difference"] if d["a"] == arm else -d["difference"])
-                if known(d["p"]) and d["p"] < chance:
-                    (ahead if points > 0 else behind).append(f"{d['task']} by {abs(points):.1f} points, p = {d['p']:.2g}")
-            said = [f"{word} on {len(some)} ({'; '.join(some)})" for word, some in (("ahead", ahead), ("behind", behind)) if some]
-            text = f"{arm} against {control} on {len(found)} task{'s' * (len(found) > 1)}, beyond chance: "
-            level = "note" if not said else "good" if not behind else "warning" if ahead else "bad"
-            yield alarm("tasks", level, text + (" and ".join(said) or "no difference") + ".")
-
-
-# --- what it cost, and what it was measured with ---
-
-
-_COUNTED = {
-    "times_fewer_tokens": "in tokens",
-    "times_fewer_flops": "in FLOPs of training alone",
-    "times_fewer_flops_all": "in FLOPs with reference and scoring",
-}
-
-
-def cost(results: Results) -> Iterator[Alarm]:
-    for arm in arms_of(results, "excess_loss"):
-        found = results["arms"][arm].get("control")
-        if not found or not known(found.get("target_loss")):
-            continue
-        goal = f"{found['arm']}'s final target loss ({found['target_loss']:.4f})"
-        if not known(found.get("tokens_to_reach")):
-            text = f"{arm} never came down to {goal} in the {count(results['arms'][arm]['tokens_seen'])} tokens it saw."
-            yield alarm("cost", "warning", text)
-            continue
-        times = {words: found.get(key) for key, words in _COUNTED.items()}
-        said = ", ".join(f"{value:.2f} times fewer {words}" for words, value in times.items() if known(value))
-        text = f"{arm} reached {goal} after {count(found['tokens_to_reach'])} tokens"
-        text += f": {said}" if said else ""
-        losses = [words for words, value in times.items() if known(value) and value < 1]
-        if losses:
-            yield alarm("cost", "warning", f"{text}. Below 1 is more, not fewer: {' and '.join(losses)} selection saved nothing.")
-        elif not known(found.get("times_fewer_flops_all")):
-            yield alarm("cost", "note", f"{text}; what reference and scoring add is not known.")
-        else:
-            yield alarm("cost", "good", f"{text}.")
+# --- what it was measured with ---
 
 
 def documents(results: Results) -> Iterator[Alarm]:

@@ -10,31 +10,54 @@ from slmctl.evaluation.comparing import Alarm, Results, alarm, arms_of, gap_betw
 RATIO_OFF = 0.02
 """Distance of the realised ratio from the configured one that is no rounding."""
 LIKE_RANDOM, NOT_RANDOM = 0.9, 0.25
-"""The way from chance to the very tokens of the random mask that an overlap has gone: inactive, and suspicious."""
+"""The way from chance to the very tokens of the random control that an overlap has gone: the scores are ignored, and
+suspicious. A selection by scores knows nothing of the control's draws, so that a sound one stays near chance."""
+EVERYTHING = 0.999
+"""Ratio from which on a selection leaves nothing out."""
+BLIND = 0.05
+"""Nats a token by which the excess loss of tokens kept and left out differs where the selection does not look at it."""
 ALIGNED, WEAK = 0.6, 0.3
 """Correlations of live and reference loss: aligned joins reach 0.84 to 0.95, shifted ones at most 0.13 (small models)."""
-FORGOTTEN = 0.5
-"""Nats a token that the reference may lose to base on another set than the target."""
+FORGOTTEN, FORGOTTEN_CORPUS = 0.5, 0.1
+"""Nats a token that the reference may lose to base on another set than the target, and on the corpus it scores."""
 
 
 def selection(results: Results) -> Iterator[Alarm]:
     for arm in arms_of(results, "excess_loss", "random"):
         facts = results["arms"][arm]
         wanted, found, random = facts["selection"]["ratio"], facts.get("selected") or {}, arm in arms_of(results, "random")
-        problems = [*_ratio(arm, wanted, found)]
+        skipped = (found.get("skipped_steps") or 0) / max(facts.get("steps") or 1, 1)
+        problems = [*_ratio(arm, wanted, found, skipped, random)]
         if not random:
             problems += [*_overlap(arm, wanted, found), *_sign(arm, found)]
         yield from problems
         if not problems and not random and known(found.get("ratio")):
-            text = f"Selection was active: {arm} trained on {percent(found['ratio'])} of the tokens (wanted: {percent(wanted)})"
-            if known(found.get("overlap_with_random")):
-                text += f", {percent(found['overlap_with_random'])} of them the same as a random mask's"
-            yield alarm("selection", "good", text + ".")
+            yield _active(arm, wanted, found)
 
 
-def _ratio(arm: str, wanted: float, found: dict[str, Any]) -> Iterator[Alarm]:
+def _active(arm: str, wanted: float, found: dict[str, Any]) -> Alarm:
+    text = f"{arm} trained on {percent(found['ratio'])} of the tokens (wanted: {percent(wanted)})"
+    chosen, left = found.get("mean_excess_selected"), found.get("mean_excess_unselected")
+    if not known(chosen) or not known(left):
+        return alarm("selection", "note", f"{text}; the excess losses of those kept and left out are not recorded.")
+    text = (
+        f"Selection was active: {text}, with a mean excess loss of {nats(chosen)} nats, where those left out have {nats(left)}."
+    )
+    return alarm("selection", "good", text)
+
+
+def _ratio(arm: str, wanted: float, found: dict[str, Any], skipped: float, random: bool) -> Iterator[Alarm]:
+    """`skipped` is the share of steps that were left out, whose tokens were seen and not trained on."""
     ratio = found.get("ratio")
-    if not known(ratio) or abs(ratio - wanted) <= RATIO_OFF:
+    if not known(ratio):
+        return
+    if not random and wanted >= EVERYTHING and ratio >= EVERYTHING:
+        text = (
+            f"{arm} trained on {percent(ratio)} of the tokens, as configured: it selects nothing away, as an all-tokens arm does."
+        )
+        yield alarm("selection", "warning", text)
+        return
+    if wanted * (1 - skipped) - RATIO_OFF <= ratio <= wanted + RATIO_OFF:
         return
     everything = ratio > 1 - RATIO_OFF
     text = f"{arm} trained on {percent(ratio)} of the tokens where {percent(wanted)} are configured"
@@ -48,18 +71,24 @@ def _overlap(arm: str, wanted: float, found: dict[str, Any]) -> Iterator[Alarm]:
     if not known(overlap) or chance > 1 - RATIO_OFF:
         return
     way = (overlap - chance) / (1 - chance)
-    figures = f"{percent(overlap)} of what {arm} selects a random mask selects too, where chance gives {percent(chance)}"
+    figures = f"{percent(overlap)} of what {arm} selects the random control selects too, where chance gives {percent(chance)}"
     if way >= LIKE_RANDOM:
-        yield alarm("selection", "bad", f"{figures}: its selection is random, or was not active.")
+        yield alarm("selection", "bad", f"{figures}: its selection is the random control's, and ignores its scores.")
     elif abs(way) >= NOT_RANDOM:
         yield alarm("selection", "warning", f"{figures}: the two are not independent as they should be.")
 
 
 def _sign(arm: str, found: dict[str, Any]) -> Iterator[Alarm]:
     chosen, left = found.get("mean_excess_selected"), found.get("mean_excess_unselected")
-    if known(chosen) and known(left) and chosen <= left:
-        text = f"Selection looks inverted: the tokens that {arm} selects have a mean excess loss of {nats(chosen)} nats, "
-        yield alarm("selection", "bad", text + f"those it leaves out {nats(left)}.")
+    if not known(chosen) or not known(left):
+        return
+    figures = f"the tokens that {arm} selects have a mean excess loss of {nats(chosen)} nats, those it leaves out {nats(left)}."
+    if chosen < left - BLIND:
+        yield alarm("selection", "bad", f"Selection looks inverted: {figures}")
+    elif chosen <= left:
+        yield alarm("selection", "bad", f"Selection looks blind: {figures}")
+    elif chosen <= left + BLIND:
+        yield alarm("selection", "warning", f"Selection is hardly to be told from a blind one: {figures}")
 
 
 def alignment(results: Results) -> Iterator[Alarm]:
@@ -97,3 +126,8 @@ def reference(results: Results) -> Iterator[Alarm]:
             if gap is not None and gap.difference > FORGOTTEN:
                 text = f"{model} has forgotten {heldout}: its loss is {nats(gap.difference)} nats a token above base's. "
                 yield alarm("reference", "warning", text + "It may select badly; see reference.mix.")
+    corpus = (results.get("diagnostics") or {}).get("reference") or {}
+    its, base = corpus.get("mean_ref_loss"), corpus.get("mean_base_loss")
+    if known(its) and known(base) and its > base + FORGOTTEN_CORPUS:
+        text = f"The reference has forgotten the corpus: its mean loss on rows of it is {nats(its)} nats a token, base's "
+        yield alarm("reference", "warning", text + f"{nats(base)}. It may select badly; see reference.mix.")

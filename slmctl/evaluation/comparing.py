@@ -6,10 +6,14 @@ import math
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
+from slmctl.evaluation.intervals import student_quantiles
+
 Results = dict[str, Any]
 Alarm = dict[str, str]
 CLOSE = 0.01
 """Share by which the tokens of two arms may differ and still be called the same."""
+SEEDS = 3
+"""Seeds from which on an arm is judged by their mean."""
 
 
 def alarm(name: str, level: str, text: str) -> Alarm:
@@ -80,6 +84,51 @@ def gap_between(results: Results, heldout: str, a: str, b: str) -> Gap | None:
             return Gap(sign * float(found["difference"]), interval, level)  # type: ignore[arg-type]
     of_a, of_b = loss_of(results, a, heldout), loss_of(results, b, heldout)
     return None if of_a is None or of_b is None else Gap(of_a - of_b, None, level)
+
+
+def seeded(results: Results) -> list[dict[str, Any]]:
+    """Entries of `seeds` with enough seeds to tell one arm from another, all of whose losses are finite."""
+    enough = [entry for entry in results.get("seeds") or [] if (entry["target_loss"].get("n") or 0) >= SEEDS]
+    return [entry for entry in enough if known(entry["target_loss"]["mean"]) and known(entry["target_loss"]["sd"])]
+
+
+def seeds_of(results: Results, arm: str) -> dict[str, Any] | None:
+    """The entry of `seeded` that an arm is one of."""
+    return next((e for e in seeded(results) if arm == e["arm"] or arm in e["arms"]), None)
+
+
+@dataclass(frozen=True)
+class SeedGap:
+    """Mean target loss of one arm's seeds minus another's, nats a token; Welch's interval is `difference` ± `reach`."""
+
+    difference: float
+    reach: float
+    level: float
+    seeds: tuple[int, int]
+
+    @property
+    def told(self) -> bool:
+        """Whether the interval leaves out zero."""
+        return abs(self.difference) > self.reach
+
+
+def seed_gap(results: Results, mine: dict[str, Any], its: dict[str, Any]) -> SeedGap:
+    """Two entries of `seeded` against each other, with the fewer seeds' degrees of freedom, which errs to the wide side."""
+    level = float(results.get("level") or 0.95)
+    a, b = mine["target_loss"], its["target_loss"]
+    error = math.sqrt(a["sd"] ** 2 / a["n"] + b["sd"] ** 2 / b["n"])
+    reach = error * student_quantiles(level, min(a["n"], b["n"]) - 1)[1]
+    return SeedGap(a["mean"] - b["mean"], reach, 100 * level, (a["n"], b["n"]))
+
+
+def holm(p_T: list[float]) -> list[float]:
+    """Holm's step-down correction of T tests' p values (Scandinavian Journal of Statistics 6, 1979), in their order."""
+    found = [1.0] * len(p_T)
+    least = 0.0
+    for rank, i in enumerate(sorted(range(len(p_T)), key=lambda i: p_T[i])):
+        least = max(least, min(1.0, (len(p_T) - rank) * p_T[i]))
+        found[i] = least
+    return found
 
 
 def same_tokens(results: Results, a: str, b: str) -> tuple[float, str]:

@@ -21,7 +21,7 @@ from slmctl.errors import InputError
 from slmctl.store.order import permutation
 from slmctl.template import FieldError, Template
 
-_NUMBER = re.compile(r"-?\$?\d[\d,]*(?:\.\d+)?|-?\$?\.\d+")
+_NUMBER = re.compile(r"(?:(?<![\w)\]}%.])-)?\$?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)")
 
 
 @dataclass(frozen=True)
@@ -53,14 +53,16 @@ class GenerationTask:
     """The answer that an output gives (output, the item's choices); None where it gives none."""
     same: Callable[[str, str], bool]
     """Whether a found answer is the target."""
-    version: str = "1"
+    version: str = "2"
     """Raised when prompts or judging change: results of different versions do not compare."""
 
 
 def final_number(text: str) -> Decimal | None:
     """The number after the first `####`, else the last number in `text`; None where there is none.
 
-    Thousands commas, a dollar sign and a trailing full stop do not count: `$1,234.00.` is 1234.
+    Thousands commas, a dollar sign and a trailing full stop do not count: `$1,234.00.` is 1234. A comma that three digits do
+    not follow parts two numbers: the last of `12,5` is 5. A minus after a number, letter or bracket is an operation, or the
+    dash of a range: the last of `10-12` is 12.
     """
     marked = text.split("####", 1)[1] if "####" in text else None
     found = _NUMBER.findall(marked)[:1] if marked is not None else _NUMBER.findall(text)[-1:]

@@ -8,13 +8,13 @@ from typing import Any
 
 from slmctl.config_eval import HarnessConfig
 from slmctl.errors import ConfigError, InputError, SlmError
-from slmctl.evaluation.general_suite import SuiteTask, general_suite
+from slmctl.evaluation.general_suite import SuiteTask, general_suite, result_names
 from slmctl.evaluation.harness_data import Rows, local_rows
 from slmctl.evaluation.harness_model import Progress, model_class, quiet, undisturbed
 from slmctl.evaluation.harness_scores import pooled, scored
 from slmctl.evaluation.harness_tasks import Leaf, build, find, refuse_code, require_harness
 
-__all__ = ["general_suite", "run_harness"]
+__all__ = ["general_suite", "result_names", "run_harness"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,16 @@ class _Planned:
     is_group: bool
     rows: dict[str, tuple[Rows, Rows | None, str]] | None
 
+    @property
+    def result(self) -> str:
+        """Name of the result of all of it."""
+        own = self.task.result if isinstance(self.task, SuiteTask) else None
+        return own or self.task.harness
+
+    def name_of(self, leaf: Leaf) -> str:
+        """Name of a task's own result."""
+        return leaf.name if self.is_group else self.result
+
 
 def run_harness(
     tasks: list[HarnessConfig],
@@ -36,7 +46,8 @@ def run_harness(
     seed: int,
     progress: Progress | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Runs tasks on `model` (a transformers causal LM, where it is). By name of each task, and of each group asked for:
+    """Runs tasks on `model` (a transformers causal LM, where it is). By name of each task, and of each group asked for (a
+    suite may give its tasks other names than the harness'):
 
     accuracy (mean over items of the task's main metric), metric, standard_error (null for one item), items, shots (0 where
     the task allows none), version, prompts_cut (prompts too long for the model's context, cut from the left), and outputs,
@@ -49,7 +60,8 @@ def run_harness(
     itself less the item at hand. With local data nothing is fetched. `progress(task, requests done, of how many)` is called
     after every batch. Random state, the model's mode and settings of generation, and the tokenizer are left as they were.
 
-    Raises `ConfigError` where the harness is not installed, or a name unknown; `InputError` for data that cannot be read.
+    Raises `ConfigError` where the harness is not installed, a name is unknown, or two results would have one name;
+    `InputError` for data that cannot be read.
     """
     if not tasks:
         return {}
@@ -83,34 +95,37 @@ def _plan(task: HarnessConfig) -> _Planned:
 
 
 def _refuse_contradictions(planned: list[_Planned]) -> None:
-    """Results go by the task's name, so a task can be asked for in one way only."""
+    """Results go by name, so a task can be asked for in one way only, and a group cannot be named as a task."""
     asked: dict[str, tuple[Any, ...]] = {}
     for plan in planned:
-        way = tuple(plan.task.model_dump(exclude={"harness", "batch_size"}).values())
-        for name in [leaf.name for leaf in plan.leaves]:
-            if asked.setdefault(name, way) != way:
+        settings = {"max_new_tokens": None, **plan.task.model_dump(exclude={"harness", "batch_size", "result"})}
+        way = tuple(settings[k] for k in sorted(settings))
+        named = [(plan.name_of(leaf), (leaf.name, *way)) for leaf in plan.leaves]
+        for name, what in [*named, *([(plan.result, (plan.task.harness, "group", *way))] if plan.is_group else [])]:
+            if asked.setdefault(name, what) != what:
                 raise ConfigError(
                     f"task {name} is asked for twice (once by {plan.task.harness}) with other data, shots or limit. Keep one."
                 )
 
 
 def _run_plan(plan: _Planned, lm: Any, seed: int, found: dict[str, dict[str, Any]]) -> None:
-    group, parts, left_out = plan.task.harness, {}, []
+    group, parts, left_out = plan.result, {}, []
     if plan.is_group:
         found[group] = {}  # before its tasks
     for leaf in plan.leaves:
         if plan.rows is not None and leaf.name not in plan.rows:
             left_out.append(leaf.name)
             continue
-        if leaf.name not in found:
+        name = plan.name_of(leaf)
+        if name not in found:
             result = _run_leaf(plan, leaf, lm, seed)
             if result is None:
                 left_out.append(leaf.name)
                 continue
-            found[leaf.name] = result | ({"group": group} if plan.is_group else {})
-        parts[leaf.name] = found[leaf.name]
+            found[name] = result | ({"group": group} if plan.is_group else {})
+        parts[name] = found[name]
     if not parts:
-        raise InputError(f"task {group}: {plan.task.data} holds no item of any of its tasks.")
+        raise InputError(f"task {plan.task.harness}: {plan.task.data} holds no item of any of its tasks.")
     if plan.is_group:
         found[group] = pooled(parts) | ({"left_out": left_out} if left_out else {})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,9 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from slmctl.corpus.packing import PADDING
+from slmctl.corpus.tokenizer import Tokenizer
 from slmctl.model.row_losses import row_losses
 from slmctl.model.split import SplitModel
 from slmctl.store.reader import RowReader
+
+DECODED_ROWS = 256
+"""Rows that are decoded at once."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +116,32 @@ def document_losses(model: SplitModel, reader: RowReader, device: str, batch_row
     order = sorted(sums)
     nats_M = np.array([sums[d][0] for d in order], dtype=np.float64)
     return DocumentLosses(np.array(order, dtype=np.int64), nats_M, np.array([sums[d][1] for d in order], dtype=np.int64))
+
+
+def document_bytes(reader: RowReader, tokenizer: Tokenizer) -> dict[int, int]:
+    """Bytes of text (UTF-8) of each document of a set, by number: its tokens decoded, without the EOS that ends it."""
+    found: dict[int, int] = {}
+    held: list[int] = []
+    last = None
+    for at in range(0, reader.tokens.rows, DECODED_ROWS):
+        rows = reader.fetch(np.arange(at, min(at + DECODED_ROWS, reader.tokens.rows)))
+        ids, documents = rows.ids_BT.ravel(), rows.document_BT.ravel()
+        edges = [0, *(np.flatnonzero(np.diff(documents)) + 1).tolist(), len(ids)]
+        for a, b in itertools.pairwise(edges):
+            if last is not None and documents[a] != last:
+                found[last] = found.get(last, 0) + _text_bytes(tokenizer, held)
+                held = []
+            last = int(documents[a])
+            held += ids[a:b].tolist()
+    if last is not None:
+        found[last] = found.get(last, 0) + _text_bytes(tokenizer, held)
+    found.pop(PADDING, None)
+    return found
+
+
+def _text_bytes(tokenizer: Tokenizer, ids: list[int]) -> int:
+    text = ids[:-1] if ids and ids[-1] == tokenizer.eos_id else ids
+    return len(tokenizer.hf.decode(text, clean_up_tokenization_spaces=False).encode("utf-8", "replace"))
 
 
 def tokens_to_reach(tokens: list[int], losses: list[float], goal: float) -> float | None:

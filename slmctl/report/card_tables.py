@@ -83,10 +83,13 @@ def reached(facts: CardFacts) -> str | None:
     if not control or control.get("arm") in (None, facts["name"]):
         return None
     seen = control.get("tokens_to_reach")
+    if seen is None and control.get("why"):
+        return f"How soon it came down to the final target loss of the control {control['arm']} is not judged: {control['why']}."
     if seen is None:
         return f"It did not reach the final target loss of the control {control['arm']}."
     fewer, flops = control.get("times_fewer_tokens"), control.get("times_fewer_flops_all")
     words = f"It reached the final target loss of the control {control['arm']} after {seen:,.0f} tokens"
+    words += f" (the control itself first after {control['control_tokens']:,.0f})" if known(control.get("control_tokens")) else ""
     words += f", {fewer:.2f} times fewer" if known(fewer) else ""
     words += "." if not known(flops) else f". In FLOPs, with the reference's training and scoring, the factor is {flops:.2f}."
     return words

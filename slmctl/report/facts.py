@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from slmctl.evaluation.comparing import SeedGap, controls_of, seed_gap, seeds_of
 from slmctl.report import numbers as n
 from slmctl.report.shown import Names
 from slmctl.report.theme import SERIES, SOFT, Look, looks
@@ -94,6 +95,26 @@ class Facts:
     def controls(self) -> list[str]:
         """All-tokens arms, then random ones."""
         return [a for kind in PLAIN for a in self.arms if self.criterion(a) == kind]
+
+    def controls_of(self, arm: str) -> list[str]:
+        """The controls that an arm is held against: all-tokens arms, then random ones; of its own seed where there are such."""
+        whole = {**self.results, "arms": {a: f for a, f in self.arms.items() if self.criterion(a) is not None}}
+        if arm not in whole["arms"]:
+            return []
+        return [c for kind in PLAIN for c in controls_of(whole, arm, kind) if c != arm]
+
+    def seeds(self, arm: str) -> dict[str, Any] | None:
+        """The entry of `seeds` that an arm is of, where it has enough seeds to be judged by their mean."""
+        return seeds_of({"seeds": [s for s in rows_of(self.results, "seeds") if items_of(s, "target_loss")]}, arm)
+
+    def seed_gap(self, a: str, b: str) -> SeedGap | None:
+        """Arm a against arm b over seeds, where both have enough."""
+        mine, its = self.seeds(a), self.seeds(b)
+        return None if mine is None or its is None or mine is its else seed_gap(self.results, mine, its)
+
+    def repeated(self, arm: str) -> dict[str, Any] | None:
+        """Of an arm's seeds, where one of its controls has enough for their means to be compared."""
+        return self.seeds(arm) if any(self.seed_gap(arm, c) for c in self.controls_of(arm)) else None
 
     def criterion(self, arm: str) -> str | None:
         found = dig(self.arms, arm, "selection", "criterion")

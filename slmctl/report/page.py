@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from slmctl.report import theme
 from slmctl.report.blocks import Cell, Figure, Section
+from slmctl.report.config_text import shown_config
 from slmctl.report.facts import Facts, items_of
 from slmctl.report.highlights import highlights
 from slmctl.report.sections import comparison, costs, curves, dynamics, repeats, selection, summary, tasks
@@ -66,7 +67,7 @@ def make_page(
             key_figures=summary.key_figures(facts),
             sections=found,
             text=highlights(highlighted, facts.main),
-            config=config,
+            config=shown_config(config),
             versions=items_of(results, "versions"),
             notes=[*(results.get("notes") or []), *notes],
             colors=theme.ALL,

@@ -105,17 +105,19 @@ def _training(facts: Facts) -> DataTable:
 
 
 def _reached(facts: Facts) -> DataTable:
-    rows, control, loss = [], "", n.NONE
+    rows = []
+    controls: dict[str, str] = {}
     for arm in facts.arms:
         c = dig(facts.arms, arm, "control")
         if not isinstance(c, dict):
             continue
-        control, loss = str(c.get("arm")), n.fixed(c.get("target_loss"))
+        controls[str(c.get("arm"))] = n.fixed(c.get("target_loss"))
         reached = n.number(c.get("tokens_to_reach")) is not None
-        tokens = n.count(c.get("tokens_to_reach")) if reached else "not reached"
+        tokens = n.count(c.get("tokens_to_reach")) if reached else "not judged" if c.get("why") else "not reached"
         times = [n.fewer(c.get(f"times_fewer_{key}")) for key in ("tokens", "flops", "flops_all")]
         rows.append([_name(arm), tokens, *times])
-    title = f"Until the final target loss of {_name(control)} ({loss})"
+    named = [f"{_name(control)} ({loss})" for control, loss in controls.items()]
+    title = f"Until the final target loss of {named[0] if len(named) == 1 else 'the control'}"
     return DataTable(title, ["arm", "tokens", "in tokens", "in FLOPs", "with scoring"], rows)
 
 

@@ -93,6 +93,9 @@ def compare_runs(runs: list[RunResults]) -> dict[str, Any]:
     if len(levels) > 1:
         warnings.append(f"the intervals are of different levels ({', '.join(map(str, sorted(levels, key=str)))})")
     warnings += [f"{r.label} has no config.resolved.yaml: what its settings are is not known" for r in runs if not r.config]
+    for run in runs:
+        why = {arm: (facts.get("control") or {}).get("why") for arm, facts in run.results.get("arms", {}).items()}
+        warnings += [f"{run.label}: tokens to reach the control are not judged for {a}: {w}" for a, w in why.items() if w]
     seeds = seed_groups(runs, sets)
     if len(runs) > 1 and not any(g["n"] > 1 for g in seeds):
         warnings.append("each setting was run with one seed: a difference between runs may be the seed's")
@@ -127,7 +130,7 @@ def _model_facts(run: RunResults, name: str) -> dict[str, Any]:
         "tasks": model.get("tasks", {}),
         **{k: arm.get(k) for k in ("steps", "tokens_seen", "tokens_selected", "flops", "training_seconds")},
         "control": control.get("arm"),
-        **{k: control.get(k) for k in ("tokens_to_reach", "times_fewer_tokens", "times_fewer_flops_all")},
+        **{k: control.get(k) for k in ("tokens_to_reach", "times_fewer_tokens", "times_fewer_flops_all", "why")},
     }
 
 
@@ -187,12 +190,14 @@ def best_tasks(runs: list[RunResults]) -> list[dict[str, Any]]:
 
 
 def seed_groups(runs: list[RunResults], sets: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """Arms of the same name, selection, settings and inputs in runs of other seeds: mean, standard deviation (n - 1) and n of
-    each held-out loss that can be compared. Of two with the same seed the first counts; n is 1 where there is no other."""
+    """Arms of the same name, selection, settings and inputs and of other seeds, in one run (its `seeds`) or in several: mean,
+    standard deviation (n - 1) and n of each held-out loss that can be compared. Of two with the same seed the first counts; n
+    is 1 where there is no other."""
     groups: dict[str, list[tuple[RunResults, str]]] = {}
     for run in runs:
+        first = {arm: entry["arm"] for entry in run.results.get("seeds") or [] for arm in entry["arms"]}
         for arm in run.results.get("arms", {}):
-            members = groups.setdefault(sha256_json([arm, _what_decides(run, arm)]), [])
+            members = groups.setdefault(sha256_json([first.get(arm, arm), _what_decides(run, arm)]), [])
             if all(_seed(r, a) != _seed(run, arm) for r, a in members):
                 members.append((run, arm))
     return [_group_facts(members, sets) for members in groups.values()]
@@ -225,7 +230,7 @@ def _group_facts(members: list[tuple[RunResults, str]], sets: dict[str, dict[str
                 losses.setdefault(name, []).append(facts["loss"])
     return {
         "arm": members[0][1],
-        "runs": [r.label for r, _ in members],
+        "runs": list(dict.fromkeys(r.label for r, _ in members)),
         "seeds": [_seed(r, a) for r, a in members],
         "n": len(members),
         "heldout": {

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 
-from slmctl.console import say, warn
+from slmctl.config import UNSCORED
+from slmctl.console import warn
 from slmctl.evaluation.costs import ForwardFlops
-from slmctl.evaluation.heldout import tokens_to_reach
 from slmctl.evaluation.intervals import difference_interval, paired_accuracy
 from slmctl.files import read_json
 from slmctl.stages.measure import Measure
 from slmctl.stages.workspace import DONE, INPUTS, Workspace, result_settings
 from slmctl.store import manifest as manifests
 from slmctl.store.manifest import differences
-from slmctl.sweeps import read_sweeps
+from slmctl.sweeps import points_of, read_sweeps
 from slmctl.training.telemetry import read_log
 
 
@@ -25,6 +24,12 @@ def made_from(workspace: Workspace, arm: str) -> dict[str, Any]:
     """What an arm was trained from, as it was recorded then."""
     inputs: dict[str, Any] = read_json(workspace.arm(arm) / INPUTS)
     return inputs
+
+
+def seed_of_arm(made: dict[str, Any]) -> int:
+    """The seed of an arm's order and random selection."""
+    own = made["settings"].get("seed")
+    return int(made["seed"] if own is None else own)
 
 
 def warn_of_changes(workspace: Workspace, arm: str) -> list[str]:
@@ -47,10 +52,10 @@ def arm_facts(workspace: Workspace, arm: str, flops: ForwardFlops) -> dict[str, 
     for record in evals:  # a curve counts only where it was measured on the very set that is evaluated now
         record["heldout"] = {n: loss for n, loss in record["heldout"].items() if n in now and now[n] == then.get(n)}
     last, selection = metrics[-1], settings.pop("selection")
-    own_seed = settings.pop("seed", None)
+    settings.pop("seed", None)
     return {
         "selection": selection,
-        "seed": made["seed"] if own_seed is None else own_seed,
+        "seed": seed_of_arm(made),
         "settings": settings,
         "steps": last["step"],
         "tokens_seen": last["tokens_seen"],
@@ -65,12 +70,23 @@ def arm_facts(workspace: Workspace, arm: str, flops: ForwardFlops) -> dict[str, 
 def _selected(workspace: Workspace, arm: str, metrics: list[dict[str, Any]]) -> dict[str, Any]:
     counts = pq.read_table(workspace.arm(arm) / "token_counts.parquet")
     seen, selected = (int(counts[n].to_numpy().sum()) for n in ("seen", "selected"))
-    correlation = [m["correlation"] for m in metrics if m.get("correlation") is not None]
-    tenth = max(1, len(correlation) // 10)
+
+    def mean_of(key: str, first: bool = False) -> float | None:
+        """Over the first or last tenth of the steps that have it."""
+        values = [m[key] for m in metrics if m.get(key) is not None]
+        tenth = max(1, len(values) // 10)
+        return float(np.mean(values[:tenth] if first else values[-tenth:])) if values else None
+
+    overlap = [m["overlap_with_random"] for m in metrics if m.get("overlap_with_random") is not None]
+    ratio = selected / seen if seen else None
     return {
-        "ratio": selected / seen if seen else None,
-        "correlation_first": float(np.mean(correlation[:tenth])) if correlation else None,
-        "correlation_last": float(np.mean(correlation[-tenth:])) if correlation else None,
+        "ratio": ratio,
+        "overlap_with_random": float(np.mean(overlap)) if overlap else None,
+        "expected_overlap": ratio if overlap else None,
+        "mean_excess_selected": mean_of("excess_selected"),
+        "mean_excess_unselected": mean_of("excess_unselected"),
+        "correlation_first": mean_of("correlation", first=True),
+        "correlation_last": mean_of("correlation"),
         "skipped_steps": sum(m.get("skipped") is not None for m in metrics),
     }
 
@@ -79,59 +95,21 @@ def _selected(workspace: Workspace, arm: str, metrics: list[dict[str, Any]]) -> 
 
 
 def costs(workspace: Workspace, flops: dict[str, ForwardFlops]) -> dict[str, Any]:
-    """Tokens and operations that went into the reference and its scores: part of what selection costs. `flops` are by
-    reference."""
+    """Tokens and operations that went into the reference and its scores: part of what selection costs. `flops` are of a
+    forward pass, by score set."""
     found: dict[str, Any] = {}
+    references = workspace.config.score.references
     log = read_log(workspace.reference / "training" / "metrics.jsonl")
-    if log and "reference" in flops:
+    own = next((flops[n] for n, model in references.items() if model == "reference" and n in flops), None)
+    if log and own is not None:
         found["reference_tokens"] = log[-1]["tokens_seen"]
-        found["reference_flops"] = flops["reference"].training("all", log[-1]["tokens_seen"], log[-1]["tokens_seen"])
-    for name, model in workspace.config.score.references.items():
+        found["reference_flops"] = own.training("all", log[-1]["tokens_seen"], log[-1]["tokens_selected"])
+    for name in references:
         if manifests.exists(workspace.scores(name)):
             tokens = manifests.load_manifest(workspace.scores(name), "scores").counts["predicted"]
             found.setdefault("scored_tokens", {})[name] = tokens
-            which = flops.get("reference" if model == "reference" else name)
-            found.setdefault("scoring_flops", {})[name] = which.scoring * tokens if which else None
+            found.setdefault("scoring_flops", {})[name] = flops[name].scoring * tokens if name in flops else None
     return found
-
-
-def compare_with_control(arms: dict[str, Any], target: str, spent: dict[str, Any], reference: str = "curated") -> None:
-    """Adds to each arm the tokens and operations it needed to reach the all-tokens arm's final target loss (linear
-    interpolation between the held-out evaluations of training), and how many times fewer that is; with and without what
-    the reference and its scores cost."""
-    control = next((n for n, a in arms.items() if a["selection"]["criterion"] == "all"), None)
-    if control is None:
-        return
-    end = arms[control]["evals"][-1]
-    goal = end["heldout"].get(target)
-    if goal is None:
-        say(f"eval: {control} was not evaluated on this {target} while it was trained, so tokens to reach its loss are not known")
-        return
-    for facts in arms.values():
-        losses = [e["heldout"].get(target, math.inf) for e in facts["evals"]]
-        seen = tokens_to_reach([e["tokens_seen"] for e in facts["evals"]], losses, goal)
-        operations = facts["flops"] * seen / facts["tokens_seen"] if seen is not None else None
-        added = _added(facts, spent, reference)
-        whole = operations + added if operations is not None and added is not None else None
-        facts["control"] = {
-            "arm": control,
-            "target_loss": goal,
-            "tokens_to_reach": seen,
-            "selected_tokens_to_reach": tokens_to_reach([e["tokens_selected"] for e in facts["evals"]], losses, goal),
-            "times_fewer_tokens": end["tokens_seen"] / seen if seen else None,
-            "flops_to_reach": operations,
-            "times_fewer_flops": arms[control]["flops"] / operations if operations else None,
-            "flops_to_reach_all": whole,
-            "times_fewer_flops_all": arms[control]["flops"] / whole if whole else None,
-        }
-
-
-def _added(facts: dict[str, Any], spent: dict[str, Any], reference: str) -> float | None:
-    """Operations of the reference and its scores, for an arm that uses them."""
-    if facts["selection"]["criterion"] in ("all", "random"):
-        return 0.0
-    scoring = spent.get("scoring_flops", {}).get(facts["selection"].get("reference") or reference)
-    return None if scoring is None else scoring + spent.get("reference_flops", 0.0)
 
 
 # --- differences ---
@@ -139,7 +117,7 @@ def _added(facts: dict[str, Any], spent: dict[str, Any], reference: str) -> floa
 
 def pairs(arms: dict[str, Any]) -> list[tuple[str, str]]:
     """Each arm with each control, and the controls with each other."""
-    controls = [a for a, f in arms.items() if f["selection"]["criterion"] in ("all", "random")]
+    controls = [a for a, f in arms.items() if f["selection"]["criterion"] in UNSCORED]
     others = [a for a in arms if a not in controls]
     return [(a, c) for a in others for c in controls] + [(a, b) for i, b in enumerate(controls) for a in controls[i + 1 :]]
 
@@ -191,12 +169,15 @@ def task_differences(measure: Measure, models: dict[str, Any], arms: dict[str, A
 
 def seeds(arms: dict[str, Any], models: dict[str, Any], target: str) -> list[dict[str, Any]]:
     """Arms that differ in their seed alone, summed up: mean and standard deviation (n - 1) of the target loss."""
-    alike: dict[str, list[str]] = {}
+    alike: dict[str, dict[int, str]] = {}
     for arm, facts in arms.items():
-        alike.setdefault(repr((facts["selection"], sorted(facts["settings"].items(), key=str))), []).append(arm)
+        if models[arm]["heldout"][target]["loss"] is not None:
+            same = alike.setdefault(repr((facts["selection"], sorted(facts["settings"].items(), key=str))), {})
+            same.setdefault(facts["seed"], arm)  # the same seed twice is the same run
     found = []
-    for names in alike.values():
-        if len({arms[n]["seed"] for n in names}) > 1:
+    for by_seed in alike.values():
+        names = list(by_seed.values())
+        if len(names) > 1:
             losses = [models[n]["heldout"][target]["loss"] for n in names]
             sd = float(np.std(losses, ddof=1))
             found.append(
@@ -205,17 +186,27 @@ def seeds(arms: dict[str, Any], models: dict[str, Any], target: str) -> list[dic
     return found
 
 
-def sweeps(workspace: Workspace, models: dict[str, Any], target: str) -> list[dict[str, Any]]:
-    """The arms of each sweep by the value that was varied (Fig. 9)."""
+def sweeps(workspace: Workspace, arms: dict[str, Any], models: dict[str, Any], target: str) -> list[dict[str, Any]]:
+    """The arms of each sweep by the value that was varied (Fig. 9), as they were trained."""
     found = []
     for sweep in read_sweeps(workspace.root):
         points = []
-        for value, arm in zip(sweep["values"], sweep["arms"], strict=True):
-            if arm in models:
+        for wanted, arm in points_of(workspace.config, sweep):
+            if arm in arms:
                 heldout = models[arm]["heldout"]
                 general = {n: f["loss"] for n, f in heldout.items() if n != target}
                 at = {"target_loss": heldout[target]["loss"], "interval": heldout[target]["interval"], "general": general}
-                points.append({"value": value, "arm": arm, **at})
+                points.append({"value": _trained_with(arms[arm], sweep["key"], wanted), "arm": arm, **at})
         if points:
             found.append({"arm": sweep["arm"], "key": sweep["key"], "points": points})
+    return found
+
+
+def _trained_with(facts: dict[str, Any], key: str, wanted: Any) -> Any:
+    """An arm's value of a setting; `wanted` for one that does not decide its result, and so is not kept."""
+    found: Any = {**facts["settings"], "selection": facts["selection"], "seed": facts["seed"]}
+    for part in key.split("."):
+        if not isinstance(found, dict) or part not in found:
+            return wanted
+        found = found[part]
     return found

@@ -46,7 +46,7 @@ def _print_tokens(console: Console, arms: list[dict[str, Any]]) -> None:
     for arm in arms:
         fewer = [times(arm["times_fewer_tokens"]), times(arm["times_fewer_flops_all"])]
         if arm["control"] is not None and arm["tokens_to_reach"] is None:
-            fewer[0] = "never"
+            fewer[0] = "?" if arm["why"] else "never"
         rows.append([arm["run"], arm["model"], short(arm["tokens_seen"]), short(arm["tokens_selected"]), *fewer])
     title = "Tokens, and how many times fewer tokens (and FLOPs, with reference and scoring) reach the control's loss"
     _print(console, title, "run/arm", "seen/trained on/tokens/FLOPs", rows)

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
 
+from slmctl.config import ReferenceModel
 from slmctl.config_eval import SuiteConfig, TaskConfig
 from slmctl.console import say
 from slmctl.corpus.text_files import content_id, is_file, is_folder
@@ -18,13 +19,16 @@ from slmctl.evaluation.alarms import alarms
 from slmctl.evaluation.costs import ForwardFlops, forward_flops
 from slmctl.evaluation.harness_data import data_files
 from slmctl.evaluation.tasks import TASKS
+from slmctl.evaluation.token_text import token_texts
 from slmctl.files import sha256_json, write_json
-from slmctl.model.loading import empty_model
+from slmctl.model.loading import ModelSource, empty_model
 from slmctl.stages import compare_arms
 from slmctl.stages.cards import write_cards
 from slmctl.stages.compare_arms import made_from
 from slmctl.stages.diagnose import Diagnosis
+from slmctl.stages.highlights import highlights
 from slmctl.stages.measure import Measure, checkpoints_of, sources_of
+from slmctl.stages.reach import compare_with_control
 from slmctl.stages.workspace import DONE, Workspace
 from slmctl.store import manifest as manifests
 from slmctl.store.manifest import library_versions
@@ -52,34 +56,39 @@ def evaluate(workspace: Workspace) -> None:
         "models": {n: workspace.fingerprint(s) for n, s in sources.items()},
         "runs": {a: [made_from(workspace, a), sha256_json(read_log(workspace.arm(a) / "evals.jsonl"))] for a in arms},
         "checkpoints": {a: [c.step for c in found] for a, found in checkpoints.items()},
+        "scores": _score_hashes(workspace),
         "sweeps": read_sweeps(workspace.root),
+        "notes": notes,
     }
-    if workspace.begin(workspace.evaluation, inputs, RESULTS, keep=("parts", "documents", "tasks", "tokens")):
+    if workspace.is_complete(workspace.evaluation, inputs, RESULTS):
+        workspace.begin(workspace.evaluation, inputs, RESULTS)  # to record what was let through
         say("eval: complete, skipped")
         return
-    measure = Measure(workspace, common)
-    diagnosis = Diagnosis(workspace, measure)
+    measure = Measure(workspace, common)  # whatever is wrong is told before the old results are moved aside
+    diagnosis = Diagnosis(workspace, measure, arms)
+    flops = flops_of(workspace, sources)
+    notes = [*notes, *measure.task_notes()]
+    workspace.begin(workspace.evaluation, inputs, RESULTS, keep=("parts", "documents", "tasks", "tokens"))
     results: dict[str, Any] = {
         **{"schema": SCHEMA, "pipeline": config.name, "seed": config.seed, "target": config.eval.target},
         **{"level": config.eval.level, "notes": notes, "versions": library_versions(), "models": {}, "arms": {}},
     }
     for name, source in sources.items():
-        others = partial(diagnosis.add, name) if name == "base" else lambda _: None
         kind = name if name in ("base", "reference") else "arm"
-        results["models"][name] = {"kind": kind, **measure.model(name, source, others)}
-    flops = flops_of(workspace)
-    own = forward_flops(empty_model(sources["base"]), config.data.seq_len)
-    model = cache(lambda: measure.load(sources["base"]))
+        results["models"][name] = {"kind": kind, **measure.model(name, source, diagnosis if name == "base" else None)}
     for arm in arms:
-        facts = compare_arms.arm_facts(workspace, arm, own)
+        facts = compare_arms.arm_facts(workspace, arm, forward_flops(empty_model(sources[arm]), config.data.seq_len))
         facts["checkpoints"] = []
+        model = cache(partial(measure.load, sources[arm]))  # of the arm's own shape, whatever the base is now
         for one in checkpoints[arm] if config.eval.checkpoints or config.eval.dynamics else []:
-            figures = measure.checkpoint(one, model, partial(diagnosis.add, one.name))
+            figures = measure.checkpoint(one, model, diagnosis)
             facts["checkpoints"].append({"step": one.step, **seen_at(workspace, arm, one.step), **figures})
         results["arms"][arm] = facts
     _conclude(workspace, measure, diagnosis, results, flops)
-    write_json(workspace.evaluation / RESULTS, finite(results))
+    results = finite(results)
+    results["alarms"] = alarms(results)
     write_cards(workspace, results)
+    write_json(workspace.evaluation / RESULTS, results)  # last: it says that all is done
 
 
 def _conclude(
@@ -89,31 +98,27 @@ def _conclude(
     config, arms, models = workspace.config, results["arms"], results["models"]
     target = config.eval.target
     results["costs"] = compare_arms.costs(workspace, flops)
-    compare_arms.compare_with_control(arms, target, results["costs"], next(iter(config.score.references)))
+    compare_with_control(arms, target, results["costs"], config.score.references)
     results["differences"] = compare_arms.loss_differences(measure, arms)
     results["task_differences"] = compare_arms.task_differences(measure, models, arms)
     results["seeds"] = compare_arms.seeds(arms, models, target)
-    results["sweeps"] = compare_arms.sweeps(workspace, models, target)
+    results["sweeps"] = compare_arms.sweeps(workspace, arms, models, target)
     last = {a: f"{a}@{f['checkpoints'][-1]['step']}" for a, f in arms.items() if f["checkpoints"]}
-    texts = token_texts(workspace)
-    for arm, name in last.items():
-        arms[arm]["selected"] |= diagnosis.selection_facts(arm, name)
-        arms[arm]["kinds"] = diagnosis.kinds(arm, name, texts)
+    texts = vocabulary_texts(workspace)
+    for arm in arms:
+        arms[arm]["kinds"] = diagnosis.kinds(arm, last.get(arm), texts)
     results["diagnostics"] = diagnosis.results({a: arms[a] for a in last}, target)
     steps = {a: arms[a]["checkpoints"][-1]["step"] for a in last}
-    write_json(workspace.evaluation / HIGHLIGHTS, diagnosis.highlights(last, steps))
-    results["alarms"] = alarms(finite(results))
+    write_json(workspace.evaluation / HIGHLIGHTS, highlights(diagnosis, last, steps))
 
 
 def _common_inputs(workspace: Workspace) -> dict[str, Any]:
     """All that figures of a model depend on, but for the model."""
     config = workspace.config
     corpus = workspace.open_tokens("corpus")
-    scores = workspace.scores(next(iter(config.score.references)))
     return {
         "schema": SCHEMA,
         "corpus": corpus.manifest.content_hash,
-        "scores": manifests.load_manifest(scores, "scores").content_hash if manifests.exists(scores) else None,
         "settings": config.eval.model_dump(mode="json"),
         "seed": config.seed,
         "intra_document_mask": config.data.intra_document_mask,
@@ -121,6 +126,12 @@ def _common_inputs(workspace: Workspace) -> dict[str, Any]:
         "tasks": _task_inputs(workspace),
         "curated": workspace.open_tokens("curated").manifest.content_hash,
     }
+
+
+def _score_hashes(workspace: Workspace) -> dict[str, str]:
+    """Content hashes of the score sets that are here."""
+    found = {n: workspace.scores(n) for n in workspace.config.score.references}
+    return {n: manifests.load_manifest(f, "scores").content_hash for n, f in found.items() if manifests.exists(f)}
 
 
 def _task_inputs(workspace: Workspace) -> dict[str, Any]:
@@ -139,16 +150,18 @@ def _task_inputs(workspace: Workspace) -> dict[str, Any]:
     return found
 
 
-def flops_of(workspace: Workspace) -> dict[str, ForwardFlops]:
-    """Operations of each reference's forward pass, by score set, and of the trained reference; without those whose model
-    cannot be told from here."""
+def flops_of(workspace: Workspace, sources: dict[str, ModelSource]) -> dict[str, ForwardFlops]:
+    """Operations of each reference's forward pass, by score set; without those whose model cannot be told from here."""
     found = {}
-    for name, model in workspace.config.score.references.items():
+    for name, given in workspace.config.score.references.items():
+        source = sources.get("reference")
+        if given != "reference":  # its weights need not be here
+            model = ReferenceModel(path=given) if isinstance(given, str) else given
+            source = ModelSource(model.path, model.gguf_file, model.revision)
         try:
-            source = workspace.reference_source(name)
-            found["reference" if model == "reference" else name] = forward_flops(
-                empty_model(source), workspace.config.data.seq_len
-            )
+            if source is None:
+                raise InputError(f"{workspace.reference} is absent or not complete.")
+            found[name] = forward_flops(empty_model(source), workspace.config.data.seq_len)
         except InputError as e:
             say(f"eval: the cost of scoring with {name} is not known: {e}")
     return found
@@ -162,8 +175,8 @@ def seen_at(workspace: Workspace, arm: str, step: int) -> dict[str, Any]:
     return {"tokens_seen": None, "tokens_selected": None}
 
 
-def token_texts(workspace: Workspace) -> list[str]:
-    """What each token id stands for."""
+def vocabulary_texts(workspace: Workspace) -> list[str]:
+    """What each token id stands for; special ones for nothing."""
     tokenizer = workspace.tokenizer().hf
     special = set(tokenizer.all_special_ids)
-    return ["" if i in special else tokenizer.decode([i], clean_up_tokenization_spaces=False) for i in range(len(tokenizer))]
+    return ["" if i in special else text for i, text in enumerate(token_texts(tokenizer, list(range(len(tokenizer)))))]

@@ -6,11 +6,12 @@ Results of one model are kept as soon as they are there, so that an evaluation t
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +19,8 @@ import pyarrow.parquet as pq
 
 from slmctl.config_eval import HarnessConfig, SuiteConfig, TaskConfig
 from slmctl.console import say
-from slmctl.evaluation.heldout import DocumentLosses, document_losses
+from slmctl.errors import ConfigError
+from slmctl.evaluation.heldout import DocumentLosses, document_bytes, document_losses
 from slmctl.evaluation.intervals import mean_interval
 from slmctl.files import publishing, read_json, sha256_file, sha256_json, write_json
 from slmctl.model.loading import ModelSource, load_model
@@ -43,6 +45,16 @@ class Checkpoint:
         return f"{self.arm}@{self.step}"
 
 
+class Beside(Protocol):
+    """What else is measured of a model while it is loaded, and kept by itself."""
+
+    def has(self, name: str) -> bool:
+        """Whether what was kept of `name` is still there."""
+
+    def add(self, name: str, model: SplitModel) -> None:
+        """Measures `model`, and keeps what it finds as `name`."""
+
+
 def sources_of(workspace: Workspace) -> dict[str, ModelSource]:
     """The models there are to compare: base, reference (where one was trained) and every complete arm."""
     attention = workspace.config.model.attn_implementation
@@ -63,6 +75,10 @@ def checkpoints_of(workspace: Workspace, arm: str) -> list[Checkpoint]:
     return [Checkpoint(arm, int(d.name.removeprefix("step-")), d) for d in found]
 
 
+LOSSY = 0.01
+"""Share of a set's bytes by which its decoded tokens may differ from its text."""
+
+
 class Measure:
     """Measures models, one at a time, and keeps what it finds under `eval/`."""
 
@@ -71,6 +87,8 @@ class Measure:
         self.made_from = made_from
         self.workspace, self.config, self.device = workspace, workspace.config.eval, workspace.device
         self.root = workspace.evaluation
+        self._sizes: dict[str, dict[int, int]] = {}
+        self._task_notes: list[str] = []
         self.sets = {n: workspace.open_tokens(f"heldout/{n}") for n in workspace.heldout_names()}
 
     # --- models ---
@@ -79,14 +97,16 @@ class Measure:
         model = load_model(source, self.config.precision, self.device)
         return SplitModel(model, self.workspace.config.data.intra_document_mask).eval()
 
-    def model(self, name: str, source: ModelSource, others: Callable[[SplitModel], None] = lambda _: None) -> dict[str, Any]:
-        """One model's entry of `models`, but for its kind. `others` measures what else is asked of it, while it is loaded."""
+    def model(self, name: str, source: ModelSource, beside: Beside | None = None) -> dict[str, Any]:
+        """One model's entry of `models`, but for its kind."""
         identity = self._identity(self.workspace.fingerprint(source))
-        if (found := self._kept(name, identity)) is not None:
+        found = self._kept(name, identity, beside)
+        if found is not None and self._has_files(name, found):
             return found
         model = self.load(source)
         found = {"heldout": {n: self._heldout(model, n, name) for n in self.sets}, "tasks": self._tasks(model, name)}
-        others(model)
+        if beside is not None:
+            beside.add(name, model)
         for n, figures in found["heldout"].items():
             say(f"eval {name}: {n} loss {figures['loss']:.4f}, perplexity {figures['perplexity']:.2f}")
         return self._keep_part(name, identity, found)
@@ -97,25 +117,33 @@ class Measure:
     def _part(self, name: str) -> Path:
         return self.root / "parts" / f"{name}.json"
 
-    def _kept(self, name: str, identity: str) -> dict[str, Any] | None:
-        """What was found before of the same model under the same settings."""
+    def _kept(self, name: str, identity: str, beside: Beside | None) -> dict[str, Any] | None:
+        """What was found before of the same model under the same settings. A part that is of no use is deleted, since the
+        files that belong to it are about to be overwritten."""
         part = read_json(self._part(name)) if self._part(name).is_file() else {}
-        return dict(part["found"]) if part.get("identity") == identity else None
+        if part.get("identity") == identity and (beside is None or beside.has(name)):
+            return dict(part["found"])
+        self._part(name).unlink(missing_ok=True)
+        return None
+
+    def _has_files(self, name: str, found: dict[str, Any]) -> bool:
+        files = [self._documents(n, name) for n in self.sets] + [self.outputs_of(t, name) for t in found["tasks"]]
+        return all(f.is_file() for f in files)
 
     def _keep_part(self, name: str, identity: str, found: dict[str, Any]) -> dict[str, Any]:
         plain: dict[str, Any] = finite(found)
         write_json(self._part(name), {"identity": identity, "found": plain})
         return plain
 
-    def checkpoint(self, one: Checkpoint, load: Callable[[], SplitModel], others: Callable[[SplitModel], None]) -> dict[str, Any]:
+    def checkpoint(self, one: Checkpoint, load: Callable[[], SplitModel], beside: Beside) -> dict[str, Any]:
         """Held-out figures of a checkpoint, whose weights are put into the model that `load` gives."""
         identity = self._identity(sha256_file(one.directory / STATE))  # which holds the hash of every file beside it
-        if (kept := self._kept(one.name, identity)) is not None:
+        if (kept := self._kept(one.name, identity, beside)) is not None:
             return kept
         model = load()
         load_weights(one.directory, model)
         found = {"heldout": {n: self._heldout(model, n) for n in self.sets} if self.config.checkpoints else {}}
-        others(model)
+        beside.add(one.name, model)
         return self._keep_part(one.name, identity, found)
 
     # --- held-out sets ---
@@ -126,8 +154,12 @@ class Measure:
         if keep_as is not None:
             self._keep(losses, name, keep_as)
         whole, counts = losses.whole, tokens.manifest.counts
-        interval = mean_interval(losses.nats_M, losses.predicted_M, self.config.level, self.workspace.config.seed)
+        how = (self.config.level, self.workspace.config.seed)
+        interval = mean_interval(losses.nats_M, losses.predicted_M, *how)
         in_bits = whole.bits_per_byte(counts["tokens"], counts["text_bytes"])
+        bits_M = losses.nats_M / math.log(2) * counts["tokens"] / max(1, whole.predicted)
+        bytes_M = self._bytes(name, losses.document_M)
+        of_bits = mean_interval(bits_M, bytes_M, *how) if abs(bytes_M.sum() / counts["text_bytes"] - 1) < LOSSY else None
         return {
             "loss": whole.loss,
             "perplexity": whole.perplexity,
@@ -135,8 +167,14 @@ class Measure:
             "predicted_tokens": whole.predicted,
             "documents": len(losses.document_M),
             "interval": list(interval) if interval else None,
-            "bits_per_byte_interval": [x * in_bits / whole.loss for x in interval] if interval and whole.loss else None,
+            "bits_per_byte_interval": list(of_bits) if of_bits else None,
         }
+
+    def _bytes(self, name: str, document_M: np.ndarray) -> np.ndarray:
+        """Bytes of text of a held-out set's documents."""
+        if name not in self._sizes:
+            self._sizes[name] = document_bytes(RowReader(self.sets[name]), self.workspace.tokenizer())
+        return np.array([self._sizes[name][d] for d in document_M.tolist()], dtype=np.float64)
 
     def _documents(self, heldout: str, model: str) -> Path:
         return self.root / "documents" / heldout / f"{model}.parquet"
@@ -167,8 +205,10 @@ class Measure:
             elif isinstance(task, SuiteConfig) and task.suite == "rho-math":
                 tasks, notes = suite_tasks(task, self.workspace.config.seed)
                 found += tasks
-                for note in notes:
-                    say(f"eval: {note}")
+                self._task_notes += notes
+        names = [t.name for t in found]
+        if twice := sorted({n for n in names if names.count(n) > 1}):
+            raise ConfigError(f"eval.tasks: two tasks are named {twice[0]!r}: a suite's and your own. Rename yours.")
         return found
 
     @cached_property
@@ -183,9 +223,19 @@ class Measure:
 
                 tasks, notes = general_suite(task)
                 found += tasks
-                for note in notes:
-                    say(f"eval: {note}")
+                self._task_notes += notes
         return found
+
+    def task_notes(self) -> list[str]:
+        """Readies the tasks; returns what is left out of them, and why. Raises `ConfigError` where two have one name."""
+        names = [t.name for t in self.generation_tasks] + [t.harness for t in self.harness_tasks]
+        if twice := sorted({n for n in names if names.count(n) > 1}):
+            raise ConfigError(
+                f"eval.tasks asks for {', '.join(twice)} twice: keep one of them, or name its suite's others by `only`."
+            )
+        for note in self._task_notes:
+            say(f"eval: {note}")
+        return self._task_notes
 
     def _tasks(self, model: SplitModel, name: str) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -198,7 +248,10 @@ class Measure:
         if self.harness_tasks:
             from slmctl.evaluation.harness import run_harness
 
-            found |= run_harness(self.harness_tasks, model.model, tokenizer, self.device, self.workspace.config.seed)
+            others = run_harness(self.harness_tasks, model.model, tokenizer, self.device, self.workspace.config.seed)
+            if twice := sorted(set(found) & set(others)):
+                raise ConfigError(f"eval.tasks: {twice[0]!r} is a task of lm-evaluation-harness, too. Rename your own.")
+            found |= others
         for task_name, result in found.items():
             outputs = result.pop("outputs", [])
             with publishing(self.outputs_of(task_name, name)) as temporary:
@@ -213,7 +266,7 @@ class Measure:
 
     def correct(self, task: str, model: str) -> list[bool] | None:
         """Whether each item's output was right; None where the task gives no such verdict."""
-        lines = self.outputs_of(task, model).read_text(encoding="utf-8").splitlines()
+        lines = self.outputs_of(task, model).read_text(encoding="utf-8").split("\n")[:-1]  # texts may hold other line ends
         found = [json.loads(line).get("correct") for line in lines]
         return [bool(c) for c in found] if found and all(c in (0, 1) for c in found) else None
 

@@ -7,11 +7,12 @@ from typing import Any
 
 from slmctl.console import out
 from slmctl.errors import InputError
-from slmctl.files import publishing, read_json
+from slmctl.files import publishing, read_json, sha256_json
 from slmctl.report.page import make_page
 from slmctl.report.table import print_results
+from slmctl.stages.compare_arms import made_from, warn_of_changes
 from slmctl.stages.evaluate import HIGHLIGHTS, RESULTS
-from slmctl.stages.workspace import RESOLVED, Workspace
+from slmctl.stages.workspace import DONE, INPUTS, RESOLVED, Workspace
 from slmctl.training.telemetry import read_log
 
 
@@ -24,8 +25,10 @@ def load_results(workspace: Workspace) -> dict[str, Any]:
 
 
 def report(workspace: Workspace, notes: list[str] | None = None) -> Path:
-    """Writes report/index.html and its figures as SVG files; returns the page's path. `notes` go below those of the results."""
+    """Writes report/index.html and its figures as SVG files; returns the page's path. `notes` go below those of the results,
+    which are told anew where they are of what has changed since."""
     results = load_results(workspace)
+    results["notes"] = _notes(workspace, results)
     text = workspace.evaluation / HIGHLIGHTS
     page = make_page(
         results,
@@ -41,6 +44,32 @@ def report(workspace: Workspace, notes: list[str] | None = None) -> Path:
         _write(workspace.report / name, figure)
     _write(workspace.report / "index.html", page.html)  # last: a page is there when its figures are
     return workspace.report / "index.html"
+
+
+def _notes(workspace: Workspace, results: dict[str, Any]) -> list[str]:
+    """The notes of the results, with what is now different from what each arm was trained as, or was measured on."""
+    arms, wanted = results.get("arms", {}), workspace.config.pretrain.arms
+    done = [a for a in dict.fromkeys([*arms, *wanted]) if (workspace.arm(a) / DONE).is_file()]
+    inputs = workspace.evaluation / INPUTS
+    measured = read_json(inputs).get("runs", {}) if inputs.is_file() else {}
+    changed = tuple(f"arm {arm} was trained with other settings" for arm in arms)
+    found = [note for note in results.get("notes") or [] if not note.startswith(changed)]
+    for arm in arms:
+        if arm not in wanted:
+            found.append(f"arm {arm} is not in the configuration any more")
+        elif arm in done:
+            found += warn_of_changes(workspace, arm)
+        if arm not in done:
+            found.append(f"arm {arm} is not there any more as it was evaluated: its folder is absent, or being trained anew")
+        elif arm in measured and measured[arm] != [made_from(workspace, arm), sha256_json(read_log(_evals(workspace, arm)))]:
+            found.append(f"the results are older than arm {arm}: run `slmctl eval`")
+    for arm in (a for a in wanted if a not in arms):
+        found.append(f"no results for arm {arm}: run `slmctl {'eval' if arm in done else 'pretrain'}`")
+    return found
+
+
+def _evals(workspace: Workspace, arm: str) -> Path:
+    return workspace.arm(arm) / "evals.jsonl"
 
 
 def _write(path: Path, text: str) -> None:

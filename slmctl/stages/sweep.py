@@ -7,16 +7,17 @@ from pathlib import Path
 from slmctl.console import say
 from slmctl.stages.run import run
 from slmctl.stages.workspace import Workspace
-from slmctl.sweeps import add_sweeps, parse_over
+from slmctl.sweeps import add_sweeps, made_by, parse_over, points_of, read_sweeps
 from slmctl.training.ranks import joined
 
 
 def sweep(workspace: Workspace, overs: list[str]) -> Path:
     """Adds the arms of each `KEY=VALUE,VALUE,…`, and runs the pipeline, which skips what is complete. Returns the report."""
     config = workspace.config
-    new = [s for over in overs for s in parse_over(config, over)]
+    added = made_by(config, read_sweeps(workspace.root))
+    new = [s for over in overs for s in parse_over(config, over, added)]
     with joined(workspace.device) as ranks:
         workspace.config = ranks.first(lambda: add_sweeps(workspace.root, config, new))
         for one in new:
-            say(f"sweep: {one['arm']} over {one['key']}: {', '.join(one['arms'])}")
+            say(f"sweep: {one['arm']} over {one['key']}: {', '.join(name for _, name in points_of(config, one))}")
         return run(workspace)

@@ -324,10 +324,10 @@ class Workspace:
 
     # --- completeness ---
 
-    def is_complete(self, directory: Path, inputs: dict[str, Any]) -> bool:
+    def is_complete(self, directory: Path, inputs: dict[str, Any], last: str = DONE) -> bool:
         """Whether a stage's folder was completed with these very inputs."""
         path = directory / INPUTS
-        return (directory / DONE).is_file() and path.is_file() and not differences(_strict(read_json(path)), inputs)
+        return (directory / last).is_file() and path.is_file() and not differences(_strict(read_json(path)), inputs)
 
     def begin(
         self,

@@ -4,13 +4,18 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
+import slmctl.evaluation.tasks.numbers as numbers_of_texts
+from slmctl.evaluation.generation import final_number
 from slmctl.evaluation.tasks import TASKS
-from slmctl.evaluation.tasks.answers import boxed
+from slmctl.evaluation.tasks.answers import LONGEST_OUTPUT, boxed, own_part
 from slmctl.evaluation.tasks.choices import choice
 from slmctl.evaluation.tasks.equivalence import same_formula, same_short
-from slmctl.evaluation.tasks.numbers import numbers, same_number
+from slmctl.evaluation.tasks.numbers import numbers, same_number, several, stated_number
+from slmctl.evaluation.tasks.units import same_unit
 
 R, W = True, False
 OPTIONS = ("14", r"$\frac{1}{2}$", "2 cm", "24", "none of these")
@@ -69,6 +74,28 @@ WORD_PROBLEMS = [
     ("", None, "3", W),
     (" The answer is", None, "3", W),
     (" There are 3. The answer is unknown.", "3", "3", R),
+    (" The answer is not 5 but 6.", "6", "6", R),
+    (" The answer is not 5, but rather 6.", "6", "5", W),
+    (" The answer is not 5. It is 6.", "6", "6", R),
+    (" The answer is not 5, it is 6.", "6", "6", R),
+    (" The answer is not 5.", "5", "5", R),  # nothing is stated: the last number
+    (" The answer is 20% of 50, so 10.", "10", "10", R),
+    (" The answer is 1/2 of 50, which is 25.", "25", "25", R),
+    (" The answer is 20\\% of 50.", "20%", "20", R),
+    (" The answer is 50% of the students.", "50%", "50", R),
+    (" The answer is between 3 and 4. So 4", "4", "4", R),
+    (" The answer is between 3 and 4.", None, "3", W),
+    (" There are 6 primes between 1 and 15", "6", "6", R),
+    (" The answer is 5 or 6.", "5 or 6", "5", W),
+    (" The answer is 5, 6 and 7.", "5, 6 and 7", "7", W),
+    (" The answer is 0.5 or 50%.", "0.5", "0.5", R),
+    (" The answer is 4:30.", "4:30", "4", W),
+    (" She leaves at 4. The answer is 4:30.", "4:30", "4", W),
+    (" She leaves at 14:30", "14:30", "30", W),
+    (" The answer is 4:00 PM.", "4", "4", R),
+    (" The answer is 2.50e1.", "25", "25", R),
+    (" The answer is 1e-3.", "0.001", "0.001", R),
+    (f" It is {'1' * 5000}/3", "1" * 5000, "3", W),  # Python reads no whole number of more than 4,300 digits
 ]
 
 PROBLEMS = [
@@ -102,6 +129,11 @@ PROBLEMS = [
     (r"The final answer is $\$32,\!348$.", r"\$32,\!348", "32348", R),
     (r"The final answer is $\\frac{3}{2}$.", r"\\frac{3}{2}", r"\frac{3}{2}", R),
     ("The final answer is $x=5$.", "x=5", "5", R),
+    ("The final answer is $1$ and $2$.", "$1$ and $2$", "2, 1", R),
+    ("The final answer is $1$ or $2$.", "$1$ or $2$", "1", W),
+    ("The final answer is not $5$ but $6$.", "$6$", "6", R),
+    ("The final answer is 5 hours.", "5 hours", r"5 \text{ minutes}", W),
+    ("The final answer is 1 1.", "1 1", "11", W),
     ("nothing", None, "5", W),
 ]
 
@@ -135,6 +167,22 @@ MULTIPLE_CHOICE = [
     ("We compare.\nHence it must be (E)", "E", "E", R),
     ("Either (A) or (B)", None, "A", W),
     ("The answer is F.", None, "A", W),
+    ("The answer is (A) and (B).", None, "A", W),
+    ("(A) and (B)", None, "A", W),
+    ("(A) and (B) are both right.", None, "A", W),
+    ("The answer is B or C.", None, "B", W),
+    ("The answer is (A), (B).", None, "A", W),
+    ("The answer is (A) or option (B).", None, "A", W),
+    ("The answer is $A$ and $B$.", None, "A", W),
+    (r"So \boxed{A, B}.", None, "A", W),
+    ("The answer is (A). Wait, the answer is (A) and (B).", None, "A", W),
+    ("The answer is (A), not (B).", "A", "A", R),
+    ("The answer is (A) and not (B).", "A", "A", R),
+    ("The answer is B and a half is left.", "B", "B", R),
+    ("The answer is (A) since (B) and (C) are wrong.", "A", "A", R),
+    ("The answer is (A). B, C and D are wrong.", "A", "A", R),
+    ("The answer is not (A).", None, "A", W),
+    ("The answer is not (A) but (B).", "B", "B", R),
     ("", None, "A", W),
 ]
 
@@ -187,6 +235,25 @@ def test_letters_are_those_of_the_options():
         ("The answer is 1050 visitors.", "1,050", (), R),
         ("The answer is No.", "no", ("yes", "no"), R),
         ("The answer is nobody.", "no", (), W),
+        ("The answer is no one knows.", "no", (), W),
+        ("The answer is no, she has too little.", "no", (), R),
+        ("The answer is no because it costs more.", "no", (), R),
+        ("The answer is Tom and Ann.", "Tom", (), W),
+        ("The answer is Tom, Ann and Bob.", "Tom", (), W),
+        ("The answer is Tom or Ann.", "Tom", (), W),
+        ("The answer is Tom as well as Ann.", "Tom", (), W),
+        ("The answer is Tom, not Ann.", "Tom", (), R),
+        ("The answer is Tom, who has 12.", "Tom", (), R),
+        ("The answer is Tom (with 12).", "Tom", (), R),
+        ("The answer is 4:30.", "4", (), W),
+        ("The answer is 4:30 or 5:30.", "4:30", (), W),
+        ("The answer is 4:30 in the afternoon.", "4:30", (), R),
+        ("The answer is 5 hours.", "5 minutes", (), W),
+        ("The answer is 2 hours 30 minutes.", "2 hours", (), W),
+        ("The answer is 2 hours and 30 minutes.", "2 hours", (), W),
+        ("The answer is 2 hours long.", "2 hours", (), R),
+        ("The answer is between 3 and 4.", "3", (), W),
+        ("The answer is 1.5.", "15", (), W),
         ("The answer is -1/3.", "-(1/3)", (), R),
         ("The answer is 1/3.", "-(1/3)", (), W),
         ("It is swimming.", "swimming", ("chess", "swimming"), R),
@@ -218,6 +285,8 @@ SAME = [
     (r"\begin{pmatrix} 1/2 & 0 \\ 0 & 1 \end{pmatrix}", r"\begin{bmatrix} 0.5 & 0 \\ 0 & 1 \end{bmatrix}"), (r"\text{(C)}", "C"),
     ("p - q", "-q+p"), ("|x-1|", "|1-x|"), ("3 + 5 = 8", "8"), ("10_2", "10_2"), (r"\\frac{3}{2}", r"\frac{3}{2}"), ("−3", "-3"), ("x^2", "x²"),
     (r"\displaystyle\frac{3\sqrt{3}}{4}", r"\frac{3\sqrt{3}}{4}"), (".35625", r"\frac{57}{160}"), ("100,200", "200, 100"), ("even", r"\text{even}."),
+    ("5 cm", "5 centimeters"), ("5 km/h", "5 kilometers per hour"), (r"864 \mbox{ inches}^2", "864 square inches"), ("12 square units", r"12 \text{ cm}^2"),
+    ("3 apples", "3 red apples"), ("5 feet", "5 ft"), ("1 234", "1234"), (r"1\,234\,567", "1,234,567"), ("2 3/4", r"\frac{11}{4}"), (r"2\frac12", "2.5"),
 ]  # fmt: skip
 DIFFERENT = [
     (r"\frac{1}{2}", r"\frac{1}{3}"), ("0.333", "1/3"), ("5", "-5"), ("(1,2)", "(2,1)"), ("[2,5)", "(2,5)"), ("[2,5)", "[2,5]"),
@@ -228,6 +297,8 @@ DIFFERENT = [
     ("(" * 150 + "1" + ")" * 150, "1"), ("1" * 5000, "2" * 5000), ("1/0", "2/0"), ("__import__('os')", "5"), (r"\frac{1}", "1"),
     (r"1\frac{3}{4}", r"\frac{3}{4}"), ("50%", "5"), ("A", "B"), ("0", ""), ("12", "1,2"), (r"x \in [2,5)", "(2,5)"), ("x^2", "x^3"),
     (r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", r"\begin{pmatrix} 2 \\ 1 \end{pmatrix}"), (r"\log_2 8", r"\log_3 8"), ("300!!!!", "1"),
+    ("11", "1 1"), ("1 1", "1"), ("2 3", "6"), ("1.5", "15"), (".5", "5"), ("9.500", "9500"), ("5 hours", "5 minutes"), ("5 cm", r"5 \text{ m}"), ("3 apples", "3 pears"),
+    ("5 cm^2", "5 cm"), ("5 km/h", "5 km"), ("4:30", "4"), ("Tom and Ann", "Tom"), ("(A) and (B)", "A"), ("1 1", "(1, 1)"), ("12 345 678", "12345 678"),
 ]  # fmt: skip
 
 
@@ -252,6 +323,7 @@ def test_braces_of_boxes_are_matched():
 def test_numbers_are_read_in_order():
     assert numbers("from 3 to -4, 5-2, x-1, 1,000 and 1,00, 2.5%") == ["3", "-4", "5", "2", "1", "1000", "1", "00", "2.5%"]
     assert numbers("1 1/2, 3/4, 2 x 10^-3") == ["3/2", "3/4", "0.002"]
+    assert numbers("at 4:30 or 14:00, 3:4:5, 1.50e3, 250e-2, 1e-2/3") == ["4:30", "14", "3:4:5", "1500", "2.5", "1/300"]
 
 
 def test_tolerances_of_numbers():
@@ -263,3 +335,89 @@ def test_tolerances_of_numbers():
     assert not same_number("12.3", "12.35")
     assert same_short("34 rolls", "34")
     assert not same_short("34 rolls", "3")
+
+
+def test_two_numbers_are_not_one():
+    assert several("5 or 6")
+    assert several("5, 6, and 7")
+    assert several("$5 and $6")
+    assert not several("1,234")
+    assert not several("1/2 or 0.5")
+    assert not several("2 and 1/2")
+    assert not several("5 and a half")
+    assert stated_number("either 5 or 6") is None
+
+
+def test_units_contradict_each_other_or_not():
+    assert same_unit("", "cm")
+    assert same_unit("sq. cm", "cm^2")
+    assert same_unit("metres per second", "m/s")
+    assert same_unit("miles", "mi")
+    assert not same_unit("minutes", "meters")
+    assert not same_unit("dollars", "cents")
+    assert not same_unit("g", "kg")
+
+
+# --- outputs that go on and on ---
+
+NASTY = {
+    **{unit: unit * (100_000 // len(unit)) for unit in (
+        "The answer is ", "The answer is x and ", "answer to ", "answer: (", "answer of ****", "The answer is 1% of 2 ", "between 3 and ",
+        r"\boxed{", r"\boxed{a}", r"\boxed{1", "{", "(", "((1,", "$", r"$\text{", r"\frac{1", "1", "1,", "1,111", "1 ", "1e-999 ", "1/", "1:",
+        "- (1/2", "=", "####", "\n", "\n ", "(A) and ", "option A", "The answer is B or C ", "not 5 but ", "twenty-", "Mr. ",
+    )},
+    "spaces after a question": "\nquestion" + " " * 100_000,
+    "spaces after an answer": "answer" + " " * 100_000,
+    "spaces after a choice": "The choice" + " " * 100_000 + "x",
+    "boxes in boxes": r"\boxed{" * 13_000 + "}" * 13_000,
+    "a long number": "The answer is " + "1" * 100_000,
+    "a long list": "The answer is " + "1, " * 33_000,
+}  # fmt: skip
+OUTPUTS = [
+    ("gsm8k", "5", ()),
+    ("minerva_math", r"\frac{1}{2}", ()),
+    ("tabmwp", "5 hours", ("a b", "c")),
+    ("mathqa", "A", OPTIONS),
+]
+
+
+@pytest.mark.parametrize("output", NASTY.values(), ids=NASTY)
+def test_judging_is_bounded_whatever_a_model_writes(output, monkeypatch):
+    """Calls of functions, and characters in which numbers are searched, are counted; plain reading needs 16,000 of these."""
+    searched, steps = [0], [0]
+    original = numbers_of_texts.plain
+
+    def counted(text):
+        searched[0] += len(text)
+        return original(text)
+
+    def step(_frame, _event, _arg):
+        steps[0] += 1
+
+    monkeypatch.setattr(numbers_of_texts, "plain", counted)
+    for task, target, choices in OUTPUTS:
+        kind = TASKS[task]
+        sys.setprofile(step)
+        try:
+            found = kind.read(output, choices)
+            if found is not None:
+                kind.same(found, target)
+        finally:
+            sys.setprofile(None)
+        assert len(found or "") <= LONGEST_OUTPUT
+    assert steps[0] < 120 * LONGEST_OUTPUT
+    assert searched[0] < 30 * LONGEST_OUTPUT
+    final_number(output)
+
+
+def test_a_long_output_is_judged_by_its_beginning_and_its_end():
+    assert len(own_part("a" * 100_000)) == LONGEST_OUTPUT
+    assert own_part("a" * LONGEST_OUTPUT) == "a" * LONGEST_OUTPUT
+    assert own_part("It is 7.\n" + "so " * 50_000 + "\nQuestion: Tom has 9") == own_part("It is 7.\n" + "so " * 50_000)
+    going_on = "and then " * 11_000
+    read = TASKS["gsm8k"].read
+    assert read(f"The answer is 7. {going_on}", ()) == "7"
+    assert read(f"{going_on} The answer is 7.", ()) == "7"
+    assert read(f"{going_on} is 7 {going_on}\n\nQuestion: Tom has 9", ()) is None
+    assert read("The answer is 7. " + "The answer is unknown. " * 4000, ()) == "7"
+    assert TASKS["minerva_math"].read(f"{going_on} \\boxed{{7}} " + "\\boxed{" * 100, ()) == "7"

@@ -18,10 +18,10 @@ import torch
 import transformers as tf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from slmctl.config_eval import HarnessConfig, SuiteConfig
+from slmctl.config_eval import HarnessConfig, SuiteConfig, TaskConfig
 from slmctl.errors import ConfigError, InputError
 from slmctl.evaluation import harness_tasks
-from slmctl.evaluation.harness import general_suite, run_harness
+from slmctl.evaluation.harness import general_suite, result_names, run_harness
 from slmctl.evaluation.harness_scores import pooled
 
 pytest.importorskip("lm_eval")
@@ -386,3 +386,44 @@ def test_general_suite_on_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         general_suite(SuiteConfig(**config, only=["boolq"]))
     with pytest.raises(InputError, match="is no folder"):
         general_suite(SuiteConfig(suite="rho-general", data=str(tmp_path / "absent")))
+
+
+def test_results_of_the_suite_may_have_names_of_their_own(model: Any, tokenizer: Any, tmp_path: Path) -> None:
+    rows = [{"query": r["goal"], "choices": [r["sol1"], r["sol2"]], "gold": [r["label"]]} for r in piqa(3)]
+    write(tmp_path / "agieval_sat_en.jsonl", rows)
+    data = write(tmp_path / "piqa.jsonl", piqa(2))
+    tasks, _ = general_suite(SuiteConfig(suite="rho-general", only=["math", "gsm8k"]))
+    assert [(t.harness, t.result) for t in tasks] == [("minerva_math", "general-minerva_math"), ("gsm8k_cot", None)]
+    named = {"data": str(tmp_path), "shots": 0}
+    group = tasks[0].model_copy(update={"harness": "agieval", "result": "general-agieval", **named})
+    single = tasks[0].model_copy(update={"harness": "piqa", "result": "general-piqa", "data": data, "shots": 0})
+    found = run_harness([group, single, HarnessConfig(harness="agieval", **named)], model, tokenizer, "cpu", 7)
+    assert list(found) == ["general-agieval", "agieval_sat_en", "general-piqa", "agieval"]
+    assert found["agieval_sat_en"]["group"] == "general-agieval"
+    assert found["general-agieval"]["tasks"] == ["agieval_sat_en"]
+    assert found["general-agieval"] == found["agieval"]
+    with pytest.raises(ConfigError, match="general-piqa is asked for twice"):
+        run_harness([single, single.model_copy(update={"harness": "boolq"})], model, tokenizer, "cpu", 7)
+    with pytest.raises(ConfigError, match="piqa is asked for twice"):
+        run_harness([single, group.model_copy(update={"result": "general-piqa"})], model, tokenizer, "cpu", 7)
+
+
+def test_result_names_meet_no_other() -> None:
+    from slmctl.evaluation.tasks import NINE
+
+    own = TaskConfig(name="sums", path="sums.jsonl")
+    math, general = SuiteConfig(suite="rho-math"), SuiteConfig(suite="rho-general")
+    piqa_task = HarnessConfig(harness="lambada_openai")
+    names = result_names([own, math, general, piqa_task, piqa_task])
+    assert names[:9] == ["sums", *(n for n in NINE if n != "tabmwp")]
+    assert names[9:] == [t.result or t.harness for t in general_suite(general)[0]] + ["lambada_openai"]
+    assert {"minerva_math", "general-minerva_math", "gsm8k", "gsm8k_cot"} <= set(names)
+    for clash in (
+        [own, own],
+        [math, HarnessConfig(harness="gsm8k")],
+        [general, HarnessConfig(harness="piqa")],
+        [TaskConfig(name="svamp", path="x.jsonl"), math],
+        [piqa_task, HarnessConfig(harness="lambada_openai", limit=3)],
+    ):
+        with pytest.raises(ConfigError, match="two entries give a result named"):
+            result_names(list(clash))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from slmctl.evaluation.heldout import HeldoutLoss, heldout_loss, tokens_to_reach
+from slmctl.evaluation.heldout import HeldoutLoss, document_losses, heldout_loss, tokens_to_reach
 
 B, T = 8, 16
 
@@ -138,3 +138,62 @@ def test_nothing_predicted_is_nan_and_a_diverged_model_has_infinite_perplexity()
 def test_tokens_to_reach_on_made_up_curves(tokens, losses, goal, wanted):
     found = tokens_to_reach(tokens, losses, goal)
     assert found == (pytest.approx(wanted) if wanted is not None else None)
+
+
+# --- by document ---
+
+
+def packed_rows(seed=0):
+    """Documents laid end to end: some lie in two or three rows, one is a single token; the last row is padded."""
+    rng = np.random.default_rng(seed)
+    lengths = [5, 20, 1, 9, 40, 2, 3, 15, 7, 14]
+    numbers = rng.permutation(10**12 + np.arange(len(lengths)))
+    document = np.repeat(numbers, lengths)
+    document = np.append(document, np.full(B * T - len(document), -1))
+    return rng.integers(0, 300, (B, T)), document.reshape(B, T)
+
+
+def plain_documents(split, ids, document, intra):
+    """Each document's float64 losses over whole logits, a row (or a document's part of a row) at a time."""
+    model, found = split.model.double(), {}
+    for b in range(B):
+        starts = [t for t in range(T) if t == 0 or (intra and document[b, t] != document[b, t - 1])]
+        for start, stop in zip(starts, [*starts[1:], T], strict=True):
+            with torch.no_grad():
+                log_p = torch.log_softmax(model(torch.from_numpy(ids[b : b + 1, start:stop])).logits[0], dim=-1)
+            for t in range(start + 1, stop):
+                if document[b, t] >= 0:
+                    found.setdefault(int(document[b, t]), []).append(-float(log_p[t - 1 - start, ids[b, t]]))
+    model.float()
+    return found
+
+
+@pytest.mark.parametrize("intra", [False, True])
+@pytest.mark.parametrize("batch_rows", [1, 3, 100])
+def test_documents_losses_equal_whole_logits(intra, batch_rows, make_llama, make_reader):
+    ids, document = packed_rows()
+    split = make_llama(intra_document_mask=intra)
+    found = document_losses(split, make_reader(ids, document), "cpu", batch_rows)
+    wanted = plain_documents(split, ids, document, intra)
+    assert sum(len({b for b in range(B) if d in document[b]}) > 1 for d in wanted) >= 3, "no document lies in several rows"
+    assert (len(wanted) < 10) == intra, "under the mask a document of one token has nothing that is predicted"
+    assert found.document_M.tolist() == sorted(wanted)
+    assert found.predicted_M.tolist() == [len(wanted[d]) for d in sorted(wanted)]
+    np.testing.assert_allclose(found.nats_M, [sum(wanted[d]) for d in sorted(wanted)], rtol=1e-6)
+    every = [x for losses in wanted.values() for x in losses]
+    assert found.whole.predicted == len(every)
+    assert found.whole.loss == pytest.approx(np.mean(every), rel=1e-6)
+
+
+def test_documents_sum_up_to_the_sets_loss(make_llama, make_reader):
+    split, reader = make_llama(), make_reader(*packed_rows())
+    by_document, whole = document_losses(split, reader, "cpu", 3), heldout_loss(split, reader, "cpu", 5)
+    assert by_document.whole.predicted == whole.predicted
+    assert by_document.whole.nats == pytest.approx(whole.nats, rel=1e-9)
+
+
+def test_documents_are_not_measured_with_dropout(make_llama, make_reader):
+    split = make_llama(dropout=0.5)
+    split.model.train()
+    with pytest.raises(ValueError, match="eval mode"):
+        document_losses(split, make_reader(*packed_rows()), "cpu", 3)

@@ -15,7 +15,7 @@ from slmctl.errors import InputError
 from slmctl.evaluation.generation import run_task
 from slmctl.evaluation.tasks import NINE, TASKS, suite_files, suite_tasks
 from slmctl.evaluation.tasks import mathematics as suite
-from slmctl.evaluation.tasks.mathematics import examples_of, worked_examples
+from slmctl.evaluation.tasks.mathematics import examples_of, suite_names, worked_examples
 from slmctl.evaluation.tasks.records import lettered
 
 TABLE = {
@@ -132,24 +132,51 @@ def test_the_hub_is_read_where_no_folder_is_named(monkeypatch):
 
     def rows(hub):
         asked.append(hub.path)
+        name = next(n for n, kind in TASKS.items() if kind.hub == hub)
+        return iter([RECORDS[name][0]])
+
+    monkeypatch.setattr(suite, "_hub_rows", rows)
+    tasks, notes = suite_tasks(config(None), 0)
+    assert [t.name for t in tasks] == [n for n in NINE if n != "tabmwp"] == suite_names(config(None))
+    assert len(asked) == len(NINE) - 1 == 8
+    assert len(notes) == 1
+    assert "tabmwp: no Hub dataset" in notes[0]
+    assert suite_files(config(None)) == []
+
+
+def test_a_failure_of_the_hub_drops_no_task(monkeypatch):
+    def rows(hub):
         if hub.path == "openai/gsm8k":
             return iter([RECORDS["gsm8k"][0]])
         raise ConnectionError("offline")
 
     monkeypatch.setattr(suite, "_hub_rows", rows)
-    tasks, notes = suite_tasks(config(None), 0)
+    message = r"minerva_math: its dataset HuggingFaceH4/MATH-500 .*: offline.*minerva_math\.jsonl.*only: \[gsm8k, svamp,"
+    with pytest.raises(InputError, match=message):
+        suite_tasks(config(None), 0)
+    tasks, notes = suite_tasks(config(None, only=["gsm8k", "tabmwp"]), 0)
     assert [t.name for t in tasks] == ["gsm8k"]
-    assert len(asked) == len(NINE) - 1 == 8
-    assert len(notes) == 8
-    assert any("tabmwp: no Hub dataset" in n for n in notes)
-    assert any("offline" in n for n in notes)
-    assert suite_files(config(None)) == []
+    assert len(notes) == 1
+    with pytest.raises(InputError, match=r"svamp: .* that in data\.$"):
+        suite_tasks(config(None, only=["svamp"]), 0)
+
+
+def test_names_of_the_suite_are_those_of_its_tasks(tmp_path):
+    data = folder(tmp_path, gsm8k=[RECORDS["gsm8k"][0]], math500=[RECORDS["math"][0]], math=[RECORDS["math"][0]])
+    assert suite_names(config(data)) == [t.name for t in suite_tasks(config(data), 0)[0]] == ["gsm8k", "minerva_math", "math"]
+    assert suite_names(config(data, only=["math", "svamp"])) == ["math"]
+    assert suite_names(config(None, only=["tabmwp", "svamp"])) == ["svamp"]
+
+
+def test_a_time_is_no_number_of_a_record(tmp_path):
+    with pytest.raises(InputError, match="is not one number"):
+        suite_tasks(config(folder(tmp_path, svamp=[{**RECORDS["svamp"][0], "Answer": "4:30"}]), only=["svamp"]), 0)
 
 
 def test_settings_reach_the_tasks(tmp_path):
     data = folder(tmp_path, gsm8k=[RECORDS["gsm8k"][0]])
     (task,) = suite_tasks(config(data, only=["gsm8k"], shots=2, max_new_tokens=9, batch_size=3), 0)[0]
-    assert (task.shots, task.max_new_tokens, task.batch_size, task.version) == (2, 9, 3, "1")
+    assert (task.shots, task.max_new_tokens, task.batch_size, task.version) == (2, 9, 3, "2")
     assert task.prefix.count("Question:") == 2
     assert suite_tasks(config(data, shots=0), 0)[0][0].prefix == ""
     with pytest.raises(InputError, match="lower shots"):
@@ -191,7 +218,7 @@ def test_a_suite_task_runs_on_a_tiny_model(make_llama, tokenizer, tmp_path):
     model = make_llama(positions=64).model
     for task in suite_tasks(config(data, shots=0, max_new_tokens=4), 0)[0]:
         found = run_task(model, tokenizer, task, "cpu")
-        assert (found["items"], found["shots"], found["version"]) == (3, 0, "1")
+        assert (found["items"], found["shots"], found["version"]) == (3, 0, "2")
         json.dumps(found, allow_nan=False)
 
 

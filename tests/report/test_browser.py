@@ -126,7 +126,7 @@ def assert_tells(text, tokens, i, arm):
     wanted = f"live loss {shown_loss(live)} reference loss {shown_loss(ref)} excess loss {shown_loss(excess)}"
     assert wanted in text
     assert f"position {i} " in text
-    assert ("trained on" in text) == bool(tokens["selected"][arm][i])
+    assert ("would be trained on" in text) == bool(tokens["selected"][arm][i])
 
 
 def test_pointing_at_a_token_tells_its_losses(page, numbers):

@@ -201,6 +201,18 @@ def test_the_tables_have_the_numbers_beside_the_controls() -> None:
     assert ["scoring the corpus", "9,000,000", "3e+15", "-"] in rows
 
 
+def test_when_the_control_was_reached_and_why_that_is_not_judged() -> None:
+    results = make_results()
+    control = results["arms"]["slm"]["control"]
+    control["control_tokens"] = 1_900_000
+    text = make_card(results=results)
+    assert "after 1,000,000 tokens (the control itself first after 1,900,000), 2.00 times fewer" in text
+    control.update(tokens_to_reach=None, why="fewer than 5 evaluations while training")
+    assert "of the control clm is not judged: fewer than 5 evaluations while training." in make_card(results=results)
+    control["why"] = None
+    assert "It did not reach" in make_card(results=results)
+
+
 def test_a_control_needed_no_reference() -> None:
     rows = rows_of(make_card("clm", make_results()))
     assert [r[0] for r in rows if len(r) == 4] == ["training this model"]

@@ -51,6 +51,14 @@ def test_what_it_took_to_reach_the_control_is_shown_with_and_without_scoring():
     assert found["random"]["tokens"] == "not reached"
 
 
+def test_what_is_not_judged_is_not_called_not_reached():
+    results = made_results()
+    results["arms"]["slm"]["control"].update(tokens_to_reach=None, why="too few evaluations")
+    assert table(results, "Until")["slm"]["tokens"] == "not judged"
+    results["arms"]["slm"]["control"]["arm"] = "clm-1"
+    assert table(results, "Until the final target loss of the control")["random"]["tokens"] == "not reached"
+
+
 @pytest.mark.parametrize("arms", [ARMS, FIVE, {"slm": ARMS["slm"]}], ids=["three", "five", "one"])
 @pytest.mark.parametrize("everything", [True, False])
 def test_nothing_wraps_in_80_columns(arms, everything):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import json
 import re
+from html import unescape
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import pytest
+import yaml
 from made_results import ARMS, CONFIG, made_highlights, made_logs, made_results
 
 from slmctl.report.page import make_page
@@ -192,6 +194,125 @@ def test_the_texts_begin_with_the_arm_that_selects():
         for a in Parsed(a).all("span")
     ]
     assert kept == [bool(s) for s in found["documents"][0]["tokens"]["selected"]["slm"]]
+
+
+def text_of(results, highlighted=None):
+    return " ".join(Parsed(make_page(results, highlighted).html).text.split())
+
+
+def repeated(results):
+    """Two more seeds of slm and clm, with controls of their own; the means are not those of the first seed."""
+    for arm in ("slm", "clm"):
+        for seed in (1, 2):
+            results["arms"][f"{arm}-{seed}"] = copy.deepcopy(results["arms"][arm]) | {"seed": seed}
+            results["models"][f"{arm}-{seed}"] = copy.deepcopy(results["models"][arm])
+    means = {"slm": (1.5, 0.01), "clm": (1.6, 0.02)}
+    results["seeds"] = [
+        {"arm": arm, "arms": [arm, f"{arm}-1", f"{arm}-2"], "target_loss": {"mean": mean, "sd": sd, "n": 3}}
+        for arm, (mean, sd) in means.items()
+    ]
+    return results
+
+
+def test_seeds_are_judged_by_their_means():
+    results = repeated(made_results())
+    text = text_of(results)
+    reach = 4.3027 * (0.01**2 / 3 + 0.02**2 / 3) ** 0.5  # of Student's t with 2 degrees of freedom
+    interval = f"[−{0.1 + reach:.3f}, −{0.1 - reach:.3f}]"
+    assert "slm (highest excess loss, 60%) ends over 3 seeds at a loss of 1.500 ± 0.010 nats a token (mean ± sd)" in text
+    assert f"0.100 lower than clm over 3 seeds (beyond chance, 95% interval over seeds {interval})" in text
+    assert f"mean of 3 seeds, sd 0.020; slm differs by −0.100 {interval} over seeds" in text
+    assert "lower than random (beyond chance), slm alone." in text
+    assert "slm alone came down to the final loss of clm" in text
+
+
+def test_the_first_lines_hold_an_arm_against_the_controls_of_its_own_seed():
+    results = repeated(made_results())
+    results["seeds"] = []
+    text = text_of(results)
+    assert "lower than clm (beyond chance)" in text
+    assert "Target loss of clm-1" not in text
+    results["arms"]["slm"]["seed"] = 2
+    assert "lower than clm-2" in text_of(results)
+
+
+def test_what_was_not_judged_is_not_said_to_be_never():
+    results = made_results()
+    results["arms"]["slm"]["control"].update(
+        {k: None for k in results["arms"]["slm"]["control"] if k != "arm"}, why="fewer than 5 evaluations while training"
+    )
+    text = text_of(results)
+    assert "How soon it came down to the final loss of clm is not judged: fewer than 5 evaluations while training." in text
+    assert text.count("not judged fewer than 5 evaluations while training") == 3, "each figure of reaching the control"
+    assert "slm is not judged: fewer than 5" in text
+    assert "It never came down" not in text
+    assert "Tokens until the control’s final loss – – not judged" in text
+
+
+def test_the_controls_own_first_reach_is_told():
+    results = made_results()
+    results["arms"]["slm"]["control"]["control_tokens"] = 480_000
+    text = text_of(results)
+    assert "after 369k tokens (clm itself first after 480k), 1.33× fewer" in text
+    assert "1.33× fewer; clm itself first after 480k" in text
+
+
+def test_arms_with_other_controls_name_them_in_the_costs():
+    results = made_results()
+    results["arms"]["random"]["control"]["arm"] = "clm-1"
+    text = text_of(results)
+    assert "Until the final target loss of each arm’s control was reached arm control tokens seen" in text
+
+
+def test_a_sweep_of_seeds_is_no_curve():
+    results = made_results()
+    assert any(name.startswith("sweep") for name in make_page(results).figures)
+    for key in ("seed", "pretrain.seed"):
+        results["sweeps"][0]["key"] = key
+        page = make_page(results)
+        assert not any(name.startswith("sweep") for name in page.figures)
+        seeds = results["seeds"][0]["target_loss"]
+        assert f"{seeds['mean']:.4f} ± {seeds['sd']:.4f}" in " ".join(Parsed(page.html).text.split())
+
+
+def test_the_words_claim_no_more_than_was_measured():
+    results = made_results()
+    text = text_of(results, made_highlights(documents=1))
+    assert "as good as blind" not in text
+    assert "near 100% means that the selection ignores its scores" in text
+    assert "the arm would train on under its last checkpoint" in text
+    assert "tokens of rows of the training corpus, at base and at the kept checkpoints, which may be unevenly spaced" in text
+    assert text.count("slm would train on") == 1, "by position alone: kinds and frequencies were counted in training"
+    assert text.count("slm trained on") == 2
+
+
+def test_long_sentences_are_not_cut():
+    results = made_results()
+    results["alarms"][0]["text"] = "slm " * 300 + "end."
+    results["diagnostics"]["fixed_mask"]["description"] = "drawn so " * 60 + "that it ends"
+    text = text_of(results)
+    assert "slm end." in text
+    assert text.count("drawn so that it ends.") == 2
+
+
+def test_the_configuration_tells_no_folders_and_no_credentials():
+    config = {
+        "output_dir": "/home/me/secret/runs/try1",
+        "model": {"path": "~/models/base", "revision": None},
+        "data": {"corpus": [{"path": ["C:\\Users\\me\\a.jsonl", "../up/b.jsonl", "texts/*.jsonl"]}, {"hub": "org/name"}]},
+        "url": "https://user:pass@host.example/files/c.jsonl?token=abc",
+        "prompt": "Q: {question} see https://u:p@host.example/x\n/A: and/or",
+        "ratio": 0.6,
+    }
+    html = make_page({}, config=yaml.safe_dump(config)).html
+    text = unescape(html.split("<pre>")[1].split("</pre>")[0])
+    shown = yaml.safe_load(text)
+    assert shown["data"]["corpus"] == [{"path": ["a.jsonl", "b.jsonl", "texts/*.jsonl"]}, {"hub": "org/name"}]
+    assert (shown["output_dir"], shown["model"], shown["ratio"]) == ("try1", {"path": "base", "revision": None}, 0.6)
+    assert shown["url"] == "https://host.example/files/c.jsonl"
+    assert shown["prompt"] == "Q: {question} see https://host.example/x\n/A: and/or"
+    for secret in ("secret", "pass", "token=", "Users", "/home"):
+        assert secret not in text
 
 
 # --- what is absent ---

@@ -173,6 +173,44 @@ def test_arms_that_differ_in_their_seed_alone_are_summarised(tmp_path: Path) -> 
     assert not any("one seed" in w for w in found["warnings"])
 
 
+def test_seeds_within_a_run_are_summarised_and_pooled_with_other_runs(tmp_path: Path) -> None:
+    def repeat(seeds: tuple[int, ...]) -> Any:
+        def change(results: Any, _config: Any) -> None:
+            for seed in seeds:
+                name = f"slm-seed-{seed}"
+                results["arms"][name] = results["arms"]["slm"] | {"seed": seed}
+                results["models"][name] = {
+                    "kind": "arm",
+                    "heldout": {"target": heldout(2.0 + seed), "general": heldout(3.0)},
+                    "tasks": {},
+                }
+            names = ["slm", *(f"slm-seed-{s}" for s in seeds)]
+            results["seeds"] = [{"arm": "slm", "arms": names, "target_loss": {"mean": 0.0, "sd": 0.0, "n": len(names)}}]
+
+        return change
+
+    a, b = make_run(tmp_path, "a", change=repeat((1, 2))), make_run(tmp_path, "b", seed=1, shift=9.0, change=repeat((4,)))
+    groups = {g["arm"]: g for g in compared(a)["seeds"]}
+    assert (groups["slm"]["seeds"], groups["slm"]["runs"]) == ([0, 1, 2], ["a"])
+    assert groups["slm"]["heldout"]["target"] == {"mean": pytest.approx(3.0), "sd": pytest.approx(1.0), "n": 3}
+    assert groups["clm"]["n"] == 1
+    found = compared(a, b)
+    slm = next(g for g in found["seeds"] if g["arm"] == "slm")
+    assert (slm["seeds"], slm["runs"], slm["n"]) == ([0, 1, 2, 4], ["a", "b"], 4)
+    assert slm["heldout"]["target"]["mean"] == pytest.approx((2 + 3 + 4 + 6) / 4)
+    assert "3.0000 ± 1.0000 (3)" in printed(compared(a))
+    assert not any("one seed" in w for w in found["warnings"])
+
+
+def test_what_is_not_judged_is_not_called_never(tmp_path: Path) -> None:
+    def change(results: Any, _config: Any) -> None:
+        results["arms"]["slm"]["control"].update(tokens_to_reach=None, times_fewer_tokens=None, why="too few evaluations")
+
+    found = compared(make_run(tmp_path, "a", change=change))
+    assert found["warnings"] == ["a: tokens to reach the control are not judged for slm: too few evaluations"]
+    assert "never" not in printed(found)
+
+
 def test_one_seed_is_said_to_be_one(tmp_path: Path) -> None:
     assert any("one seed" in w for w in compared(make_run(tmp_path, "a"), make_run(tmp_path, "b", shift=0.1))["warnings"])
     assert not compared(tmp_path / "a")["warnings"]

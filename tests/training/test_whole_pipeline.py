@@ -66,7 +66,7 @@ def test_results_equal_the_models_own_whole_logits_losses(finished):
     assert results["costs"]["scored_tokens"]["curated"] > 0
     assert page.is_file()
     text = page.read_text(encoding="utf-8")
-    assert all(f">{name}</th>" in text for name in places)
+    assert all(f"<bdi>{name}</bdi></th>" in text for name in places)
 
 
 def test_a_second_run_skips_everything(finished, capsys):

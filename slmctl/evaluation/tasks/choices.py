@@ -17,13 +17,20 @@ _IS_RIGHT = re.compile(
     r"(?<![\w(])(?:option\s+|choice\s+)?\(?(?P<letter>[A-J])\)?\s+is\s+(?:therefore\s+|thus\s+|clearly\s+)?"
     r"(?:the\s+)?(?:correct|right|only correct)\b(?!\s+that)"
 )
+_ANOTHER = re.compile(  # after a letter: "and (B)", "or C", ", (B)"
+    rf"(?:,?\s*(?:and/or|and|or|&|/)\s*(?:option\s+|choice\s+)?(?:\(\s*[A-Ja-j]\s*\)|{_WRAP}[A-J](?!\w|'))"
+    rf"|,\s*{_WRAP}[A-J][)\]}}$]*\s*(?:$|[.,]|and\b|or\b))"
+)
+_NOT_THAT = re.compile(r"\bnot\s+(?:option\s+|choice\s+)?\([A-J]\)")
+MOST_COMPARED = 20
+"""Statements and boxes that are compared with the options' texts."""
 _CHOICE = re.compile(r"\b(?:choice|option)\b[*_]*\s*(?:(?:is|would be|must be|should be)\b\s*:?|[:=])\s*", re.I)
 
 
 def choice(text: str, choices: tuple[str, ...] = ()) -> str | None:
     """The letter chosen, upper case: of a statement ("the answer is (B)"), a box, "(B) is correct", an option's text that is
     stated, the output's first line, or the only letter in brackets of its last line. None where none of these tells it;
-    nothing is guessed."""
+    nothing is guessed, and "(A) and (B)" tells nothing."""
     text = own_part(text)
     letters = LETTERS[: len(choices)] if choices else LETTERS[:5]
     stated = list(statements(_CHOICE.sub("answer is ", text)))
@@ -31,19 +38,21 @@ def choice(text: str, choices: tuple[str, ...] = ()) -> str | None:
     for candidate in (*stated, *boxes):
         if letter := leading_letter(candidate, letters):
             return letter
+        if names_several(candidate):
+            return None
     if right := [m["letter"] for m in _IS_RIGHT.finditer(text) if m["letter"] in letters]:
         return right[-1]
-    for candidate in (*stated, *boxes):
+    for candidate in (*stated, *boxes)[:MOST_COMPARED]:
         if (number := option_of(candidate, choices)) is not None:
             return LETTERS[number]
     return _bare(text, letters)
 
 
 def leading_letter(text: str, letters: str) -> str | None:
-    """The letter that a stated answer begins with: `(B)`, `B.`, `b`, `option B`, `B because …`; not the word "a", and not
-    "not B"."""
+    """The letter that a stated answer begins with: `(B)`, `B.`, `b`, `option B`, `B because …`; not the word "a", nor one of
+    two, as in "B or C"."""
     match = _LEAD.match(text.strip())
-    if not match:
+    if not match or names_several(text):
         return None
     letter, rest = match["letter"], match["rest"].strip()
     bracketed = bool(re.search(r"[(\[{]", match["wrap"])) or match["after"].strip() != ""
@@ -53,6 +62,17 @@ def leading_letter(text: str, letters: str) -> str | None:
         return letter.upper()
     sure = re.match(r"(?:because|since|as|for|and|which|with|by|from|\(|-|–|—)", rest) is not None
     return letter if letter.isupper() and (sure or letter not in "AI") else None
+
+
+def names_several(text: str) -> bool:
+    """Whether a stated answer begins with two letters or more."""
+    match = _LEAD.match(text.strip())
+    return match is not None and _ANOTHER.match(text.strip(), match.end("letter") + len(_closing(match["after"]))) is not None
+
+
+def _closing(after: str) -> str:
+    """What closes a letter's brackets."""
+    return after if after.strip() in (")", "]", "}", "$", "*") else ""
 
 
 def option_of(text: str, choices: tuple[str, ...]) -> int | None:
@@ -65,9 +85,10 @@ def _bare(text: str, letters: str) -> str | None:
     lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
     if not lines:
         return None
-    if first := re.match(rf"\(?([{letters}])(?:\)|[.:](?=\s|$)|$)", lines[0]):
+    first = re.match(rf"\(?([{letters}])(?:\)|[.:](?=\s|$)|$)", lines[0])
+    if first and not names_several(lines[0]):
         return str(first[1])
-    bracketed = set(re.findall(rf"(?<!\w)\(([{letters}])\)", lines[-1]))
+    bracketed = set(re.findall(rf"(?<!\w)\(([{letters}])\)", _NOT_THAT.sub(" ", lines[-1])))
     if len(bracketed) == 1:
         return str(bracketed.pop())
     return None

@@ -11,6 +11,7 @@ from slmctl.evaluation.tasks import expressions
 from slmctl.evaluation.tasks.expressions import FormulaError
 from slmctl.evaluation.tasks.latex import normal, without_thousands
 from slmctl.evaluation.tasks.numbers import LONGEST, close, numbers, same_number, stated_number, values
+from slmctl.evaluation.tasks.units import same_unit
 
 _BRACKETS = {"(": ")", "[": "]", "{": "}", "⦃": "⦄"}
 _RELATION = re.compile(r"<=|>=|!=|=>|->|=|<|>")
@@ -20,6 +21,12 @@ _NAME = re.compile(r"\\?[A-Za-z]+(?:_\{?\w+\}?)?'*(?:\s*\(\s*\\?[a-z]+(?:\s*,\s*
 _MATRIX = re.compile(r"\\begin\{([pbvBV]?matrix|array)\}(?:\{[^{}]*\})?(.*?)\\end\{\1\}", re.S)
 _UNIT = re.compile(
     r"(?P<value>.*[\d)}\]%])\s*(?P<unit>(?:(?:\s+|(?<=[\d)}%])(?=[a-zA-Z]{2}))(?!and\b|or\b|am\b|pm\b|a\.m|p\.m)[a-zA-Z]+\.?(?:\s*\^\s*\{?-?\d\}?)?(?:\s*/\s*[a-zA-Z]+)?)+)"
+)
+_MORE = re.compile(r"\s*(?:,\s*)?(?:and|or|to|per|but|&|/|-|\d)(?![a-z])|\s*/")
+_REASON = re.compile(
+    r"\s*(?:$|[;:]|\((?!\s*(?:and|or)\b)|,?\s*(?:[-–—]\s+)?(?:"
+    r"because|since|as(?!\s+well)|who|which|that|so|not|with\s+(?:\d|an?\b|the\b|more|most)|by|has|had|have|is|was|are|were|"
+    r"does|did|will|can|he|she|it|they|there)\b)"
 )
 _PARTS = 40
 """Longest list that is compared without order."""
@@ -31,7 +38,7 @@ def same_text(a: str, b: str) -> bool:
 
 
 def bare_text(text: str) -> str:
-    text = normal(text).lower().replace(".", "").replace('"', "").replace("’", "'")
+    text = re.sub(r"\.(?!\d)", "", normal(text).lower()).replace('"', "").replace("’", "'")
     text = re.sub(r"^(?:the|a|an)\s+", "", text.strip())
     text = re.sub(r"^\(([a-z])\)$", r"\1", text)
     return re.sub(r"\s+", " ", text).strip(" '!?,;:")
@@ -41,11 +48,11 @@ def same_formula(found: str, target: str) -> bool:
     """Whether two LaTeX answers are the same.
 
     Numbers are compared as `numbers.close` does, formulas by their values at several points; lists and sets without
-    order, tuples and intervals with order and (both having them) the kind of bracket; `x = 5` is 5, `5 cm` is 5, 50% is 50
-    and 0.5. A number in another base, `10_2`, is the same as the same text alone.
+    order, tuples and intervals with order and (both having them) the kind of bracket; `x = 5` is 5, `5 cm` is 5 but
+    not `5 m`, 50% is 50 and 0.5. A number in another base, `10_2`, is the same as the same text alone.
     """
     if max(len(found), len(target)) > 2 * LONGEST:
-        return same_text(found, target)
+        return found.strip() == target.strip()
     a, b = normal(found), normal(target)
     if not a or not b:
         return False
@@ -56,7 +63,8 @@ def same_formula(found: str, target: str) -> bool:
 
 
 def _squeezed(text: str) -> str:
-    return re.sub(r"\s+", "", text)
+    """Without spaces, but for those between two digits: `1 1` is not 11."""
+    return re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", text)
 
 
 def _same(a: str, b: str, depth: int) -> bool:
@@ -74,8 +82,8 @@ def _same(a: str, b: str, depth: int) -> bool:
             return verdict
     if _same_value(a, b):
         return True
-    bare_a, bare_b = _without_unit(a), _without_unit(b)
-    return (bare_a, bare_b) != (a, b) and _same_value(bare_a, bare_b)
+    (bare_a, unit_a), (bare_b, unit_b) = _unit(a), _unit(b)
+    return (bare_a, bare_b) != (a, b) and same_unit(unit_a, unit_b) and _same_value(bare_a, bare_b)
 
 
 def _same_relation(a: str, b: str, depth: int) -> bool:
@@ -251,9 +259,10 @@ def _equal(x: expressions.Value, y: expressions.Value, function: bool) -> bool:
     return abs(x - y) <= (1e-9 if function else 1e-6) * max(abs(x), abs(y), 1e-9)
 
 
-def _without_unit(text: str) -> str:
+def _unit(text: str) -> tuple[str, str]:
+    """A quantity's value, and its unit or the noun it counts; empty where it has none."""
     match = _UNIT.fullmatch(text)
-    return match["value"].strip() if match else text
+    return (match["value"].strip(), match["unit"].strip()) if match else (text, "")
 
 
 def same_short(found: str, target: str) -> bool:
@@ -264,9 +273,15 @@ def same_short(found: str, target: str) -> bool:
     if same_text(found, target):
         return True
     a, b = (re.sub(r"\s*(?::|\bto\b)\s*", ":", bare_text(t)) for t in (found, target))
-    if re.fullmatch(r"\d+:\d+(?::\d+)*", b):
-        return re.match(rf"(?<!\d){b}(?![\d:])", a) is not None
-    return re.match(rf"{re.escape(b)}(?!\w)", a) is not None
+    return a.startswith(b) and not re.match(r"[\w:]", a[len(b) :]) and _ends(b, a[len(b) :])
+
+
+def _ends(target: str, rest: str) -> bool:
+    """Whether an answer ends where the target does, or goes on with a reason, and not with more of an answer: "Tom, who has
+    12" is Tom, "Tom and Ann" is not, nor "2 hours 30 minutes" 2 hours, nor "no one" no."""
+    if target[:1].isdigit():
+        return _MORE.match(rest) is None
+    return _REASON.match(rest) is not None or (target in ("yes", "no") and rest.startswith((",", ";", ":")))
 
 
 def numeric(text: str) -> bool:

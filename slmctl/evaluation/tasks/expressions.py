@@ -103,6 +103,8 @@ class _Parser:
             if token in ("*", "/"):
                 self.take()
                 node = (token, node, self.signed())
+            elif token[:1].isdigit() and self.tokens[self.at - 1][:1].isdigit():
+                raise FormulaError("two numbers side by side")
             elif token and token not in ("+", "-", ")", "]", "}", "|", "!", "^", "**", "_", "'"):
                 right = self.power()
                 mixed = node[0] == "number" and node[1].denominator == 1 and _simple_fraction(right)
@@ -295,7 +297,7 @@ def _binary(kind: str, a: Value, b: Value) -> Value:
         ):
             raise FormulaError("no binomial coefficient")
         return Fraction(math.comb(int(a), int(b)))
-    if not (isinstance(a, Fraction) and isinstance(b, Fraction)):
+    if not (isinstance(a, Fraction) and isinstance(b, Fraction)) or max(_bits(a), _bits(b)) > LARGEST_BITS:
         a, b = _float(a), _float(b)
     if kind == "+":
         return a + b
@@ -308,13 +310,16 @@ def _binary(kind: str, a: Value, b: Value) -> Value:
 
 def _power(a: Value, b: Value) -> Value:
     if isinstance(a, Fraction) and isinstance(b, Fraction):
-        bits = max(a.numerator.bit_length(), a.denominator.bit_length())
-        if b.denominator == 1 and abs(b) * bits <= LARGEST_BITS:
+        if b.denominator == 1 and abs(b) * _bits(a) <= LARGEST_BITS:
             return a ** int(b)
         if a < 0 and b.denominator % 2 == 1 and b.denominator < 100:  # the real root
             root = complex(abs(float(a)) ** float(b))
             return -root if b.numerator % 2 else root
     return _float(a) ** _float(b)
+
+
+def _bits(a: Fraction) -> int:
+    return max(a.numerator.bit_length(), a.denominator.bit_length())
 
 
 def _float(a: Value) -> complex:

@@ -23,7 +23,7 @@ _COMMANDS = {
     "implies": "=>", "Rightarrow": "=>", "approx": "=", "to": "->", "rightarrow": "->", "circ": "", "prime": "'",
 }  # fmt: skip
 _WORDS = re.compile(r"\\(?:text|textbf|textit|textrm|textnormal|mbox|hbox|mathrm|mathbf|mathit|mathsf|operatorname|rm|bf)\s*\{")
-_THOUSANDS = re.compile(r"(?<![\d.,])(\d{1,3}(?:,\d{3})+)(?![\d,])")
+_THOUSANDS = re.compile(r"(?<![\d.,])(?<!\d )(\d{1,3}(?:,\d{3}|(?<!,\d{3}) \d{3})+)(?![\d,]| \d)")
 
 
 def normal(text: str) -> str:
@@ -52,5 +52,5 @@ def _unwrap(text: str) -> str:
 
 
 def without_thousands(text: str) -> str:
-    """`1,234` as 1234."""
-    return _THOUSANDS.sub(lambda m: m[1].replace(",", ""), text)
+    """`1,234` and `1 234` as 1234."""
+    return _THOUSANDS.sub(lambda m: re.sub("[, ]", "", m[1]), text)

@@ -69,7 +69,7 @@ class Kind:
     max_new_tokens: int = 512
     files: tuple[str, ...] = ()
     """Other names of its file."""
-    version: str = "1"
+    version: str = "2"
 
 
 _SUBJECTS = "algebra counting_and_probability geometry intermediate_algebra number_theory prealgebra precalculus".split()
@@ -106,8 +106,9 @@ NINE = tuple(name for name in TASKS if name != "math")
 def suite_tasks(config: SuiteConfig, seed: int) -> tuple[list[GenerationTask], list[str]]:
     """The suite's tasks, and notes on what is left out.
 
-    With `data`, every task (`math` too) that has a file there; without, the nine from the Hub. Raises `InputError` for
-    unknown names in `only`, a record that is none of its task's, more worked examples than there are, and where no task is
+    With `data`, every task (`math` too) that has a file there; without, those of the nine that the Hub has. Raises
+    `InputError` for unknown names in `only`, a dataset that the Hub does not give now (one table of all arms needs all of its
+    tasks), a record that is none of its task's, more worked examples than there are, and where no task is
     found at all. `seed` chooses the worked examples where fewer are wanted than there are and `shots` says so.
     """
     unknown = [n for n in config.only or () if n not in TASKS]
@@ -133,6 +134,13 @@ def suite_files(config: SuiteConfig) -> list[str]:
         return []
     places = (data_file(config.data, (name, *TASKS[name].files)) for name in config.only or TASKS if name in TASKS)
     return [place for place in places if place is not None]
+
+
+def suite_names(config: SuiteConfig) -> list[str]:
+    """Names of the tasks that there are files for, or of those that the Hub has. No record is read."""
+    if config.data is None:
+        return [name for name in config.only or NINE if name in TASKS and TASKS[name].hub is not None]
+    return [n for n in config.only or TASKS if n in TASKS and data_file(config.data, (n, *TASKS[n].files)) is not None]
 
 
 def _task(name: str, items: list[Item], config: SuiteConfig, seed: int) -> GenerationTask:
@@ -182,7 +190,7 @@ def worked_examples(name: str, shots: int | None, seed: int) -> str:
 
 
 def _items(name: str, config: SuiteConfig) -> tuple[list[Item], str | None]:
-    """A task's items, and what is to be said of them; none where there is no file, or the Hub does not give its set."""
+    """A task's items, and what is to be said of them; none where there is no file, or the Hub has no such set."""
     kind = TASKS[name]
     if config.data is None:
         if kind.hub is None:
@@ -190,7 +198,13 @@ def _items(name: str, config: SuiteConfig) -> tuple[list[Item], str | None]:
         try:
             rows = list(_hub_rows(kind.hub))
         except Exception as e:  # the library raises many kinds
-            return [], f"left out, {kind.hub.path} cannot be read ({type(e).__name__}: {str(e)[:200]})"
+            others = [n for n in config.only or NINE if n != name]
+            leave_out = f", or leave it out: only: [{', '.join(others)}]" if others else ""
+            raise InputError(
+                f"rho-math: {name}: its dataset {kind.hub.path} cannot be loaded from the Hub "
+                f"({type(e).__name__}: {str(e)[:200]}). Run again, put {name}.jsonl into a folder and name that in data"
+                f"{leave_out}."
+            ) from e
         return _read(name, ((f"{kind.hub.path}, row {i}", r) for i, r in enumerate(rows)), config.limit)
     path = data_file(config.data, (name, *kind.files))
     if path is None:

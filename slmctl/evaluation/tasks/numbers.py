@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from fractions import Fraction
 
 from slmctl.evaluation.tasks.answers import boxed, own_part, statements
@@ -16,7 +17,7 @@ LONGEST = 400
 _EXACT = re.compile(r"-?(?:\d+(?:\.\d+)?|\d+/\d+)")
 _PLAIN = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
 _NUMBER = re.compile(
-    rf"(?P<sign>(?<![\w)\]}}.])-)?(?:[$€£¥](?P<inner>-)?)?(?:(?P<whole>\d+)\s+(?=\d+\s*/))?(?P<number>{_PLAIN})"
+    rf"(?P<clock>\d+(?::\d+)+)|(?P<sign>(?<![\w)\]}}.])-)?(?:[$€£¥](?P<inner>-)?)?(?:(?P<whole>\d+)\s+(?=\d+\s*/))?(?P<number>{_PLAIN})"
     rf"(?:\s*(?:x|×|\*|\\times|\\cdot)\s*10\s*\^\s*\{{?(?P<power>[+-]?\d{{1,3}})\}}?|[eE](?P<e>[+-]?\d{{1,3}})(?!\w))?"
     rf"(?:\s*/\s*(?P<under>{_PLAIN}))?(?P<percent>\s*(?:\\?%|percent\b|per cent\b))?",
 )
@@ -27,6 +28,16 @@ _UNITS = (
 _WORDS = {w: i for i, w in enumerate(_UNITS.split())}
 _TENS = {w: 10 * i for i, w in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)}
 _WORD = re.compile(rf"\b(?:({'|'.join(_TENS)})(?:[- ]({'|'.join(_UNITS.split()[1:10])}))?|({'|'.join(_WORDS)}))\b", re.I)
+
+
+_EITHER = re.compile(r"^(?:either|both)\s+", re.I)
+_ALONE = re.compile(r"-?[$€£¥]?-?[\d,.]*\d(?:\s*/\s*\d+)?\s*%?[$]?")
+_BETWEEN = re.compile(r"\bbetween\s+[$€£¥-]{0,3}\d[\d,.]*[$%]?\s+and\s+[$€£¥-]{0,3}\d(?:[\d,.]*\d)?[$%]?", re.I)
+_SHARE = re.compile(
+    r"\D*\d[\d.,]*\s*(?:\\?%|percent\b|per cent\b|/\s*\d+)\s+of\s+\D{0,40}\d.*?"
+    r"\b(?:so|thus|hence|therefore|or|which\s+(?:is|equals|gives|makes)|that\s+is)\b(?P<result>.*)",
+    re.S | re.I,
+)
 
 
 def plain(text: str) -> str:
@@ -41,14 +52,18 @@ def plain(text: str) -> str:
 
 def numbers(text: str) -> list[str]:
     """The numbers of a text in order, each as `-12.5`, `3/4` or `50%`. Currency signs and thousands commas are dropped,
-    `1 1/2` is 3/2, and a minus after a number or a letter is an operation, not a sign."""
+    `1 1/2` is 3/2, and a minus after a number or a letter is an operation, not a sign. A time or ratio, `4:30`, is one of them
+    as it stands (it equals no number), a full hour, `4:00`, is its hour."""
     found = []
     for match in _NUMBER.finditer(plain(text)):
+        if match["clock"]:
+            hour, *rest = match["clock"].split(":")
+            found.append(hour if rest == ["00"] else match["clock"])
+            continue
         value = _digits(match["number"])
         if power := match["power"] or match["e"]:
-            exact = Fraction(value) * Fraction(10) ** int(power)
-            value = str(exact) if exact.denominator == 1 or not _finite(exact) else _decimal(exact)
-        if match["under"]:
+            value = _shifted(value, int(power))
+        if match["under"] and len(match.group()) <= LONGEST:
             under = Fraction(_digits(match["under"]))
             if under == 0:
                 continue
@@ -63,26 +78,34 @@ def _digits(text: str) -> str:
     return f"0{text}" if text.startswith(".") else text
 
 
-def _finite(value: Fraction) -> bool:
-    """Whether a fraction has a finite decimal form."""
-    under = value.denominator
-    for prime in (2, 5):
-        while under % prime == 0:
-            under //= prime
-    return under == 1
+def _shifted(value: str, power: int) -> str:
+    """A decimal times a power of ten, written out."""
+    sign, digits, exponent = Decimal(value).as_tuple()
+    text = f"{Decimal((sign, digits, int(exponent) + power)):f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
-def _decimal(value: Fraction) -> str:
-    places = 0
-    while (value * 10**places).denominator != 1:
-        places += 1
-    digits = f"{abs(value.numerator) * 10**places // value.denominator:0{places + 1}d}"
-    return f"{'-' if value < 0 else ''}{digits[:-places]}.{digits[-places:]}"
+def several(text: str) -> bool:
+    """Whether a text is two numbers or more that are not the same, joined by "and", "or" or commas, or "between" two."""
+    parts = re.split(r"\s*,\s+(?:and\s+|or\s+)?|\s+(?:and|or)\s+", _EITHER.sub("", plain(text.strip())).rstrip(" ."))
+    if len(parts) < 2 or not all(_ALONE.fullmatch(p) for p in parts) or "/" in parts[-1]:  # "2 and 1/2"
+        return False
+    return not all(same_number(numbers(p)[0], numbers(parts[0])[0]) for p in parts)
+
+
+def without_ranges(text: str) -> str:
+    """Without "between 3 and 4": what an answer lies between is none."""
+    return _BETWEEN.sub(" ", text)
 
 
 def stated_number(text: str) -> str | None:
     """The number that a stated answer gives: the result of a calculation, else its first; a number in words where there
-    are no digits."""
+    are no digits. Of "20% of 50, so 10" it is 10; "5 or 6" and "between 5 and 6" give none."""
+    text = without_ranges(text)
+    if several(text):
+        return None
+    if (share := _SHARE.match(text)) and numbers(share["result"]):
+        text = share["result"]
     shorter = re.sub(r"\([^()]*\)\s*$", "", text)
     text = shorter if numbers(shorter) else text
     text = re.sub(r"^(\D*)(\d{1,3}(?: \d{3})+)(?![\d.,%]| *[-+*/=%])", lambda m: m[1] + m[2].replace(" ", ""), text)  # 9 500
@@ -96,13 +119,16 @@ def stated_number(text: str) -> str | None:
 
 
 def final_answer(text: str, choices: tuple[str, ...] = ()) -> str | None:  # noqa: ARG001 - readers have one form
-    """The number of a word problem's answer: after `####`, else stated, else boxed, else the last number."""
-    text = own_part(text)
+    """The number of a word problem's answer: after `####`, else stated, else boxed, else the last number. Where two are
+    stated, "5 or 6", they are the answer as they stand, and equal no number."""
+    text = without_ranges(own_part(text))
     if "####" in text and (found := numbers(text.split("####", 1)[1].split("\n", 1)[0])):
         return found[0]
     for statement in statements(text):
         if number := stated_number(statement):
             return number
+        if several(statement):
+            return statement
     for box in reversed(boxed(text)):
         if number := stated_number(box):
             return number

@@ -13,7 +13,7 @@ from typing import Any
 
 from slmctl.evaluation.tasks.answers import boxed
 from slmctl.evaluation.tasks.choices import LETTERS
-from slmctl.evaluation.tasks.numbers import numbers
+from slmctl.evaluation.tasks.numbers import numbers, values
 
 ASK = "Which choice is right? Explain."
 STEM = frozenset(
@@ -140,6 +140,6 @@ def _text(value: Any) -> str:
 def _number(value: Any) -> str:
     """A target that must be a number: 145.0 as 145."""
     found = numbers(f"{value:.10g}" if isinstance(value, float) else str(value))
-    if len(found) != 1:
+    if len(found) != 1 or not values(found[0]):
         raise ValueError(f"{str(value)[:60]!r} is not one number")
     return found[0].removesuffix(".0")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from slmctl.evaluation.tasks.answers import boxed, own_part, statements, tidy
+from slmctl.evaluation.tasks.answers import LONGEST_STATEMENT, boxed, own_part, statements, tidy
 from slmctl.evaluation.tasks.equivalence import bare_text
 from slmctl.evaluation.tasks.numbers import final_answer, numbers
 
@@ -22,7 +22,7 @@ def formula(text: str, choices: tuple[str, ...] = ()) -> str | None:  # noqa: AR
         return found
     formulas = re.findall(r"(?<!\\)\$((?:[^$\\]|\\.)+)\$", text)
     if formulas:
-        return tidy(formulas[-1].rsplit("=", 1)[-1]) or None
+        return tidy(formulas[-1].rsplit("=", 1)[-1][:LONGEST_STATEMENT]) or None
     found_numbers = numbers(text)
     return found_numbers[-1] if found_numbers else None
 
@@ -30,11 +30,11 @@ def formula(text: str, choices: tuple[str, ...] = ()) -> str | None:  # noqa: AR
 def short_answer(text: str, choices: tuple[str, ...] = ()) -> str | None:
     """What is stated, after `####`, or in the last box; the option meant where there are options; else the last number."""
     text = own_part(text)
-    stated = [tidy(text.split("####", 1)[1].split("\n", 1)[0])] if "####" in text else []
+    stated = [tidy(text.split("####", 1)[1].split("\n", 1)[0][:LONGEST_STATEMENT])] if "####" in text else []
     for candidate in (*stated, *statements(text), *reversed(boxed(text))):
         if candidate:
             return option(candidate, choices) or candidate
-    if choices and text.strip() and (found := option(text.strip().splitlines()[-1], choices)):
+    if choices and text.strip() and (found := option(text.strip().splitlines()[-1][-LONGEST_STATEMENT:], choices)):
         return found
     return final_answer(text)
 

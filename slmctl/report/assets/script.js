@@ -62,7 +62,7 @@
     tip.replaceChildren();
     const head = make("p", "", tip, "head");
     make("bdi", token.textContent.trim() || "space", head);
-    make("p", `${found.kept ? "trained on" : "left out"} by ${arms[arm]}${found.position === null ? "" : `, position ${found.position}`}`, tip, "state");
+    make("p", `${found.kept ? "would be trained on" : "would be left out"} by ${arms[arm]}${found.position === null ? "" : `, position ${found.position}`}`, tip, "state");
     const list = make("dl", "", tip);
     for (const [name, value] of found.rows) {
       const row = make("div", "", list);
@@ -95,7 +95,7 @@
       });
       const kept = selected[arm].reduce((a, b) => a + b, 0), total = selected[arm].length;
       $(`.share[data-document="${text.dataset.document}"]`).textContent =
-        `${kept.toLocaleString("en")} of ${total.toLocaleString("en")} tokens trained on (${(100 * kept / total).toFixed(1)}%)`;
+        `${kept.toLocaleString("en")} of ${total.toLocaleString("en")} tokens would be trained on (${(100 * kept / total).toFixed(1)}%)`;
     });
     hide();
   };

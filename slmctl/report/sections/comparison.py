@@ -87,7 +87,7 @@ def _reach(facts: Facts, model: str) -> Cell:
     if not isinstance(control, dict):
         return Cell(n.NONE)
     if n.number(control.get("tokens_to_reach")) is None:
-        return Cell("not reached")
+        return Cell("not judged" if control.get("why") else "not reached")
     times = "the control" if control.get("arm") == model else n.fewer(control.get("times_fewer_tokens"))
     return Cell(n.count(control["tokens_to_reach"]), "" if times == n.NONE else times)
 

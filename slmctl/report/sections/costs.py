@@ -48,6 +48,8 @@ def costs(facts: Facts) -> Section | None:
         note = "The reference and its scores are made once and serve every arm and every later run on the same corpus."
         blocks.append(DataTable("Spent by each arm", header, rows, note))
     reached: list[Row] = []
+    controls = [c for arm in facts.arms if (c := items_of(facts.arms, arm, "control"))]
+    several = len({str(c.get("arm")) for c in controls}) > 1
     for arm in facts.arms:
         c = items_of(facts.arms, arm, "control")
         if not c:
@@ -55,6 +57,7 @@ def costs(facts: Facts) -> Section | None:
         reached.append(
             [
                 arm,
+                *([str(c.get("arm", n.NONE))] if several else []),
                 _reached(c, "tokens_to_reach", "times_fewer_tokens", n.count, arm),
                 _reached(c, "selected_tokens_to_reach", "", n.count, arm),
                 _reached(c, "flops_to_reach", "times_fewer_flops", n.flops, arm),
@@ -62,10 +65,14 @@ def costs(facts: Facts) -> Section | None:
             ]
         )
     if reached:
-        control = next((c for a in facts.arms if (c := items_of(facts.arms, a, "control"))), {})
-        title = f"Until the target loss of {control.get('arm')} ({n.fixed(control.get('target_loss'))}) was reached"
-        header = ["arm", "tokens seen", "tokens trained on", "FLOPs, training", "FLOPs, with reference and scoring"]
+        goal = next((g for c in controls if (g := n.number(c.get("target_loss"))) is not None), None)
+        title = f"Until the target loss of {controls[0].get('arm')} ({n.fixed(goal)}) was reached"
+        title = "Until the final target loss of each arm’s control was reached" if several else title
+        header = ["arm", *(["control"] if several else []), "tokens seen", "tokens trained on", "FLOPs, training"]
+        header.append("FLOPs, with reference and scoring")
         note = "From held-out evaluations while training, with straight lines between them."
+        why = {arm: items_of(facts.arms, arm, "control").get("why") for arm in facts.arms}
+        note += "".join(f" {arm} is not judged: {reason}." for arm, reason in why.items() if reason)
         blocks.append(DataTable(title, header, reached, note))
     spent = items_of(facts.results, "costs")
     shared: list[Row] = []
@@ -80,6 +87,9 @@ def costs(facts: Facts) -> Section | None:
 
 def _reached(control: dict[str, Any], key: str, times: str, show: Any, arm: str) -> Cell:
     if n.number(control.get(key)) is None:
-        return Cell("not reached" if key in control else n.NONE)
+        if control.get("why"):
+            return Cell("not judged")
+        reached = n.number(control.get("tokens_to_reach")) is not None  # then it is a cost that is not known
+        return Cell("not reached" if key in control and not reached else n.NONE)
     fewer = n.fewer(control.get(times))
     return Cell(show(control[key]), "" if fewer == n.NONE or control.get("arm") == arm else fewer)

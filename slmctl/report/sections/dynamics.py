@@ -45,7 +45,8 @@ def dynamics(facts: Facts) -> Section | None:
         title = "Tokens by the course of their loss"
         caption = (
             "Each token is in one of four groups by where its loss began and ended (H high, L low); the paper found 51% L→L, "
-            "26% H→L, 11% H→H and 12% L→H."
+            "26% H→L, 11% H→H and 12% L→H, of a held-out validation set. These here are tokens of rows of the training corpus, "
+            "at base and at the kept checkpoints, which may be unevenly spaced."
         )
         series = [Dots(a, facts.look(a), shares[a]) for a in arms]
         table = DataTable(title, ["course", *arms], rows)
@@ -64,7 +65,7 @@ def dynamics(facts: Facts) -> Section | None:
             blocks.append(curves(name, title, caption, means, "tokens seen", "nats a token"))
     for arm, d in arms.items():
         blocks += _fluctuating(facts, arm, d)
-    intro = "Losses of the same corpus tokens at every kept checkpoint. Most tokens do not simply come down."
+    intro = "Losses of the same corpus tokens at base and at every kept checkpoint. Most tokens do not simply come down."
     return Section("dynamics", "Token dynamics", intro, blocks) if blocks else None
 
 
@@ -119,7 +120,7 @@ def _fixed_mask(facts: Facts) -> list[Block]:
                 "faster on those kept, and slower on those left out."
             )
             if mask.get("description"):
-                caption += f" The mask: {visible(mask['description'], 300)}."
+                caption += f" The mask: {visible(mask['description'], 800)}."
             name = facts.names.unique(f"mask-{key}")
             blocks.append(curves(name, title, caption, series, "tokens seen", "nats a token"))
     return blocks

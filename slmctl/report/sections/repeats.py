@@ -14,7 +14,10 @@ from slmctl.report.theme import looks
 
 
 def repeats(facts: Facts) -> Section | None:
-    blocks = [block for sweep in rows_of(facts.results, "sweeps") for block in _sweep(facts, sweep)]
+    sweeps = [
+        s for s in rows_of(facts.results, "sweeps") if str(s.get("key")).rpartition(".")[2] != "seed"
+    ]  # no axis: its spread
+    blocks = [block for sweep in sweeps for block in _sweep(facts, sweep)]
     rows: list[Row] = []
     for s in rows_of(facts.results, "seeds"):
         loss = items_of(s, "target_loss")
@@ -24,13 +27,12 @@ def repeats(facts: Facts) -> Section | None:
                 str(s.get("arm")),
                 Cell(names, left=True),
                 n.count(loss.get("n")),
-                n.fixed(loss.get("mean")),
-                n.fixed(loss.get("sd")),
+                Cell(n.fixed(loss.get("mean")), f"± {sd}" if (sd := n.fixed(loss.get("sd"))) != n.NONE else ""),
             ]
         )
     if rows:
         note = "A difference between arms that is smaller than the spread over seeds is no finding."
-        header = ["arm", "its seeds", "runs", "mean target loss", "standard deviation"]
+        header = ["arm", "its seeds", "runs", "target loss, mean ± standard deviation"]
         blocks.append(DataTable("Spread over seeds", header, rows, note))
     return Section("repeats", "Other settings and seeds", "", blocks) if blocks else None
 

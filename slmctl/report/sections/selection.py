@@ -42,8 +42,10 @@ def selection(facts: Facts) -> Section | None:
             *("correlation with reference, first → last", "skipped steps"),
         ]
         note = (
-            "Excess is the live loss minus the reference's, in nats a token. An overlap near chance means that the selection "
-            "is as good as blind."
+            "Excess is the live loss minus the reference's, in nats a token, over the last tenth of training: a selection by "
+            "excess loss keeps tokens with clearly more of it than it leaves out. The overlap is the share of the tokens kept in "
+            "the first steps that the random control with the same seeds would have kept: near chance is as it should be, near "
+            "100% means that the selection ignores its scores."
         )
         blocks.append(DataTable("What was selected", header, rows, note))
     blocks += [figure for key in KINDS if (figure := _by(facts, key)) is not None]
@@ -66,8 +68,10 @@ def _by(facts: Facts, key: str) -> Block | None:
             rows[i][1] = n.count(seen) if seen is not None else rows[i][1]
             rows[i].append(f"{n.count(kept)} ({n.percent(shares[-1])})")
         series.append(Dots(arm, facts.look(arm), shares))
-    caption = "Further right means that more of these tokens were trained on; the all-tokens arm keeps 100% and is left out."
-    table = DataTable(title, [what, "tokens seen", *[f"{arm} trained on" for arm in found]], rows)
-    return dots(
-        facts.names.unique(f"kept-{key}"), title, caption, labels, series, "share of tokens trained on", table, as_percent=True
-    )
+    did, label, where = "trained on", "share of tokens trained on", ""
+    if key == "by_position":  # which is not counted in training
+        did, label = "would train on", "share of tokens that would be trained on"
+        where = " As each arm would select on the diagnostic rows under its last checkpoint, not as it did in training."
+    caption = "Further right means that more of these tokens are kept; all-tokens arms keep 100% and are left out." + where
+    table = DataTable(title, [what, "tokens seen", *[f"{arm} {did}" for arm in found]], rows)
+    return dots(facts.names.unique(f"kept-{key}"), title, caption, labels, series, label, table, as_percent=True)

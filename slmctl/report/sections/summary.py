@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from slmctl.report import numbers as n
 from slmctl.report.facts import Facts, beyond_chance, dig, rows_of
@@ -48,29 +49,53 @@ def _against(facts: Facts, arm: str, control: str) -> str:
     return f"{abs(value):.3f} {'lower' if value < 0 else 'higher'} than {control} ({chance})"
 
 
+def _over_seeds(facts: Facts, arm: str, control: str) -> str:
+    """Means over seeds against each other where both have enough of them, else the arms themselves."""
+    gap = facts.seed_gap(arm, control)
+    if gap is None:
+        alone = f", {arm} alone" if facts.repeated(arm) else ""
+        return f"{_against(facts, arm, control)}{alone}"
+    ends = n.interval((gap.difference - gap.reach, gap.difference + gap.reach), 3, sign=True)
+    chance = "beyond chance" if gap.told else "within chance"
+    side = "lower" if gap.difference < 0 else "higher"
+    difference = f"{abs(gap.difference):.3f} {side} than {control} over {gap.seeds[1]} seeds"
+    return f"{difference} ({chance}, {facts.level} interval over seeds {ends})"
+
+
 def headline(facts: Facts) -> list[str]:
-    """Sentences on the first selecting arm against its controls."""
+    """Sentences on the first selecting arm against the controls of its own seed; by their means where there are enough seeds."""
     arm = facts.main
     if arm is None:
         return ["No arm selects tokens by a loss, so there is nothing to compare with the controls yet."]
     loss = facts.loss(arm, facts.target)
     where = "the target set" if facts.target == "target" else f"the target set {facts.target}"
     said = f"On {where}, {arm} ({facts.selection(arm)}) ends at a loss of {n.fixed(loss, 3)} nats a token"
-    if not facts.controls:
+    if repeated := facts.repeated(arm):
+        found = repeated["target_loss"]
+        said = f"On {where}, {arm} ({facts.selection(arm)}) ends over {found['n']} seeds at a loss of "
+        said += f"{n.fixed(found['mean'], 3)} ± {n.fixed(found['sd'], 3)} nats a token (mean ± sd)"
+    rivals = facts.controls_of(arm)
+    if not rivals:
         return [f"{said}. No control was trained, so this says nothing about what selection brought."]
-    clauses = [_against(facts, arm, c) for c in facts.controls]
+    clauses = [_over_seeds(facts, arm, c) for c in rivals]
     sentences = [f"{said}: {', '.join(clauses[:-1])}{' and ' if clauses[:-1] else ''}{clauses[-1]}."]
     control = dig(facts.arms, arm, "control") or {}
     name = control.get("arm")
     if name is None:
         return sentences
+    it = f"{arm} alone" if repeated else "It"
     if n.number(control.get("tokens_to_reach")) is None:
-        sentences.append(
-            f"It never came down to the final loss of {name} ({n.fixed(control.get('target_loss'), 3)}) while training."
-        )
+        final = f"the final loss of {name}" + (f" ({n.fixed(goal, 3)})" if (goal := n.number(control.get("target_loss"))) else "")
+        if control.get("why"):
+            sentences.append(f"How soon {'it' if it == 'It' else it} came down to {final} is not judged: {control['why']}.")
+        else:
+            sentences.append(f"{it} never came down to {final} while training.")
         return sentences
     tokens, times = n.short(control.get("tokens_to_reach")), n.fewer(control.get("times_fewer_tokens"))
-    words = f"It came down to the final loss of {name} after {tokens} tokens" + (f", {times}" if times != n.NONE else "")
+    words = f"{it} came down to the final loss of {name} after {tokens} tokens"
+    if n.number(control.get("control_tokens")) is not None:
+        words += f" ({name} itself first after {n.short(control['control_tokens'])})"
+    words += f", {times}" if times != n.NONE else ""
     alone, everything = n.fewer(control.get("times_fewer_flops")), n.fewer(control.get("times_fewer_flops_all"))
     if alone != n.NONE:
         words += f", and {alone} FLOPs of training"
@@ -83,16 +108,10 @@ def headline(facts: Facts) -> list[str]:
 def key_figures(facts: Facts) -> list[KeyFigure]:
     """Target loss of the first selecting arm and of each control, then what it took to reach the control."""
     found = []
-    for name in [facts.main, *facts.controls] if facts.main else list(facts.arms):
-        if name is None:
-            continue
-        ends = n.interval(facts.loss_interval(name, facts.target), 3)
-        against = facts.difference(facts.target, facts.main, name) if facts.main and name != facts.main else None
-        detail = f"{facts.level} interval {ends}" if ends else "no interval"
-        if against:
-            detail += f"; {facts.main} differs by {n.signed(against[0], 3)} {n.interval(against[1], 3, sign=True)}".rstrip()
-        found.append(KeyFigure(f"Target loss of {name}", n.fixed(facts.loss(name, facts.target), 3), "nats a token", detail))
+    for name in [facts.main, *facts.controls_of(facts.main)] if facts.main else list(facts.arms):
+        found.append(_target_loss(facts, name))
     control = dig(facts.arms, facts.main, "control") if facts.main else None
+    alone = f" ({facts.main} alone)" if facts.main and facts.repeated(facts.main) else ""
     if not isinstance(control, dict):
         return found
     for label, key, show, unit, times in (
@@ -102,13 +121,46 @@ def key_figures(facts: Facts) -> list[KeyFigure]:
     ):
         if key in control:
             reached = n.number(control[key]) is not None
-            detail = n.fewer(control.get(times)) if reached else "while training"
+            unknown = None if reached else _not_known(control)
+            detail = n.fewer(control.get(times)) if reached else unknown or "while training"
+            if reached and key == "tokens_to_reach" and n.number(control.get("control_tokens")) is not None:
+                detail += f"; {control.get('arm')} itself first after {n.short(control['control_tokens'])}"
             if key.endswith("_all"):
                 detail += "; with reference and scoring" if reached else ""
-            value = show(control[key]) if reached else "never"
+            value = show(control[key]) if reached else "never" if unknown is None else "not judged"
             found.append(
                 KeyFigure(
-                    f"{label} {control.get('arm')}’s loss", value, unit if reached else "", detail.replace(f"{n.NONE}; ", "")
+                    f"{label} {control.get('arm')}’s loss{alone}",
+                    value,
+                    unit if reached else "",
+                    detail.replace(f"{n.NONE}; ", ""),
                 )
             )
     return found
+
+
+def _not_known(control: dict[str, Any]) -> str | None:
+    """Why a figure of reaching the control is absent where that is not because it was never reached."""
+    if control.get("why"):
+        return str(control["why"])
+    return "its cost is not known" if n.number(control.get("tokens_to_reach")) is not None else None
+
+
+def _target_loss(facts: Facts, name: str) -> KeyFigure:
+    """Of one arm, or of the mean of its seeds where the arm that it is held against has enough, too."""
+    gap = facts.seed_gap(facts.main, name) if facts.main and name != facts.main else None
+    repeated = facts.repeated(name) if name == facts.main else facts.seeds(name) if gap is not None else None
+    if repeated is not None:
+        found = repeated["target_loss"]
+        detail = f"mean of {found['n']} seeds, sd {n.fixed(found['sd'], 3)}"
+        if gap is not None:
+            ends = n.interval((gap.difference - gap.reach, gap.difference + gap.reach), 3, sign=True)
+            detail += f"; {facts.main} differs by {n.signed(gap.difference, 3)} {ends} over seeds"
+        return KeyFigure(f"Target loss of {name}", n.fixed(found["mean"], 3), "nats a token", detail)
+    ends = n.interval(facts.loss_interval(name, facts.target), 3)
+    against = facts.difference(facts.target, facts.main, name) if facts.main and name != facts.main else None
+    detail = f"{facts.level} interval {ends}" if ends else "no interval"
+    if against:
+        alone = " alone" if facts.main and facts.repeated(facts.main) else ""
+        detail += f"; {facts.main}{alone} differs by {n.signed(against[0], 3)} {n.interval(against[1], 3, sign=True)}".rstrip()
+    return KeyFigure(f"Target loss of {name}", n.fixed(facts.loss(name, facts.target), 3), "nats a token", detail)

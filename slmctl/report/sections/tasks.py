@@ -53,7 +53,8 @@ def tasks(facts: Facts) -> Section | None:
     if pairs:
         header = ["task", "models", "difference, points", f"{facts.level} interval", "p", "items"]
         note = (
-            "Both answer the same items; p is the exact two-sided McNemar test. With many tasks, one small p is to be expected."
+            "Both answer the same items; p is the exact two-sided McNemar test. The p here are not corrected: with many tasks, "
+            "one small p is to be expected, so that the summary counts only what is left after Holm's correction."
         )
         blocks.append(DataTable("Paired tests", header, pairs, note))
     return Section("tasks", "Tasks", "", blocks)

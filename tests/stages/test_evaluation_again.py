@@ -1,0 +1,228 @@
+"""What eval measures again and what not: after a stop, another arm, another setting, files that are gone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from evaluated_pipeline import ARMS, STEPS, results_of
+
+from slmctl.errors import CorruptError, Interrupted
+from slmctl.stages import measure as measuring
+from slmctl.stages.evaluate import evaluate
+from slmctl.stages.report import report
+from slmctl.stages.train import pretrain
+
+CHECKPOINTS = [f"{a}/step-{s:08d}" for a in ARMS for s in STEPS]
+MODELS = ["base/model", "reference", *(f"{a}/model" for a in ARMS)]
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """What is measured: models and checkpoints whose held-out losses are worked out, in order."""
+    found, model, checkpoint = [], measuring.Measure.load, measuring.load_weights
+    losses = measuring.document_losses
+    last = []
+
+    def load(self, source):
+        last[:] = ["/".join(source.path.split("/")[-(1 if source.path.endswith("reference") else 2) :])]
+        return model(self, source)
+
+    def load_weights(directory, into):
+        last[:] = [f"{directory.parent.parent.name}/{directory.name}"]
+        return checkpoint(directory, into)
+
+    def count(*args):
+        if found[-1:] != last:
+            found.extend(last)
+        return losses(*args)
+
+    monkeypatch.setattr(measuring.Measure, "load", load)
+    monkeypatch.setattr(measuring, "load_weights", load_weights)
+    monkeypatch.setattr(measuring, "document_losses", count)
+    return found
+
+
+def stale(workspace):
+    return sorted((workspace.root / "stale").glob("eval-*/results.json"))
+
+
+def test_a_complete_evaluation_is_skipped(own_copy, measured, capsys):
+    workspace = own_copy.open()
+    before = results_of(workspace)
+    evaluate(workspace)
+    assert measured == []
+    assert "eval: complete, skipped" in capsys.readouterr().err
+    assert results_of(workspace) == before
+
+
+def test_everything_is_measured_once(own_copy, measured):
+    workspace = own_copy.open()
+    before, shown = results_of(workspace), (workspace.evaluation / "highlights.json").read_text(encoding="utf-8")
+    shutil.rmtree(workspace.evaluation)
+    evaluate(workspace)
+    assert sorted(measured) == sorted(MODELS + CHECKPOINTS)
+    assert results_of(workspace) == before
+    assert (workspace.evaluation / "highlights.json").read_text(encoding="utf-8") == shown
+
+
+@pytest.mark.parametrize("when", [2, 7, 12])
+def test_after_a_stop_nothing_is_measured_twice(own_copy, measured, monkeypatch, when):
+    """`when`: so many parts are written before it."""
+    workspace = own_copy.open()
+    undisturbed = results_of(workspace)
+    shutil.rmtree(workspace.evaluation)
+    keep = measuring.Measure._keep_part
+    kept = []
+
+    def stop(self, name, identity, found):
+        if len(kept) == when:
+            raise Interrupted(15, "stopped")
+        kept.append(name)
+        return keep(self, name, identity, found)
+
+    monkeypatch.setattr(measuring.Measure, "_keep_part", stop)
+    with pytest.raises(Interrupted):
+        evaluate(workspace)
+    assert not (workspace.evaluation / "results.json").exists()
+    before = list(measured)
+    assert len(before) == when + 1, "the one that was stopped in the middle"
+    measured.clear()
+    monkeypatch.setattr(measuring.Measure, "_keep_part", keep)
+    evaluate(own_copy.open())
+    assert sorted(before[:-1] + measured) == sorted(MODELS + CHECKPOINTS)
+    assert results_of(workspace) == undisturbed
+    assert not stale(workspace)
+
+
+def test_another_arm_alone_is_measured(own_copy, measured):
+    before = results_of(own_copy.open())
+    workspace = own_copy.open(lambda s: s["pretrain"]["arms"].update(own={"selection": {"ratio": 0.3}}))
+    pretrain(workspace, ["own"])
+    evaluate(workspace)
+    assert sorted(measured) == sorted(["own/model", *(f"own/step-{s:08d}" for s in STEPS)])
+    after = results_of(workspace)
+    assert list(after["models"]) == ["base", "reference", *ARMS, "own"]
+    assert {n: after["models"][n] for n in before["models"]} == before["models"]
+    for arm in ARMS:
+        assert after["arms"][arm]["checkpoints"] == before["arms"][arm]["checkpoints"]
+        assert after["diagnostics"]["dynamics"][arm] == before["diagnostics"]["dynamics"][arm]
+    assert {"own", "slm"} == set(after["diagnostics"]["matrix"])
+    (old,) = stale(workspace)
+    assert json.loads(old.read_text(encoding="utf-8")) == before
+
+
+def test_an_arm_that_is_trained_again_is_measured_again(own_copy, measured):
+    workspace = own_copy.open(lambda s: s["pretrain"]["arms"]["slm"].update(seed=5))
+    pretrain(workspace, ["slm"])
+    evaluate(workspace)
+    assert sorted(measured) == sorted(["slm/model", *(f"slm/step-{s:08d}" for s in STEPS)])
+    assert results_of(workspace)["arms"]["slm"]["seed"] == 5
+
+
+def test_another_precision_measures_all_again_and_its_old_parts_are_of_no_use(own_copy, measured):
+    before = results_of(own_copy.open())
+    workspace = own_copy.open(lambda s: s["eval"].update(precision="bfloat16"))
+    evaluate(workspace)
+    assert sorted(measured) == sorted(MODELS + CHECKPOINTS)
+    rough = results_of(workspace)
+    for name, model in rough["models"].items():
+        exact = before["models"][name]["heldout"]["target"]["loss"]
+        assert model["heldout"]["target"]["loss"] != exact
+        assert model["heldout"]["target"]["loss"] == pytest.approx(exact, rel=0.02)
+        if name in ARMS:
+            last = rough["arms"][name]["checkpoints"][-1]["heldout"]["target"]["loss"]
+            assert last == model["heldout"]["target"]["loss"], "float32 weights become bfloat16 as a model's do"
+
+
+def test_settings_that_are_taken_back_after_a_stop_measure_what_was_overwritten(own_copy, measured, monkeypatch):
+    """A part of the old settings must not be taken beside files of the new ones."""
+    before = results_of(own_copy.open())
+    add, workspace = measuring.Measure._tasks, own_copy.open(lambda s: s["eval"].update(precision="bfloat16"))
+
+    def stop(self, model, name):
+        if name == "base":  # its documents' losses are written by now
+            raise Interrupted(15, "stopped")
+        return add(self, model, name)
+
+    monkeypatch.setattr(measuring.Measure, "_tasks", stop)
+    with pytest.raises(Interrupted):
+        evaluate(workspace)
+    measured.clear()
+    monkeypatch.setattr(measuring.Measure, "_tasks", add)
+    workspace = own_copy.open()
+    evaluate(workspace)
+    assert measured == ["base/model"]
+    assert results_of(workspace) == before
+    assert results_of(workspace)["differences"] == before["differences"]
+
+
+@pytest.mark.parametrize("gone", ["tokens", "documents", "parts"])
+def test_what_is_deleted_is_made_again(own_copy, measured, gone):
+    workspace = own_copy.open()
+    before = results_of(workspace)
+    files = sorted(f.relative_to(workspace.evaluation) for f in workspace.evaluation.rglob("*") if f.is_file())
+    shutil.rmtree(workspace.evaluation / gone)
+    (workspace.evaluation / "results.json").unlink()
+    evaluate(workspace)
+    wanted = {"tokens": ["base/model", *CHECKPOINTS], "documents": MODELS, "parts": MODELS + CHECKPOINTS}[gone]
+    assert sorted(measured) == sorted(wanted)
+    assert results_of(workspace) == before
+    assert sorted(f.relative_to(workspace.evaluation) for f in workspace.evaluation.rglob("*") if f.is_file()) == files
+
+
+def test_a_checkpoint_that_is_deleted_is_left_out_of_the_curves(own_copy, measured):
+    workspace = own_copy.open()
+    before = results_of(workspace)
+    shutil.rmtree(workspace.arm("slm") / "checkpoints" / "step-00000004")
+    shutil.rmtree(workspace.arm("random") / "checkpoints")
+    evaluate(workspace)
+    report(workspace)
+    assert measured == []
+    after = results_of(workspace)
+    assert [c["step"] for c in after["arms"]["slm"]["checkpoints"]] == [2, 6]
+    assert after["arms"]["random"]["checkpoints"] == []
+    assert after["arms"]["clm"]["checkpoints"] == before["arms"]["clm"]["checkpoints"]
+    assert after["diagnostics"]["dynamics"]["slm"]["steps"] == [0, 2, 6]
+    assert set(after["diagnostics"]["fixed_mask"]["arms"]) == {"slm", "clm"}
+    assert after["models"] == before["models"]
+    assert after["arms"]["random"]["kinds"]["by_kind"] == before["arms"]["random"]["kinds"]["by_kind"]
+    columns = pq.read_schema(workspace.evaluation / "tokens" / "slm.parquet").names
+    assert [c for c in columns if c.startswith("loss_")] == ["loss_00000000", "loss_00000002", "loss_00000006"]
+
+
+def test_a_broken_checkpoint_says_which_to_delete(own_copy):
+    workspace = own_copy.open()
+    directory = workspace.arm("clm") / "checkpoints" / "step-00000004"
+    state = json.loads((directory / "state.json").read_text(encoding="utf-8"))
+    (directory / "state.json").write_text(json.dumps({**state, "more": 1}), encoding="utf-8")
+    shutil.rmtree(workspace.evaluation)
+    with pytest.raises(CorruptError, match="clm/checkpoints/step-00000004 is broken"):
+        evaluate(workspace)
+
+
+def test_a_setting_that_was_edited_since_is_a_note(own_copy, measured):
+    """Also where eval was complete; figures are of what was trained."""
+    before = results_of(own_copy.open())
+    workspace = own_copy.open(lambda s: s["pretrain"]["arms"]["slm"]["selection"].update(ratio=0.1))
+    evaluate(workspace)
+    after = results_of(workspace)
+    assert measured == []
+    (note,) = after["notes"]
+    assert "selection.ratio: found 0.6, wanted 0.1" in note
+    assert {k: after[k] for k in ("arms", "diagnostics")} == {k: before[k] for k in ("arms", "diagnostics")}
+
+
+def test_scores_that_were_made_again_since_are_not_taken_for_the_arms_own(own_copy):
+    workspace = own_copy.open()
+    manifest = json.loads((workspace.arm("slm") / "inputs.json").read_text(encoding="utf-8"))
+    (workspace.arm("slm") / "inputs.json").write_text(json.dumps({**manifest, "scores": "other"}), encoding="utf-8")
+    evaluate(workspace)
+    report(workspace)
+    found = results_of(workspace)["diagnostics"]
+    assert "fixed_mask" not in found
+    assert found["matrix"] == {}
+    assert np.sum([c["tokens"] for c in found["dynamics"]["slm"]["categories"].values()]) == found["tokens"]

@@ -1,0 +1,184 @@
+"""results.json: what it holds, that its figures agree with each other and with the files they were made from."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from evaluated_pipeline import ARMS, SEQ_LEN, STEPS, results_of, set_rows
+from transformers import AutoModelForCausalLM
+
+from slmctl.evaluation.intervals import mean_interval
+from slmctl.model.loading import ModelSource, load_model
+from slmctl.model.split import SplitModel
+from slmctl.training.checkpoint import load_weights
+from slmctl.training.telemetry import read_log
+
+SETS = {"target", "general"}
+
+
+@pytest.fixture(scope="module")
+def workspace(evaluated):
+    return evaluated.open()
+
+
+@pytest.fixture(scope="module")
+def results(workspace):
+    return results_of(workspace)
+
+
+def places(workspace):
+    return {
+        **{"base": workspace.base / "model", "reference": workspace.reference},
+        **{a: workspace.arm(a) / "model" for a in ARMS},
+    }
+
+
+def plain_losses(workspace, model, name):
+    """Document to its float64 losses, whole logits, rows read with pyarrow alone."""
+    ids, document = set_rows(workspace, f"heldout/{name}"), set_rows(workspace, f"heldout/{name}", "document")
+    with torch.no_grad():
+        log_p = torch.log_softmax(model.double()(torch.from_numpy(ids.astype(np.int64))).logits, dim=-1).numpy()
+    found = {}
+    for b, t in np.argwhere(document >= 0):
+        if t > 0:
+            found.setdefault(int(document[b, t]), []).append(-log_p[b, t - 1, ids[b, t]])
+    return found
+
+
+def test_every_key_is_there_and_no_other(results):
+    assert set(results) == {
+        *("schema", "pipeline", "seed", "target", "notes", "versions", "level", "models", "arms", "differences"),
+        *("task_differences", "costs", "diagnostics", "sweeps", "seeds", "alarms"),
+    }
+    assert (results["schema"], results["pipeline"], results["target"], results["level"]) == (2, "tiny", "target", 0.95)
+    assert {n: m["kind"] for n, m in results["models"].items()} == {"base": "base", "reference": "reference"} | dict.fromkeys(
+        ARMS, "arm"
+    )
+    assert list(results["models"]) == ["base", "reference", *ARMS]
+    figures = {"loss", "perplexity", "bits_per_byte", "predicted_tokens", "documents", "interval", "bits_per_byte_interval"}
+    for model in results["models"].values():
+        assert set(model) == {"kind", "heldout", "tasks"}
+        assert set(model["heldout"]) == SETS
+        assert all(set(f) == figures for f in model["heldout"].values())
+    for arm in results["arms"].values():
+        assert set(arm) == {
+            *("selection", "seed", "settings", "steps", "tokens_seen", "tokens_selected", "training_seconds", "flops", "evals"),
+            *("checkpoints", "selected", "control", "kinds"),
+        }
+        assert set(arm["selection"]) == {"criterion", "ratio", "group_rows", "scope", "reference"}
+        assert set(arm["selected"]) == {
+            *("ratio", "overlap_with_random", "expected_overlap", "mean_excess_selected", "mean_excess_unselected"),
+            *("correlation_first", "correlation_last", "skipped_steps"),
+        }
+        assert set(arm["kinds"]) == {"by_kind", "by_frequency", "by_position"}
+        assert not {"seed", "selection", "micro_batch", "save_every"} & set(arm["settings"])
+    assert all(set(a) >= {"name", "level", "text"} for a in results["alarms"])
+    assert (results["sweeps"], results["seeds"], results["task_differences"], results["notes"]) == ([], [], [], [])
+
+
+def test_heldout_figures_equal_whole_logits_of_the_models(workspace, results):
+    for name, place in places(workspace).items():
+        model = AutoModelForCausalLM.from_pretrained(place)
+        for heldout in SETS:
+            found, losses = results["models"][name]["heldout"][heldout], plain_losses(workspace, model, heldout)
+            every = [x for document in losses.values() for x in document]
+            loss = float(np.mean(every))
+            assert found["loss"] == pytest.approx(loss, rel=1e-6)
+            assert found["perplexity"] == pytest.approx(math.exp(loss), rel=1e-5)
+            assert (found["predicted_tokens"], found["documents"]) == (len(every), len(losses))
+            text = (workspace.root.parent / f"{heldout}.jsonl").read_text(encoding="utf-8")
+            size = sum(len(json.loads(line)["text"].encode()) for line in text.splitlines())
+            tokens = int((set_rows(workspace, f"heldout/{heldout}", "document") >= 0).sum())
+            assert found["bits_per_byte"] == pytest.approx(loss / math.log(2) * tokens / size, rel=1e-6)
+            low, high = found["interval"]
+            assert low < loss < high
+            sizes = [len(json.loads(line)["text"].encode()) for line in text.splitlines()]  # one shard: numbered in order
+            assert sorted(losses) == list(range(len(sizes)))
+            bits = [sum(losses[d]) / math.log(2) * tokens / len(every) for d in sorted(losses)]
+            assert found["bits_per_byte"] == pytest.approx(sum(bits) / sum(sizes), rel=1e-6)
+            wanted = mean_interval(bits, sizes, 0.95, workspace.config.seed)
+            assert found["bits_per_byte_interval"] == pytest.approx(list(wanted), rel=1e-5)
+            kept = pq.read_table(workspace.evaluation / "documents" / heldout / f"{name}.parquet").to_pydict()
+            assert kept["document"] == sorted(losses)
+            np.testing.assert_allclose(kept["nats"], [sum(losses[d]) for d in kept["document"]], rtol=1e-6)
+            assert kept["predicted"] == [len(losses[d]) for d in kept["document"]]
+
+
+def test_each_kept_checkpoint_is_evaluated(workspace, results):
+    model = SplitModel(load_model(ModelSource(str(workspace.base / "model"))), False)
+    for arm in ARMS:
+        facts, kept = results["arms"][arm], results["arms"][arm]["checkpoints"]
+        assert [c["step"] for c in kept] == list(STEPS)
+        log = {m["step"]: m for m in read_log(workspace.arm(arm) / "metrics.jsonl")}
+        evals = {e["step"]: e for e in facts["evals"]}
+        assert sorted(evals) == [0, *STEPS]
+        for one in kept:
+            for key in ("tokens_seen", "tokens_selected"):
+                assert one[key] == log[one["step"]][key] == evals[one["step"]][key]
+            load_weights(workspace.arm(arm) / "checkpoints" / f"step-{one['step']:08d}", model)
+            for heldout in SETS:
+                losses = [x for d in plain_losses(workspace, model.model, heldout).values() for x in d]
+                assert one["heldout"][heldout]["loss"] == pytest.approx(np.mean(losses), rel=1e-6)
+                assert evals[one["step"]]["heldout"][heldout] == pytest.approx(np.mean(losses), rel=1e-5), "as while training"
+            model.model.float()
+        assert kept[-1]["heldout"] == results["models"][arm]["heldout"], "the last checkpoint is the model"
+        assert kept[0]["heldout"] != kept[-1]["heldout"]
+        assert (facts["steps"], facts["tokens_seen"]) == (STEPS[-1], log[STEPS[-1]]["tokens_seen"])
+
+
+def test_differences_are_of_the_losses_and_lie_in_their_intervals(results):
+    found = results["differences"]
+    pairs = {("slm", "clm"), ("slm", "random"), ("random", "clm"), *((a, "base") for a in ARMS)}
+    assert {(d["set"], frozenset((d["a"], d["b"]))) for d in found} == {(s, frozenset(p)) for s in SETS for p in pairs}
+    assert len(found) == len(SETS) * len(pairs)
+    for one in found:
+        a, b = (results["models"][m]["heldout"][one["set"]] for m in (one["a"], one["b"]))
+        assert one["difference"] == pytest.approx(a["loss"] - b["loss"], abs=1e-12)
+        assert one["documents"] == a["documents"]
+        low, high = one["interval"]
+        assert low < one["difference"] < high
+        assert high - low < (a["interval"][1] - a["interval"][0]) * 2
+    assert any(abs(d["difference"]) > 0.01 for d in found)
+
+
+def test_arms_are_what_they_were_trained_as(workspace, results):
+    for arm in ARMS:
+        facts = results["arms"][arm]
+        log = read_log(workspace.arm(arm) / "metrics.jsonl")
+        counts = pq.read_table(workspace.arm(arm) / "token_counts.parquet").to_pydict()
+        assert facts["selected"]["ratio"] == sum(counts["selected"]) / sum(counts["seen"])
+        assert sum(counts["selected"]) == facts["tokens_selected"]
+        assert facts["training_seconds"] == pytest.approx(sum(m["seconds"] for m in log))
+        assert facts["seed"] == 0
+        for key, logged in {"mean_excess_selected": "excess_selected", "correlation_last": "correlation"}.items():
+            assert facts["selected"][key] == log[-1][logged], "the last tenth of six steps is the last one"
+        assert facts["selected"]["correlation_first"] == log[0]["correlation"]
+        for by in ("by_kind", "by_frequency"):
+            assert sum(r["seen"] for r in facts["kinds"][by]) == sum(counts["seen"])
+            assert sum(r["selected"] for r in facts["kinds"][by]) == sum(counts["selected"])
+    assert results["arms"]["clm"]["selected"]["ratio"] == 1
+    assert 0.6 <= results["arms"]["slm"]["selected"]["ratio"] < 0.62
+
+
+def test_costs_by_hand(workspace, results):
+    """The tiny Llama has one block of width 16 with two heads of 8, 32 wide inside, and 300 ids."""
+    trunk = 2 * (4 * 16 * 16 + 3 * 16 * 32) + 4 * SEQ_LEN * 16
+    head = 2 * 300 * 16
+    for arm, facts in results["arms"].items():
+        live = facts["tokens_seen"] if arm == "slm" else 0
+        assert facts["flops"] == 3 * trunk * facts["tokens_seen"] + head * (live + 3 * facts["tokens_selected"])
+    costs, last = results["costs"], read_log(workspace.reference / "training" / "metrics.jsonl")[-1]
+    assert costs["reference_tokens"] == last["tokens_seen"]
+    assert costs["reference_flops"] == 3 * trunk * last["tokens_seen"] + 3 * head * last["tokens_selected"]
+    scored = int((set_rows(workspace, "curated", "ref_loss", "scores") >= 0).sum())
+    assert costs["scored_tokens"] == {"curated": scored}
+    assert costs["scoring_flops"] == {"curated": (trunk + head) * scored}
+    control = results["arms"]["clm"]["control"]
+    assert control["target_loss"] == results["arms"]["clm"]["evals"][-1]["heldout"]["target"]
+    assert all(f["control"]["arm"] == "clm" for f in results["arms"].values())
+    assert control["flops_to_reach"] == control["flops_to_reach_all"] == results["arms"]["clm"]["flops"]

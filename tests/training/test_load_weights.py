@@ -1,0 +1,105 @@
+"""The weights of a checkpoint, loaded into a model by themselves."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+import torch
+
+from slmctl.errors import CorruptError
+from slmctl.training.checkpoint import STATE, Checkpoints, Progress, Training, all_checkpoints, load_weights
+from slmctl.training.ranks import Ranks
+
+STEPS = 3
+IDS = torch.arange(24).reshape(2, 12) % 61
+
+
+@pytest.fixture
+def saved(make_llama, tmp_path):
+    """saved(tied, dtype): checkpoints of three steps of training, and a copy of the model at each."""
+
+    def make(tied=True, dtype=torch.float32):
+        split = make_llama(tied, dtype)
+        split.model.train()
+        optimizer = torch.optim.AdamW(split.parameters(), lr=0.05)
+        training = Training(split, optimizer, torch.zeros(2, 61, dtype=torch.int64))
+        checkpoints = Checkpoints(tmp_path / "checkpoints", {"what": "this run"}, 99, 0, Ranks())
+        copies = []
+        for step in range(1, STEPS + 1):
+            split.model(IDS, labels=IDS).loss.backward()
+            optimizer.step()
+            checkpoints.save(Progress(step=step, tokens_seen=10 * step), training)
+            checkpoints.wait()
+            assert checkpoints.failed() is None
+            copies.append(copy.deepcopy(split.model).eval())
+        return all_checkpoints(tmp_path / "checkpoints"), copies
+
+    return make
+
+
+def logits(model):
+    with torch.no_grad():
+        return model(IDS).logits
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_each_checkpoint_gives_the_model_of_its_step(saved, make_llama, tied):
+    directories, copies = saved(tied)
+    assert len(directories) == STEPS
+    other = make_llama(tied, torch.float32, seed=7)
+    before = logits(other.model)
+    assert not torch.equal(before, logits(copies[0]))
+    for i in (2, 0, 1):  # in any order: nothing of what was loaded before stays
+        progress = load_weights(directories[i], other)
+        assert (progress.step, progress.tokens_seen) == (i + 1, 10 * (i + 1))
+        assert torch.equal(logits(other.model), logits(copies[i]))
+        assert all(torch.equal(a, b) for a, b in zip(other.model.parameters(), copies[i].parameters(), strict=True))
+    embedding = other.model.get_input_embeddings().weight
+    assert (other.model.get_output_embeddings().weight is embedding) == tied
+    assert not other.model.training, "the mode is the caller's"
+
+
+@pytest.mark.parametrize(("trained", "wanted"), [(torch.float32, torch.bfloat16), (torch.bfloat16, torch.float32)])
+def test_weights_are_converted_to_the_models_own_type(saved, make_llama, trained, wanted):
+    directories, copies = saved(True, trained)
+    other = make_llama(True, wanted, seed=7)
+    load_weights(directories[-1], other)
+    assert {p.dtype for p in other.parameters()} == {wanted}
+    plain = make_llama(True, wanted, seed=8).model
+    plain.load_state_dict(copies[-1].state_dict())
+    assert torch.equal(logits(other.model), logits(plain))
+
+
+def alter(directory):
+    file = max((f for f in directory.iterdir() if f.suffix == ".distcp"), key=lambda f: f.stat().st_size)
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+def remove(directory):
+    next(f for f in directory.iterdir() if f.suffix == ".distcp").unlink()
+
+
+def cut_short(directory):
+    (directory / STATE).write_text((directory / STATE).read_text(encoding="utf-8")[:-20], encoding="utf-8")
+
+
+def edit(directory):
+    state = json.loads((directory / STATE).read_text(encoding="utf-8"))
+    state["progress"]["step"] = 77
+    (directory / STATE).write_text(json.dumps(state), encoding="utf-8")
+
+
+@pytest.mark.parametrize("damage", [alter, remove, cut_short, edit])
+def test_a_broken_checkpoint_is_refused_before_anything_is_loaded(saved, make_llama, damage):
+    directories, _ = saved()
+    damage(directories[1])
+    other = make_llama(True, torch.float32, seed=7)
+    before = logits(other.model)
+    with pytest.raises(CorruptError, match=r"step-00000002(.|\n)*Delete it, and evaluate the others"):
+        load_weights(directories[1], other)
+    assert torch.equal(logits(other.model), before)
+    load_weights(directories[2], other)
