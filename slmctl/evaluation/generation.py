@@ -24,6 +24,10 @@ from slmctl.template import FieldError, Template
 _NUMBER = re.compile(r"(?:(?<![\w)\]}%.])-)?\$?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)")
 
 
+VERSION = "2"
+"""Of the judging of tasks of one's own."""
+
+
 @dataclass(frozen=True)
 class Item:
     prompt: str
@@ -53,7 +57,7 @@ class GenerationTask:
     """The answer that an output gives (output, the item's choices); None where it gives none."""
     same: Callable[[str, str], bool]
     """Whether a found answer is the target."""
-    version: str = "2"
+    version: str = VERSION
     """Raised when prompts or judging change: results of different versions do not compare."""
 
 

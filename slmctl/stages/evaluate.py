@@ -17,6 +17,7 @@ from slmctl.corpus.text_files import content_id, is_file, is_folder
 from slmctl.errors import InputError
 from slmctl.evaluation.alarms import alarms
 from slmctl.evaluation.costs import ForwardFlops, forward_flops
+from slmctl.evaluation.generation import VERSION
 from slmctl.evaluation.harness_data import data_files
 from slmctl.evaluation.tasks import TASKS
 from slmctl.evaluation.token_text import token_texts
@@ -141,9 +142,11 @@ def _task_inputs(workspace: Workspace) -> dict[str, Any]:
         data = task.path if isinstance(task, TaskConfig) else task.data
         if data is not None and not (is_file(data) or is_folder(data)):
             raise InputError(f"task {data} does not exist. Correct eval.tasks in the configuration.")
-        if isinstance(task, SuiteConfig) and task.suite == "rho-math":
+        if isinstance(task, TaskConfig):
+            found["judging of own tasks"] = VERSION
+        elif isinstance(task, SuiteConfig) and task.suite == "rho-math":
             found |= {f"{name} version": kind.version for name, kind in TASKS.items()}
-        elif not isinstance(task, TaskConfig):
+        else:
             found["lm_eval"] = version("lm_eval") if find_spec("lm_eval") else None
         files = [data] if isinstance(task, TaskConfig) else data_files(data) if data is not None else []
         found |= {f: f if is_folder(f) else content_id(f, workspace.hashes) for f in files if f is not None}

@@ -206,9 +206,6 @@ class Measure:
                 tasks, notes = suite_tasks(task, self.workspace.config.seed)
                 found += tasks
                 self._task_notes += notes
-        names = [t.name for t in found]
-        if twice := sorted({n for n in names if names.count(n) > 1}):
-            raise ConfigError(f"eval.tasks: two tasks are named {twice[0]!r}: a suite's and your own. Rename yours.")
         return found
 
     @cached_property
@@ -228,11 +225,10 @@ class Measure:
 
     def task_notes(self) -> list[str]:
         """Readies the tasks; returns what is left out of them, and why. Raises `ConfigError` where two have one name."""
-        names = [t.name for t in self.generation_tasks] + [t.harness for t in self.harness_tasks]
-        if twice := sorted({n for n in names if names.count(n) > 1}):
-            raise ConfigError(
-                f"eval.tasks asks for {', '.join(twice)} twice: keep one of them, or name its suite's others by `only`."
-            )
+        from slmctl.evaluation.general_suite import result_names
+
+        result_names(self.config.tasks)
+        _ = self.generation_tasks, self.harness_tasks
         for note in self._task_notes:
             say(f"eval: {note}")
         return self._task_notes

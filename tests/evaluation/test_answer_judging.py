@@ -214,6 +214,9 @@ def test_letters_are_those_of_the_options():
     assert choice("The answer is (D).", ("1", "2", "3")) is None
     assert choice("The answer is (D).", ("1", "2", "3", "4")) == "D"
     assert choice("The answer is 7.", ("7", "7", "8")) is None
+    turns = [rf"Turning by $\begin{{bmatrix}}{row}\end{{bmatrix}}$ or so" for row in (r"1 & 0\\\\ 0 & 1", r"0 & 1\\\\ 1 & 0")]
+    assert choice(f"Final Answer: The final answer is ${turns[1]}$. I hope", tuple(turns)) == "B"
+    assert choice("The answer is (A) and (B).", ("7", "9", "(A) and (B)", "none")) == "C"
 
 
 @pytest.mark.parametrize(

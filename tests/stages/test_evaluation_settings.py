@@ -198,5 +198,5 @@ def test_a_task_whose_file_is_absent_or_whose_name_is_taken_is_refused(own_copy,
     folder = tmp_path / "math"
     write_jsonl(folder / "svamp.jsonl", [{"Body": "one", "Question": "two?", "Answer": "3", "question_concat": "x"}])
     suite = {"suite": "rho-math", "data": str(folder), "shots": 0}
-    with pytest.raises(ConfigError, match="two tasks are named 'svamp'"):
+    with pytest.raises(ConfigError, match="two entries give a result named 'svamp'"):
         evaluate(own_copy.open(lambda s: s["eval"].update(tasks=[suite, task(tmp_path, name="svamp")])))

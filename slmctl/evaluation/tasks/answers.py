@@ -89,13 +89,14 @@ def closing(text: str, at: int) -> int | None:
 
 
 def statements(text: str) -> Iterator[str]:
-    """What follows "the answer is" and its like, the most trusted first. One ends where the next begins."""
+    """What follows "the answer is" and its like, the most trusted first. One ends where the next but one begins
+    ("Final Answer: The final answer is …" are two), so that all of them together are no longer than twice the text."""
     for paragraph in re.split(r"\n[ \t]*\n", own_part(text)):
-        end = len(paragraph)
+        following = end = len(paragraph)
         for match in reversed(list(_STATES.finditer(paragraph))):
             if after := affirmed(span(paragraph[match.end() : min(end, match.end() + LONGEST_STATEMENT)])):
                 yield after
-            end = match.start()
+            following, end = match.start(), following
 
 
 def affirmed(text: str) -> str:

@@ -39,7 +39,8 @@ def choice(text: str, choices: tuple[str, ...] = ()) -> str | None:
         if letter := leading_letter(candidate, letters):
             return letter
         if names_several(candidate):
-            return None
+            number = option_of(candidate, choices)  # "both (A) and (B)" may be an option
+            return None if number is None else LETTERS[number]
     if right := [m["letter"] for m in _IS_RIGHT.finditer(text) if m["letter"] in letters]:
         return right[-1]
     for candidate in (*stated, *boxes)[:MOST_COMPARED]:

@@ -52,7 +52,7 @@ def same_formula(found: str, target: str) -> bool:
     not `5 m`, 50% is 50 and 0.5. A number in another base, `10_2`, is the same as the same text alone.
     """
     if max(len(found), len(target)) > 2 * LONGEST:
-        return found.strip() == target.strip()
+        return same_text(found, target)
     a, b = normal(found), normal(target)
     if not a or not b:
         return False
