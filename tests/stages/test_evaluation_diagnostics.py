@@ -14,7 +14,8 @@ from evaluated_pipeline import ARMS, SEQ_LEN, STEPS, results_of, set_rows
 from transformers import AutoModelForCausalLM
 
 from slmctl.evaluation.dynamics import CATEGORIES
-from slmctl.stages.diagnose import random_mask
+from slmctl.stages.diagnose import Diagnosis, random_mask
+from slmctl.stages.measure import Measure
 
 GROUP_ROWS, RATIO = 4, 0.6
 CHECKPOINTS = (0, *STEPS)
@@ -207,3 +208,14 @@ def test_highlights_are_documents_of_the_corpus_with_the_arms_masks(workspace, h
 def self_contained(document, row, number, positions):
     """Whether a document's part of a row is at just these positions."""
     return np.flatnonzero(document[row] == number).tolist() == positions
+
+
+def test_an_arms_choice_is_by_the_seed_and_settings_it_was_trained_with(own_copy):
+    workspace = own_copy.open(lambda s: s["pretrain"]["arms"]["random"].update(seed=9, selection={"criterion": "random"}))
+    file = workspace.arm("random") / "inputs.json"
+    made = json.loads(file.read_text(encoding="utf-8"))
+    made["settings"] |= {"seed": 3, "selection": {**made["settings"]["selection"], "ratio": 0.2, "group_rows": 2}}
+    file.write_text(json.dumps(made), encoding="utf-8")
+    diagnosis = Diagnosis(workspace, Measure(workspace, {}), ["random"])
+    target = diagnosis.data.target_BT
+    np.testing.assert_array_equal(diagnosis.chosen("random", target), random_mask(target, 0.2, 2, 3))
