@@ -284,6 +284,8 @@ def sweep(
 ) -> None:
     """An arm once more for each value of a setting, or each seed, on the same tokens, reference and scores; then eval and report.
 
+    Swept arms have the budget of their own arm. `-o` changes the arms that are there as well, which are then trained anew.
+
     Examples: `slmctl sweep CONFIG --over pretrain.arms.slm.selection.ratio=0.4,0.5,0.7` ·
     `slmctl sweep CONFIG --over pretrain.seed=1,2`
     """

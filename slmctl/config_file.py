@@ -23,7 +23,7 @@ from slmctl.config import (
     SelectionConfig,
     TrainingConfig,
 )
-from slmctl.config_eval import TASK_KINDS, EvalConfig, TaskConfig
+from slmctl.config_eval import SUITES, TASK_KINDS, EvalConfig, TaskConfig
 from slmctl.errors import ConfigError
 from slmctl.storage import is_url
 
@@ -397,6 +397,9 @@ def _cross_mistakes(data: dict[str, Any]) -> Iterator[tuple[Path_, str]]:
             yield ("pretrain", "arms", arm), "an arm cannot have this name: it is the name of a model it is compared with"
     tasks = _get(data, "eval", "tasks", default=[])
     given = tasks if isinstance(tasks, list) else []
+    for i, task in enumerate(given):
+        if isinstance(task, str) and task not in SUITES and (near := difflib.get_close_matches(task, SUITES, n=1, cutoff=0.8)):
+            yield ("eval", "tasks", i), f"{task!r} is no suite; did you mean {near[0]!r}?"
     names = [t if isinstance(t, str) else _get(t, "name") or _get(t, "suite") or _get(t, "harness") for t in given]
     for name in {n for n in names if isinstance(n, str) and names.count(n) > 1}:
         yield ("eval", "tasks"), f"two tasks are named {name!r}"

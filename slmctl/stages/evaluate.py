@@ -141,7 +141,8 @@ def _task_inputs(workspace: Workspace) -> dict[str, Any]:
     for task in workspace.config.eval.tasks:
         data = task.path if isinstance(task, TaskConfig) else task.data
         if data is not None and not (is_file(data) or is_folder(data)):
-            raise InputError(f"task {data} does not exist. Correct eval.tasks in the configuration.")
+            name = task.name if isinstance(task, TaskConfig) else getattr(task, "suite", None) or getattr(task, "harness", "")
+            raise InputError(f"task {name}: {data} does not exist. Correct eval.tasks in the configuration.")
         if isinstance(task, TaskConfig):
             found["judging of own tasks"] = VERSION
         elif isinstance(task, SuiteConfig) and task.suite == "rho-math":

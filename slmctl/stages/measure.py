@@ -228,7 +228,13 @@ class Measure:
         from slmctl.evaluation.general_suite import result_names
 
         result_names(self.config.tasks)
-        _ = self.generation_tasks, self.harness_tasks
+        _ = self.generation_tasks
+        if self.harness_tasks:
+            from slmctl.evaluation.harness_tasks import find, require_harness
+
+            require_harness()
+            for task in self.harness_tasks:
+                find(task.harness)
         for note in self._task_notes:
             say(f"eval: {note}")
         return self._task_notes

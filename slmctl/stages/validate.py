@@ -10,6 +10,7 @@ from slmctl.config_eval import TaskConfig
 from slmctl.corpus.sources import files_of
 from slmctl.corpus.text_files import is_file
 from slmctl.errors import SlmError
+from slmctl.evaluation.general_suite import result_names
 
 
 def sources_of(config: PipelineConfig) -> Iterator[tuple[str, SourceConfig]]:
@@ -29,6 +30,7 @@ def missing_inputs(config: PipelineConfig) -> list[str]:
             files_of(source)
         except SlmError as e:
             missing.append(f"{where}: {e}")
+    result_names(config.eval.tasks)
     for i, task in enumerate(config.eval.tasks):
         key, path = ("path", task.path) if isinstance(task, TaskConfig) else ("data", task.data)
         try:

@@ -16,12 +16,12 @@ LOGGED = {
     "loss_unselected": (
         "Loss of the tokens left out",
         "nats a token",
-        "Under selection this is meant to stay high: what is left out is noise, or is learnt already.",
+        "What is left out is noise, or learnt already: its loss need not rise, but should end above that of plain training.",
     ),
     "correlation": (
         "Correlation of live and reference loss",
         "correlation",
-        "Well above zero is sound, near zero means that scores are joined to the wrong tokens; it falls as an arm learns.",
+        "Well above zero is sound, near zero means that scores are joined to the wrong tokens.",
     ),
     "grad_norm": (
         "Gradient norm",

@@ -44,7 +44,9 @@ def dynamics(facts: Facts) -> Section | None:
         ]
         title = "Tokens by the course of their loss"
         caption = (
-            "Each token is in one of four groups by where its loss began and ended (H high, L low); the paper found 51% L→L, "
+            "Each token is in one of four groups by a line fitted to its losses: H→L fell and L→H rose by more than 0.2 nats; of "
+            "the others L→L ended at or below the mean loss and H→H above it (App. D.1). So the names tell the course, not the "
+            "height. The paper found 51% L→L, "
             "26% H→L, 11% H→H and 12% L→H, of a held-out validation set. These here are tokens of rows of the training corpus, "
             "at base and at the kept checkpoints, which may be unevenly spaced."
         )
@@ -65,7 +67,7 @@ def dynamics(facts: Facts) -> Section | None:
             blocks.append(curves(name, title, caption, means, "tokens seen", "nats a token"))
     for arm, d in arms.items():
         blocks += _fluctuating(facts, arm, d)
-    intro = "Losses of the same corpus tokens at base and at every kept checkpoint. Most tokens do not simply come down."
+    intro = "Losses of the same corpus tokens at base and at every kept checkpoint. Which tokens come down?"
     return Section("dynamics", "Token dynamics", intro, blocks) if blocks else None
 
 

@@ -92,7 +92,8 @@ def headline(facts: Facts) -> list[str]:
             sentences.append(f"{it} never came down to {final} while training.")
         return sentences
     tokens, times = n.short(control.get("tokens_to_reach")), n.fewer(control.get("times_fewer_tokens"))
-    words = f"{it} came down to the final loss of {name} after {tokens} tokens"
+    measured = f" ({n.fixed(control.get('target_loss'), 3)}, as measured while training)"
+    words = f"{it} came down to the final loss of {name}{measured} after {tokens} tokens"
     if n.number(control.get("control_tokens")) is not None:
         words += f" ({name} itself first after {n.short(control['control_tokens'])})"
     words += f", {times}" if times != n.NONE else ""
