@@ -108,7 +108,7 @@ def peak(name: str) -> dict[str, Any]:
     after = resident("VmHWM")
     return {
         "added_bytes": after - before,
-        "one_chunk_bytes": 4 * vocab * chunk_rows(vocab, width, "cpu"),
+        "one_chunk_bytes": 4 * vocab * chunk_rows(vocab, "cpu"),
         "whole_logits_bytes": 4 * vocab * 8 * SEQ_LEN,
     }
 

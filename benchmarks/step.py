@@ -377,7 +377,7 @@ def main() -> None:
     parser.add_argument("--sharding", default="auto", choices=["auto", "full"], help="full: over this one process")
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=1, help="on a GPU: turns of each arm")
-    parser.add_argument("--warmup", type=int, default=1)
+    parser.add_argument("--warmup", type=int, default=4, help="the first 3 steps log more: selection beside random selection")
     parser.add_argument("--memory", action="store_true", help="on a CPU: the peak of one arm, in a process of its own")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/step-cpu.json"))
     args = parser.parse_args()

@@ -1,13 +1,15 @@
 """Per-token losses without the whole logits: in chunks, without grad for all tokens, with grad for chosen ones.
 
-The gradient of the selected-token loss is computed chunk by chunk in the forward pass, in the memory of the chunk's logits,
-so that these are made once and are never kept. It is exact: equal to masking the full cross-entropy, up to rounding.
+The gradient of the selected-token loss is computed chunk by chunk in the forward pass, in the memory of the chunk's logits.
+One chunk may be handed from the losses without grad to the loss with it: a micro-batch whose logits fit in one chunk has them
+made once. It is exact: equal to masking the full cross-entropy, up to rounding.
 
-Shapes: N positions, D hidden, V vocabulary. Losses are in nats.
+Shapes: N positions, D hidden, V vocabulary, K selected, R positions of a chunk. Losses are in nats.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -28,13 +30,12 @@ MEMORY_SHARE = 64
 
 
 @cache
-def chunk_rows(vocab_size: int, hidden_size: int, device: str, gradient: bool = False) -> int:
-    """Positions whose logits are made at once, by what it costs to read the head's weights and to add to their gradients once
-    a chunk, and by memory.
+def chunk_rows(vocab_size: int, device: str, gradient: bool = False) -> int:
+    """Positions whose logits are made at once.
 
-    A chunk of R rows moves 12·V·D bytes for the weights (read, gradient read and written, in float32) beside some 24·V·R for
-    the logits: with R = 2·D that is a quarter. So R is that, as far as memory allows; but on a CPU without `gradient` a chunk
-    that stays in the cache is the fastest.
+    With `gradient` as many as their share of the memory holds: once a chunk the head's weights are read, and their gradients
+    read and written; and the larger the chunk that is kept, the fewer logits are made twice. Without, on a CPU, a chunk that
+    stays in the cache is the fastest.
     """
     on_gpu = device.startswith("cuda")
     cached = 0 if on_gpu else CACHE_BYTES // (4 * vocab_size)
@@ -44,12 +45,12 @@ def chunk_rows(vocab_size: int, hidden_size: int, device: str, gradient: bool = 
         memory = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
     else:
         memory = memory_limit() // processes_here()
-    return max(MIN_CHUNK_ROWS, cached, min(2 * hidden_size, memory // MEMORY_SHARE // (4 * vocab_size)))
+    return max(MIN_CHUNK_ROWS, cached, memory // MEMORY_SHARE // (4 * vocab_size))
 
 
 def head_memory(vocab_size: int, hidden_size: int, device: str) -> int:
     """Bytes that the loss of selected tokens takes in passing: logits, their gradient and a copy; the weights' gradient twice."""
-    return 4 * vocab_size * (3 * chunk_rows(vocab_size, hidden_size, device, gradient=True) + 2 * hidden_size)
+    return 4 * vocab_size * (3 * chunk_rows(vocab_size, device, gradient=True) + 2 * hidden_size)
 
 
 def arithmetic_of(hidden: Tensor) -> torch.dtype:
@@ -62,9 +63,8 @@ def arithmetic_of(hidden: Tensor) -> torch.dtype:
 def token_losses(model: SplitModel, hidden_ND: Tensor, labels_N: Tensor, entropy: bool = False) -> tuple[Tensor, Tensor | None]:
     """-log p(label) of each position [N], and the entropy -sum p log p of its prediction [N] where asked for."""
     device, kind = hidden_ND.device.type, arithmetic_of(hidden_ND)
-    size = chunk_rows(model.vocab_size, hidden_ND.shape[1], device)
-    weight = model.head.weight.to(kind)  # once, not once a chunk
-    bias = model.head.bias.to(kind) if model.head.bias is not None else None
+    size = chunk_rows(model.vocab_size, device)
+    weight, bias = _head_in(model, kind)
     # Made before the first chunk: a small block that outlives a chunk, in the hole which that leaves, would have the next
     # chunk, a little too large for what is left of the hole, take new memory.
     losses_N = hidden_ND.new_empty(len(hidden_ND), dtype=torch.float64 if kind == torch.float64 else torch.float32)
@@ -81,6 +81,46 @@ def token_losses(model: SplitModel, hidden_ND: Tensor, labels_N: Tensor, entropy
     return losses_N, entropy_N
 
 
+@dataclass
+class KeptLogits:
+    """The logits of the last R of N positions, handed over once."""
+
+    logits_RV: Tensor | None
+    first: int
+    """N - R: the position of the first."""
+
+    def take(self, rows_J: Tensor) -> Tensor:
+        """Those of rows_J, rising, moved to the front of the same memory. [J, V]"""
+        logits_RV, self.logits_RV = self.logits_RV, None
+        assert logits_RV is not None, "the logits were taken before"
+        for at in range(0, len(rows_J), MIN_CHUNK_ROWS):  # rows_J[j] >= j: what is overwritten has been read
+            block = rows_J[at : at + MIN_CHUNK_ROWS]
+            logits_RV[at : at + len(block)] = logits_RV[block]
+        return logits_RV[: len(rows_J)]
+
+
+@torch.no_grad()
+def live_losses(model: SplitModel, hidden_ND: Tensor, labels_N: Tensor, keep: int) -> tuple[Tensor, KeptLogits]:
+    """`token_losses` of all N positions [N], and the logits of the last `keep` of them."""
+    first, kind = len(hidden_ND) - keep, arithmetic_of(hidden_ND)
+    before, _ = token_losses(model, hidden_ND[:first], labels_N[:first])
+    losses_N = before.new_empty(len(hidden_ND))
+    losses_N[:first] = before
+    with torch.autocast(hidden_ND.device.type, enabled=False):
+        logits_RV = model.logits(hidden_ND[first:].to(kind), *_head_in(model, kind))
+    size = max(MIN_CHUNK_ROWS, keep // 16)  # what is made in passing stays small
+    for at in range(first, len(hidden_ND), size):
+        part = slice(at, at + size)
+        losses_N[part] = functional.cross_entropy(logits_RV[at - first : at - first + size], labels_N[part], reduction="none")
+    return losses_N, KeptLogits(logits_RV, first)
+
+
+def _head_in(model: SplitModel, kind: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    """The head's weights and biases in a type: once, not once a chunk."""
+    head = model.head
+    return head.weight.to(kind), head.bias.to(kind) if head.bias is not None else None
+
+
 def _chunk_losses(logits_RV: Tensor, labels_R: Tensor, entropy: bool) -> tuple[Tensor, Tensor | None]:
     """Losses and entropies of one chunk, in one fused pass over it; the logits' memory is used again."""
     if not entropy:
@@ -92,10 +132,20 @@ def _chunk_losses(logits_RV: Tensor, labels_R: Tensor, entropy: bool) -> tuple[T
     return loss, -logits_RV.mul_(log_p).sum(dim=-1)
 
 
-def selected_loss(model: SplitModel, hidden_KD: Tensor, labels_K: Tensor, divisor: Tensor | float) -> tuple[Tensor, Tensor]:
+def selected_loss(
+    model: SplitModel,
+    hidden_KD: Tensor,
+    labels_K: Tensor,
+    divisor: Tensor | float,
+    kept: KeptLogits | None = None,
+    rows_J: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
     """Sum of -log p(label) over K selected positions, divided by `divisor` (Eq. 4's N·k%): a scalar with gradient; and
-    the K losses [K] without."""
-    return _SelectedLoss.apply(hidden_KD, model.head.weight, model.head.bias, labels_K, divisor, model)  # type: ignore[no-any-return, no-untyped-call]
+    the K losses [K] without. The logits of the last J of them are rows_J, rising, of `kept`."""
+    given = (kept, rows_J) if kept is not None and rows_J is not None else None
+    return _SelectedLoss.apply(  # type: ignore[no-any-return, no-untyped-call]
+        hidden_KD, model.head.weight, model.head.bias, labels_K, divisor, model, given
+    )
 
 
 def _loss_and_slope(logits_RV: Tensor, labels_R: Tensor, divisor: Any, model: SplitModel) -> tuple[Tensor, Tensor, Tensor]:
@@ -117,24 +167,37 @@ def _loss_and_slope(logits_RV: Tensor, labels_R: Tensor, divisor: Any, model: Sp
 class _SelectedLoss(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden_KD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, labels_K: Tensor, divisor: Any, model: SplitModel
+        ctx: Any,
+        hidden_KD: Tensor,
+        weight_VD: Tensor,
+        bias_V: Tensor | None,
+        labels_K: Tensor,
+        divisor: Any,
+        model: SplitModel,
+        given: tuple[KeptLogits, Tensor] | None,
     ) -> tuple[Tensor, Tensor]:
         device = hidden_KD.device.type
         kind = arithmetic_of(hidden_KD)
-        size = chunk_rows(model.vocab_size, hidden_KD.shape[1], device, True)
-        total = hidden_KD.new_zeros((), dtype=torch.float64 if hidden_KD.dtype == torch.float64 else torch.float32)
-        losses, grad_hidden = [], torch.zeros_like(hidden_KD)
-        grad_weight = torch.zeros_like(weight_VD, dtype=total.dtype)  # summed over chunks, so never in 16 bits
-        grad_bias = torch.zeros_like(bias_V, dtype=total.dtype) if bias_V is not None else None
+        size = chunk_rows(model.vocab_size, device, gradient=True)
+        wide = torch.float64 if hidden_KD.dtype == torch.float64 else torch.float32
+        losses_K, grad_hidden = hidden_KD.new_empty(len(hidden_KD), dtype=wide), torch.zeros_like(hidden_KD)
+        grad_weight = torch.zeros_like(weight_VD, dtype=wide)  # summed over chunks, so never in 16 bits
+        grad_bias = torch.zeros_like(bias_V, dtype=wide) if bias_V is not None else None
+        first_made = len(hidden_KD) - (len(given[1]) if given is not None else 0)
         with torch.autocast(device, enabled=False):
-            weight = weight_VD.to(kind)
-            bias = bias_V.to(kind) if bias_V is not None else None
-            for at in range(0, len(hidden_KD), size):
-                hidden = hidden_KD[at : at + size].to(kind)
-                logits = model.logits(hidden, weight, bias)
-                loss, slope_RV, scale_R1 = _loss_and_slope(logits, labels_K[at : at + size], divisor, model)
+            weight, bias = _head_in(model, kind)
+            parts = [slice(at, min(at + size, first_made)) for at in range(0, first_made, size)]
+            if first_made < len(hidden_KD):
+                parts.insert(0, slice(first_made, len(hidden_KD)))  # first, so that no two chunks are in memory
+            for part in parts:
+                hidden = hidden_KD[part].to(kind)
+                if given is not None and part.start == first_made:
+                    logits = given[0].take(given[1])
+                else:
+                    logits = model.logits(hidden, weight, bias)
+                loss, slope_RV, scale_R1 = _loss_and_slope(logits, labels_K[part], divisor, model)
                 slope = slope_RV.to(kind)  # of the loss by head(hidden), but for each row's scale, which comes cheaper later
-                grad_hidden[at : at + size] = torch.mm(slope, weight).mul_(scale_R1)
+                grad_hidden[part] = torch.mm(slope, weight).mul_(scale_R1)
                 scaled = (hidden * scale_R1).to(kind)
                 if kind == grad_weight.dtype:
                     grad_weight.addmm_(slope.T, scaled)
@@ -142,17 +205,15 @@ class _SelectedLoss(torch.autograd.Function):
                     grad_weight += torch.mm(slope.T, scaled)
                 if grad_bias is not None:
                     grad_bias += torch.mv(slope_RV.T, scale_R1[:, 0])
-                losses.append(loss)
-                total += loss.sum()
+                losses_K[part] = loss
                 del hidden, logits, loss, slope_RV, slope, scale_R1, scaled  # before the next chunk's are made
         ctx.grads = (
             grad_hidden,
             grad_weight.to(weight_VD.dtype),
             grad_bias.to(bias_V.dtype) if grad_bias is not None and bias_V is not None else None,
         )
-        losses_K = torch.cat(losses) if losses else total.new_zeros(0)
         ctx.mark_non_differentiable(losses_K)
-        return total / divisor, losses_K
+        return losses_K.sum() / divisor, losses_K
 
     @staticmethod
     @once_differentiable
@@ -160,4 +221,4 @@ class _SelectedLoss(torch.autograd.Function):
         grads, ctx.grads = ctx.grads, None  # scaled where they are: the head's are as large as the head
         if grads is None:
             raise RuntimeError("the selected-token loss was differentiated twice; run the forward pass again")
-        return (*[g.mul_(grad_loss.to(g.dtype)) if g is not None else None for g in grads], None, None, None)
+        return (*[g.mul_(grad_loss.to(g.dtype)) if g is not None else None for g in grads], None, None, None, None)

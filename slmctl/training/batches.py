@@ -83,6 +83,8 @@ class MicroBatch:
     starts_S: Tensor | None
     """Where documents start among all the micro-batch's tokens, and their number at the end, under `intra_document_mask`."""
     ref_loss_BT: Tensor | None
+    valid: list[int]
+    """Positions that may be selected in each group."""
     counts: list[int]
     """Tokens to select in each group."""
     places_K: Tensor
@@ -179,7 +181,7 @@ class Batcher:
         """`counts_of_all` are the numbers to select of all ranks' tokens in each micro-batch, under `scope: global`."""
         rows, group_rows = batch.rows, self.selection.group_rows
         for number, first in enumerate(range(0, len(batch.counts_G), self.micro_groups)):
-            counts = batch.counts_G[first : first + self.micro_groups].tolist()
+            valid, counts = (n[first : first + self.micro_groups].tolist() for n in (batch.valid_G, batch.counts_G))
             part = slice(first * group_rows, (first + self.micro_groups) * group_rows)
             target_N = np.flatnonzero(batch.target_mask[part])
             position = starts = None
@@ -194,6 +196,7 @@ class Batcher:
                 self._send(self._pinned(position)) if position is not None else None,
                 self._send(self._pinned(starts)) if starts is not None else None,
                 self._send(ref[part]).float() if ref is not None else None,
+                valid,
                 counts,
                 self._send(self._pinned(torch.from_numpy(places_of(counts, group_rows * rows.ids_BT.shape[1])))),
                 [mix_seed(self.seed, step, self.first_group + first + i) for i in range(len(counts))],

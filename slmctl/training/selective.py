@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from slmctl.config import SelectionConfig
-from slmctl.model.losses import selected_loss, token_losses
+from slmctl.model.losses import chunk_rows, live_losses, selected_loss
 from slmctl.model.split import SplitModel
 from slmctl.selection.quantile import select_top_of_all
 from slmctl.selection.select import chosen_positions, excess_loss, random_scores, top_order
@@ -55,9 +55,14 @@ class Objective:
         threshold_G = live.new_full((len(micro.counts),), torch.nan)
         # hidden state p - 1 predicts token p; a target is never first in its row
         if self.selection.criterion == "excess_loss":
-            live[target] = token_losses(self.model, hidden_ND.detach()[target - 1], ids_N[target])[0].float()
+            keep, taken = self._logits_to_keep(micro, may_wait=ids_N.device.type == "cpu")
+            losses_N, kept = live_losses(self.model, hidden_ND.detach()[target - 1], ids_N[target], keep)
+            live[target] = losses_N.float()
             chosen, threshold_G = self._select(micro, live)
-            loss, _ = selected_loss(self.model, hidden_ND[chosen - 1], ids_N[chosen], divisor)
+            if taken is None:
+                taken = int((chosen >= target[len(target) - keep]).sum()) if keep else 0
+            rows_J = torch.searchsorted(target, chosen[len(chosen) - taken :]) - kept.first
+            loss, _ = selected_loss(self.model, hidden_ND[chosen - 1], ids_N[chosen], divisor, kept, rows_J)
         else:
             chosen = target if self.selection.criterion == "all" else random_positions(micro)
             loss, losses_K = selected_loss(self.model, hidden_ND[chosen - 1], ids_N[chosen], divisor)
@@ -65,6 +70,20 @@ class Objective:
         selected = torch.zeros_like(ids_N, dtype=torch.bool)
         selected[chosen] = True
         return MicroResult(loss, live.view_as(micro.ids_BT), selected.view_as(micro.ids_BT), threshold_G)
+
+    def _logits_to_keep(self, micro: MicroBatch, may_wait: bool) -> tuple[int, int | None]:
+        """How many of the last targets' logits are kept for the loss of those that will be selected: as many as fit in one
+        chunk; and how many of these will be, or None where the selection has to be asked. Where nobody may wait for the
+        answer, they are those of whole groups, whose number is known beforehand."""
+        most = chunk_rows(self.model.vocab_size, micro.ids_BT.device.type, gradient=True)
+        if may_wait:
+            return min(most, len(micro.target_N)), None
+        keep = taken = 0
+        for valid, count in zip(reversed(micro.valid), reversed(micro.counts), strict=True):
+            if keep + valid > most or self.selection.scope != "group":
+                break
+            keep, taken = keep + valid, taken + count
+        return keep, taken
 
     def _select(self, micro: MicroBatch, live: Tensor) -> tuple[Tensor, Tensor]:
         """Flat positions of the selected tokens [K], rising; and the lowest selected score of each group [G]."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.nn import functional
 
-from slmctl.model.losses import selected_loss, token_losses
+from slmctl.model import losses
+from slmctl.model.losses import KeptLogits, live_losses, selected_loss, token_losses
 
 HEADS = ["llama", "llama_tied", "phi", "gemma2", "granite", "cohere", "gpt2"]
 DIVISOR = 7.0
@@ -64,6 +67,39 @@ def test_gradients_equal_naive_masking(name, ratio, make_model):
     assert max(float(g.abs().max()) for g in found.values()) > 1e-3
     other = mask_N.roll(1) if ratio < 1 else mask_of(46, 0.9)
     assert worst(naive(split, ids_BT, other)[1], found) > 1e-5, "another mask gives the same gradients: the test is blind"
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("keep", [0, 1, 7, 16, 45, 46])
+@pytest.mark.parametrize("name", HEADS)
+def test_logits_handed_over_give_the_same_gradients(name, keep, make_model):
+    split = make_model(name)
+    ids_BT, mask_N = ids_of(split), mask_of(46, 0.6)
+    wanted_loss, wanted = naive(split, ids_BT, mask_N)
+    hidden_ND, labels_N = split.hidden(ids_BT, None)[:, :-1].flatten(0, 1), ids_BT[:, 1:].flatten()
+    losses_N, kept = live_losses(split, hidden_ND.detach(), labels_N, keep)
+    assert losses_N.tolist() == pytest.approx(token_losses(split, hidden_ND.detach(), labels_N)[0].tolist(), abs=1e-12)
+    assert kept.first == 46 - keep
+    rows_J = mask_N[kept.first :].nonzero()[:, 0]
+    loss, losses_K = selected_loss(split, hidden_ND[mask_N], labels_N[mask_N], DIVISOR, kept, rows_J)
+    assert losses_K.tolist() == pytest.approx(losses_N[mask_N].tolist(), abs=1e-12)
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(float(wanted_loss), abs=1e-12)
+    assert worst(gradients(split), wanted) < 1e-12
+    if keep:
+        assert kept.logits_RV is None, "a chunk of logits is kept beyond its use"
+
+
+@given(rows=st.integers(0, 40), share=st.floats(0, 1), block=st.integers(1, 9), seed=st.integers(0, 99))
+def test_kept_logits_move_to_the_front_of_their_own_memory(rows, share, block, seed):
+    logits_RV = torch.randn(rows, 3, generator=torch.Generator().manual_seed(seed))
+    rows_J = (torch.rand(rows, generator=torch.Generator().manual_seed(seed + 1)) < share).nonzero()[:, 0]
+    wanted = logits_RV[rows_J].clone()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(losses, "MIN_CHUNK_ROWS", block)
+        found = KeptLogits(logits_RV, 0).take(rows_J)
+    assert torch.equal(found, wanted)
+    assert found.untyped_storage().data_ptr() == logits_RV.untyped_storage().data_ptr()
 
 
 @pytest.mark.parametrize("name", HEADS)

@@ -66,53 +66,50 @@ def gpu(monkeypatch):
 
 @pytest.mark.parametrize("vocab_size", [1, 61, 300, 4096, 8191, 8192, 8193, 32_000, 151_936, 10**7])
 def test_on_a_cpu_a_chunk_of_logits_fits_the_cache_but_for_the_fewest_rows(vocab_size):
-    rows = chunk_rows(vocab_size, 64, "cpu")
-    assert rows == chunk_rows(vocab_size, 4096, "cpu"), "the width decides nothing"
+    rows = chunk_rows(vocab_size, "cpu")
     assert rows == max(MIN_CHUNK_ROWS, CACHE_BYTES // (4 * vocab_size))
     if rows > MIN_CHUNK_ROWS:
         assert 4 * vocab_size * rows <= CACHE_BYTES < 4 * vocab_size * (rows + 1)
 
 
 def test_on_a_cpu_larger_vocabularies_have_no_larger_chunks():
-    rows = [chunk_rows(v, 64, "cpu") for v in range(1, 40_000, 997)]
+    rows = [chunk_rows(v, "cpu") for v in range(1, 40_000, 997)]
     assert rows == sorted(rows, reverse=True)
     assert rows[0] > rows[-1] == MIN_CHUNK_ROWS
 
 
 @pytest.mark.parametrize(
-    ("memory", "vocab_size", "hidden_size", "rows"),
+    ("memory", "vocab_size", "rows"),
     [
-        (80 * 10**9, 32_000, 2048, 4096),  # twice the width
-        (80 * 10**9, 151_936, 896, 1792),
-        (80 * 10**9, 256_000, 4096, 1220),  # 1.25 GB of logits
-        (8 * 10**9, 151_936, 896, MIN_CHUNK_ROWS),
-        (80 * 10**9, 300, 16, MIN_CHUNK_ROWS),
+        (80 * 10**9, 32_000, 9765),  # 1.25 GB of logits
+        (80 * 10**9, 151_936, 2056),
+        (8 * 10**9, 151_936, MIN_CHUNK_ROWS),
     ],
 )
-def test_on_a_gpu_a_chunk_has_twice_the_widths_rows_as_far_as_memory_allows(memory, vocab_size, hidden_size, rows, gpu):
+def test_on_a_gpu_a_chunk_takes_its_share_of_the_memory(memory, vocab_size, rows, gpu):
     gpu(memory)
-    assert chunk_rows(vocab_size, hidden_size, "cuda") == rows
+    assert chunk_rows(vocab_size, "cuda") == chunk_rows(vocab_size, "cuda", gradient=True) == rows
     if rows > MIN_CHUNK_ROWS:
-        assert 4 * vocab_size * rows <= memory // MEMORY_SHARE
+        assert 4 * vocab_size * rows <= memory // MEMORY_SHARE < 4 * vocab_size * (rows + 1)
 
 
 @pytest.mark.parametrize(
-    ("memory", "vocab_size", "hidden_size", "rows"),
+    ("memory", "vocab_size", "rows"),
     [
-        (24 * 2**30, 150_000, 896, 671),  # 400 MB of logits
-        (24 * 2**30, 32_000, 512, 1024),  # twice the width
-        (2**30, 150_000, 896, MIN_CHUNK_ROWS),
-        (24 * 2**30, 4096, 128, 512),  # what the cache holds is more
+        (24 * 2**30, 150_000, 671),  # 400 MB of logits
+        (24 * 2**30, 32_000, 3145),
+        (2**30, 150_000, MIN_CHUNK_ROWS),
+        (2**28, 4096, 512),  # what the cache holds is more
     ],
 )
-def test_on_a_cpu_a_chunk_with_gradient_is_larger_as_far_as_memory_allows(memory, vocab_size, hidden_size, rows, monkeypatch):
+def test_on_a_cpu_a_chunk_with_gradient_is_larger_as_far_as_memory_allows(memory, vocab_size, rows, monkeypatch):
     chunk_rows.cache_clear()
     monkeypatch.setattr(losses, "memory_limit", lambda: memory)
-    assert chunk_rows(vocab_size, hidden_size, "cpu", gradient=True) == rows
-    assert chunk_rows(vocab_size, hidden_size, "cpu") <= rows
+    assert chunk_rows(vocab_size, "cpu", gradient=True) == rows
+    assert chunk_rows(vocab_size, "cpu") <= rows
     chunk_rows.cache_clear()
 
 
 def test_head_memory_holds_three_chunks_and_two_gradients_of_the_weights():
-    rows = chunk_rows(1000, 64, "cpu", gradient=True)
+    rows = chunk_rows(1000, "cpu", gradient=True)
     assert head_memory(1000, 64, "cpu") == 4 * (3 * rows * 1000 + 2 * 1000 * 64)

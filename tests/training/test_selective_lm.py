@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from slmctl.config import SelectionConfig, TrainingConfig
+from slmctl.model import losses
+from slmctl.training import selective
 from slmctl.training.batches import Batcher
 from slmctl.training.optim import lr_at
 from slmctl.training.ranks import Ranks
@@ -102,6 +104,66 @@ def test_loss_mask_live_losses_and_gradients_equal_plain_python(criterion, group
             assert threshold[group] == pytest.approx(min(excess), abs=1e-6)
         else:
             assert np.isnan(threshold[group])
+
+
+@pytest.fixture
+def chunks_of(monkeypatch):
+    """chunks_of(rows, may_wait): chunks of so many positions; without `may_wait` as on a device that nobody waits for."""
+    own = Objective._logits_to_keep
+
+    def patch(rows, may_wait):
+        monkeypatch.setattr(losses, "chunk_rows", lambda *_, **__: rows)
+        monkeypatch.setattr(selective, "chunk_rows", lambda *_, **__: rows)
+        monkeypatch.setattr(Objective, "_logits_to_keep", lambda self, micro, **_: own(self, micro, may_wait))
+
+    return patch
+
+
+def counting_logits(split):
+    """How many positions' logits are made, by call."""
+    made, logits = [], split.logits
+    split.logits = lambda hidden, *rest: made.append(len(hidden)) or logits(hidden, *rest)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("may_wait", "rows", "kept"),  # targets by group of two rows: 17, 22, 0, 11; selected 11, 14, 0, 7
+    [
+        *[(True, n, n) for n in (1, 13, 49, 50)],
+        (True, 1000, 50),
+        *[(False, 10, 0), (False, 11, 11), (False, 32, 11), (False, 33, 33), (False, 49, 33), (False, 50, 50), (False, 1000, 50)],
+    ],
+)
+def test_logits_of_one_chunk_are_kept_and_made_once(may_wait, rows, kept, source, make_llama, chunks_of):
+    split = make_llama()
+    wanted = run_step(split, source, "excess_loss")
+    assert wanted[5].valid_G.tolist() == [17, 22, 0, 11]
+    last = np.flatnonzero(wanted[5].target_mask)[50 - kept :]
+    taken = int(wanted[3].ravel()[last].sum())
+    chunks_of(rows, may_wait)
+    made = counting_logits(split)
+    loss, gradients, live, selected, _, batch = run_step(split, source, "excess_loss")
+    assert sum(made) == 50 + batch.selected - taken, "logits are made once, but for those selected of what is not kept"
+    assert max(made) <= rows
+    assert (selected == wanted[3]).all()
+    assert loss == pytest.approx(wanted[0], abs=1e-12)
+    np.testing.assert_allclose(live, wanted[2], atol=1e-12)
+    for name, gradient in gradients.items():
+        assert float((gradient - wanted[1][name]).abs().max()) < 1e-12, name
+
+
+@pytest.mark.parametrize("scope", ["global", "threshold"])
+@pytest.mark.parametrize("rows", [7, 33, 1000])
+def test_where_only_the_selection_tells_how_many_it_is_asked_or_nothing_is_kept(scope, rows, source, make_llama, chunks_of):
+    split = make_llama()
+    masks = []
+    for may_wait in (True, False):
+        chunks_of(rows, may_wait)
+        objective, _, (micro,) = scoped(split, source, scope, 8, threshold=0.4 if scope == "threshold" else None)
+        made = counting_logits(split)
+        masks.append(objective(micro, 1.0).selected_BT)
+        assert (sum(made) < 50 + int(masks[-1].sum())) == may_wait
+    assert torch.equal(*masks)
 
 
 def test_random_selects_exactly_its_share_anew_each_step_and_the_same_when_repeated(source, make_llama):
