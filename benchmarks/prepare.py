@@ -74,7 +74,7 @@ def make_model(root: Path, words: list[str] | None) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, PreTrainedTokenizerFast
 
-    from slmctl.corpus.tokenizer import train_tokenizer
+    from slmctl.corpus.train_tokenizer import train_tokenizer
 
     if words is None:
         texts = [json.loads(line)["text"] for line in (root / "small.jsonl").read_text().splitlines()]

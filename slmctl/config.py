@@ -34,7 +34,7 @@ UNSCORED = ("all", "random")
 
 class ScratchConfig(Section):
     vocab_size: Annotated[int, Field(ge=260)] = 4096
-    """Size of the byte-level BPE vocabulary, trained on curated and corpus text."""
+    """Size of the BPE vocabulary (bytes included), trained on curated and corpus text."""
     tokenizer_sample_mb: PositiveInt = 64
     """Megabytes of text that the tokenizer is trained on, taken evenly from the curated and the corpus files."""
     hidden_size: PositiveInt = 256

@@ -26,7 +26,8 @@ from tiny_pipeline import WORDS, write_jsonl
 from slmctl import console
 from slmctl.cli import main
 from slmctl.config_file import check
-from slmctl.corpus.tokenizer import load_tokenizer, train_tokenizer
+from slmctl.corpus.tokenizer import load_tokenizer
+from slmctl.corpus.train_tokenizer import train_tokenizer
 from slmctl.stages import locks
 from slmctl.stages.prepare import prepare
 from slmctl.stages.score import score

@@ -1,8 +1,9 @@
-"""The tokenizer: loaded, checked, fingerprinted, and trained from scratch where a pipeline asks for it."""
+"""The tokenizer: loaded, checked and fingerprinted; texts to ids."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,6 +16,7 @@ from slmctl.errors import InputError, MismatchError
 from slmctl.files import sha256_json
 
 PIECE_CHARS = 2**20
+SENTENCEPIECE = "tokenizer.model"
 B = TypeVar("B")
 
 
@@ -105,13 +107,13 @@ class Encoder:
 
 
 class Tokenizer(Encoder):
-    """A fast Hugging Face tokenizer.
+    """A fast Hugging Face tokenizer; `sentencepiece` is its SentencePiece form, where it has one.
 
     Raises `InputError` where it is not a fast one or has no end-of-sequence token.
     """
 
-    def __init__(self, hf: Any, origin: str) -> None:
-        self.hf = hf
+    def __init__(self, hf: Any, origin: str, sentencepiece: Path | None = None) -> None:
+        self.hf, self.sentencepiece = hf, sentencepiece
         if not getattr(hf, "is_fast", False):
             raise InputError(f"{origin}: the tokenizer has no fast (Rust) form. Convert it to tokenizer.json first.")
         if hf.eos_token_id is None:
@@ -127,6 +129,12 @@ class Tokenizer(Encoder):
         parts = json.loads(self.backend.to_str())
         kept = {k: parts.get(k) for k in ("added_tokens", "normalizer", "pre_tokenizer", "model")}
         return sha256_json({**kept, "eos_id": self.eos_id})
+
+    def save(self, directory: Path) -> None:
+        """As `AutoTokenizer` loads it, and in SentencePiece's form, which `save_pretrained` leaves out and llama.cpp reads."""
+        self.hf.save_pretrained(directory)
+        if self.sentencepiece is not None:
+            shutil.copyfile(self.sentencepiece, directory / SENTENCEPIECE)
 
     def vocabulary(self) -> dict[str, int]:
         """Token to id, added tokens included: what two models must share for their losses to join."""
@@ -145,35 +153,24 @@ def load_tokenizer(path: str, gguf_file: str | None = None, revision: str | None
         hf = AutoTokenizer.from_pretrained(path, **extra)
     except Exception as e:  # the library raises many kinds
         raise InputError(f"cannot load a tokenizer from {path!r}: {_first_line(e)}") from e
-    return Tokenizer(hf, path)
+    return Tokenizer(hf, path, _sentencepiece_of(path, revision))
+
+
+def _sentencepiece_of(path: str, revision: str | None) -> Path | None:
+    """`tokenizer.model` of a local directory or of what was just fetched from the Hub; None where it has none."""
+    if Path(path).is_dir():
+        found: Any = Path(path) / SENTENCEPIECE
+        return found if found.is_file() else None
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(path, SENTENCEPIECE, revision=revision))
+    except Exception:  # not there, or not to be reached: nothing but a conversion needs it
+        return None
 
 
 def _first_line(e: BaseException) -> str:
     return str(e).strip().split("\n")[0] or type(e).__name__
-
-
-def train_tokenizer(texts: Iterable[str], vocab_size: int, directory: Path) -> None:
-    """Trains a byte-level BPE tokenizer with `<|endoftext|>` as end of sequence, and saves it as an HF tokenizer."""
-    from tokenizers import Tokenizer as Backend
-    from tokenizers import decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    backend = Backend(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
-    backend.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=["<|endoftext|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    backend.train_from_iterator(texts, trainer)
-    hf = PreTrainedTokenizerFast(
-        tokenizer_object=backend, eos_token="<|endoftext|>", bos_token="<|endoftext|>", pad_token="<|endoftext|>"
-    )
-    hf.save_pretrained(directory)
 
 
 def up_to_bytes(texts: Iterator[str], budget: int) -> Iterator[str]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from slmctl.corpus.tokenizer import Tokenizer
 from slmctl.errors import InputError
 from slmctl.files import HashCache
 from slmctl.model.attention import register
@@ -85,12 +86,12 @@ def empty_model(source: ModelSource) -> Any:
         return AutoModelForCausalLM.from_config(config)
 
 
-def save_model(model: Any, tokenizer: Any, directory: Path, state: dict[str, Any] | None = None) -> None:
+def save_model(model: Any, tokenizer: Tokenizer, directory: Path, state: dict[str, Any] | None = None) -> None:
     """Writes a directory that `AutoModelForCausalLM` and `AutoTokenizer` load; `state` are the weights where the model itself
     holds only a part of them."""
     with quiet_transformers():
         model.save_pretrained(directory, **({"state_dict": state} if state is not None else {}))
-        tokenizer.save_pretrained(directory)
+        tokenizer.save(directory)
 
 
 def model_fingerprint(source: ModelSource, hashes: HashCache) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from slmctl.corpus.make_shard import COUNTS, Job, Packing, make_shard, maker
 from slmctl.corpus.packing import PADDING
 from slmctl.corpus.sources import Slice, Tally, documents, files_of, input_fingerprint, plan
 from slmctl.corpus.text_files import stamp
-from slmctl.corpus.tokenizer import Tokenizer, train_tokenizer, up_to_bytes
+from slmctl.corpus.tokenizer import Tokenizer, up_to_bytes
+from slmctl.corpus.train_tokenizer import train_tokenizer
 from slmctl.errors import ConfigError, InputError
 from slmctl.files import read_json, sha256_json
 from slmctl.model.loading import load_model_config

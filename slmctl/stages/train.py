@@ -65,7 +65,7 @@ def train_base(workspace: Workspace, resume: Resume = True) -> None:
 
 def _publish(model: Any, workspace: Workspace, directory: Path) -> None:
     with publishing(directory) as temporary:
-        save_model(model, workspace.tokenizer().hf, temporary)
+        save_model(model, workspace.tokenizer(), temporary)
 
 
 def _no_evaluation(_model: SplitModel, _ranks: Ranks, _beat: Callable[[], None]) -> dict[str, float]:
@@ -249,7 +249,7 @@ def _run(
         name=name,
         directory=directory,
         model=ready.model,
-        tokenizer=workspace.tokenizer().hf,
+        tokenizer=workspace.tokenizer(),
         settings=settings,
         selection=selection,
         source=source,

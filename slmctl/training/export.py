@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from slmctl.corpus.tokenizer import Tokenizer
 from slmctl.files import publishing
 from slmctl.model.loading import save_model
 from slmctl.model.split import SplitModel
@@ -12,7 +13,7 @@ from slmctl.training.parallel import is_sharded
 from slmctl.training.ranks import Ranks
 
 
-def export_model(model: SplitModel, tokenizer: Any, directory: Path, ranks: Ranks) -> None:
+def export_model(model: SplitModel, tokenizer: Tokenizer, directory: Path, ranks: Ranks) -> None:
     """Publishes a directory that `AutoModelForCausalLM` loads; every rank must call it, the first one writes."""
     state: dict[str, Any] | None = None
     if is_sharded(model):

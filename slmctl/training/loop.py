@@ -20,6 +20,7 @@ import torch
 
 from slmctl.config import SelectionConfig, TrackingConfig, TrainingConfig, rows_per_step, total_steps
 from slmctl.console import say, warn
+from slmctl.corpus.tokenizer import Tokenizer
 from slmctl.errors import Interrupted, MismatchError, TrainingError
 from slmctl.files import publishing
 from slmctl.model.split import SplitModel
@@ -53,7 +54,7 @@ class Run:
     name: str
     directory: Path
     model: SplitModel
-    tokenizer: Any
+    tokenizer: Tokenizer
     settings: TrainingConfig
     selection: SelectionConfig
     source: RowSource

@@ -11,7 +11,8 @@ import pytest
 from slmctl.config import SourceConfig
 from slmctl.corpus import sources, tokenizer
 from slmctl.corpus.sources import Tally, documents, plan
-from slmctl.corpus.tokenizer import load_tokenizer, pieces, train_tokenizer
+from slmctl.corpus.tokenizer import load_tokenizer, pieces
+from slmctl.corpus.train_tokenizer import train_tokenizer
 from slmctl.errors import InputError
 
 

@@ -351,7 +351,7 @@ def test_a_set_packed_with_other_settings_is_refused_when_it_is_opened(
 
 
 def test_a_set_made_with_another_tokenizer_is_refused_when_it_is_opened(pipeline: Make) -> None:
-    from slmctl.corpus.tokenizer import train_tokenizer
+    from slmctl.corpus.train_tokenizer import train_tokenizer
 
     workspace = pipeline()
     prepare(workspace)

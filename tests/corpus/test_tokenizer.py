@@ -12,7 +12,8 @@ import pytest
 from tokenizers import Tokenizer as Backend
 
 from slmctl.corpus import tokenizer as module
-from slmctl.corpus.tokenizer import Encoder, Tokenizer, load_tokenizer, pieces, train_tokenizer, up_to_bytes
+from slmctl.corpus.tokenizer import Encoder, Tokenizer, load_tokenizer, pieces, up_to_bytes
+from slmctl.corpus.train_tokenizer import train_tokenizer
 from slmctl.errors import InputError, MismatchError
 
 TEXTS = ["the fox and the stone", "12 apples and 7 pears", "naïve 漢字 🦊", "", " \n\t"]

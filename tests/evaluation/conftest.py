@@ -11,7 +11,8 @@ import pytest
 import torch
 import transformers as tf
 
-from slmctl.corpus.tokenizer import load_tokenizer, train_tokenizer
+from slmctl.corpus.tokenizer import load_tokenizer
+from slmctl.corpus.train_tokenizer import train_tokenizer
 from slmctl.model.split import SplitModel
 from slmctl.storage import LocalFolder
 from slmctl.store.manifest import Manifest

@@ -61,7 +61,7 @@ def test_a_gguf_model_is_saved_as_an_ordinary_one_with_the_same_logits(gguf_mode
 
     model = load_model(gguf_model)
     tokenizer = load_tokenizer(gguf_model.path, gguf_model.gguf_file)
-    save_model(model, tokenizer.hf, tmp_path)
+    save_model(model, tokenizer, tmp_path)
     again = AutoModelForCausalLM.from_pretrained(tmp_path)
     ids = torch.arange(12)[None]
     torch.testing.assert_close(again(ids).logits, model(ids).logits)

@@ -190,7 +190,7 @@ def test_recomputed_blocks_draw_the_same_units_to_drop_again(source):
 
 
 def test_a_recomputed_model_is_exported_like_a_plain_one(tmp_path, make_llama):
-    tokenizer = SimpleNamespace(save_pretrained=lambda _: None)
+    tokenizer = SimpleNamespace(save=lambda _: None)
     split = make_llama(True, torch.float32)
     recompute(blocks_of(split), 1)
     export_model(split, tokenizer, tmp_path / "model", Ranks())

@@ -432,7 +432,8 @@ def test_exported_models_load_and_give_the_logits_that_were_trained(pipeline, mo
         run.model.model.eval()
         with torch.no_grad():
             assert torch.equal(loaded(ids).logits, run.model.model(ids).logits)
-        assert AutoTokenizer.from_pretrained(directory)("the sum")["input_ids"] == run.tokenizer("the sum")["input_ids"]
+        assert AutoTokenizer.from_pretrained(directory)("the sum")["input_ids"] == run.tokenizer.hf("the sum")["input_ids"]
+        assert (directory / "tokenizer.model").is_file(), "llama.cpp's converter reads it"
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "bf16_autocast"])
