@@ -277,11 +277,11 @@ def test_an_edited_manifest_is_caught(pipeline):
 
 
 def swap_two_ids(directory):
-    """A tokenizer of the same size, in which two letters have changed their ids."""
+    """A tokenizer of the same size, in which two bytes have changed their ids."""
     path = directory / "tokenizer.json"
     data = json.loads(path.read_text(encoding="utf-8"))
     vocab = data["model"]["vocab"]
-    vocab["q"], vocab["w"] = vocab["w"], vocab["q"]
+    vocab["<0x71>"], vocab["<0x77>"] = vocab["<0x77>"], vocab["<0x71>"]
     path.write_text(json.dumps(data), encoding="utf-8")
 
 
