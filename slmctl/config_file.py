@@ -233,11 +233,26 @@ def _clean(loc: Path_, data: Any) -> Path_:
     return tuple(path)
 
 
-def _line_of(path: Path_, lines: dict[Path_, int]) -> str:
+def _place_of(path: Path_, lines: dict[Path_, int], overrides: dict[tuple[str, ...], str]) -> str:
+    """Where a mistake at `path` was written: in an override, or at a line of the file, with the overrides within that part."""
+    keys = tuple(map(str, path))
+    if keys[:2] == ("pretrain", "arms") and len(keys) > 3 and path not in lines and keys not in overrides:  # perhaps pretrain's
+        inherited = next((o for k, o in overrides.items() if k == ("pretrain", *keys[3 : 2 + len(k)])), None)
+        if inherited is not None:
+            return f"{inherited}: "
     for end in range(len(path), 0, -1):
+        if keys[:end] in overrides:
+            return f"{overrides[keys[:end]]}: "
         if path[:end] in lines:
-            return f"line {lines[path[:end]]}: "
-    return ""
+            within = [o for k, o in overrides.items() if k[: len(keys)] == keys]
+            return f"{' and '.join([f'line {lines[path[:end]]}', *within])}: "
+    return "".join(f"{o}: " for k, o in overrides.items() if keys and k[: len(keys)] == keys)
+
+
+def _by_key(overrides: list[str]) -> dict[tuple[str, ...], str]:
+    """Each override as a message shows it, by its key path."""
+    shown = ((o.partition("=")[0].strip(), " ".join(o.split())) for o in overrides)
+    return {tuple(key.split(".")): f"-o {text if len(text) <= 60 else f'{text[:59]}…'}" for key, text in shown}
 
 
 def _has(data: Any, path: Path_) -> bool:
@@ -249,8 +264,9 @@ def _has(data: Any, path: Path_) -> bool:
     return True
 
 
-def check(data: Any, name: str, lines: dict[Path_, int] | None = None) -> PipelineConfig:
-    """Validates a parsed document. Raises `ConfigError` with every mistake in it."""
+def check(data: Any, name: str, lines: dict[Path_, int] | None = None, overrides: list[str] | None = None) -> PipelineConfig:
+    """Validates a parsed document, over which `overrides` are laid already. Raises `ConfigError` with every mistake in it, and
+    where it was written: the line of its key path, or the override."""
     if not isinstance(data, dict):
         raise ConfigError(f"{name}: want a mapping of settings, found {type(data).__name__}. See pipelines/ for examples.")
     written = copy.deepcopy(data)
@@ -283,9 +299,11 @@ def check(data: Any, name: str, lines: dict[Path_, int] | None = None) -> Pipeli
             text = f"{WANTED[str(loc[-1])]} (found {_at(data, loc)!r})" if field is not None else _explain(error, path)
             mistakes.append((path, f"{at}: {text}" if at else text))
     mistakes = _told_once(mistakes, len(_mapping(data, "pretrain", "arms")))
-    lines = lines or {}
+    lines, given_as = lines or {}, _by_key(overrides or [])
+    for key in given_as:
+        lines = {path: n for path, n in lines.items() if tuple(map(str, path[: len(key)])) != key}  # no longer the file's
     mistakes.sort(key=lambda m: next((lines[m[0][:n]] for n in range(len(m[0]), 0, -1) if m[0][:n] in lines), 0))
-    texts = list(dict.fromkeys(_line_of(path, lines) + text for path, text in mistakes))
+    texts = list(dict.fromkeys(_place_of(path, lines, given_as) + text for path, text in mistakes))
     listing = "\n".join(f"  {t}" for t in texts)
     raise ConfigError(f"{name}: {len(texts)} mistake{'s' * (len(texts) > 1)}\n{listing}")
 
@@ -438,10 +456,7 @@ def load_config(path: Path | str, overrides: list[str] | None = None) -> Pipelin
     if overrides and not isinstance(data, dict):
         raise ConfigError(f"{path}: want a mapping of settings.")
     apply_overrides(data, overrides or [])
-    for override in overrides or []:
-        key = override.partition("=")[0].strip().split(".")
-        lines = {path: n for path, n in lines.items() if list(map(str, path[: len(key)])) != key}  # no longer the file's
-    return check(data, str(path), lines)
+    return check(data, str(path), lines, overrides)
 
 
 def dump_config(config: PipelineConfig) -> str:

@@ -93,7 +93,7 @@ def test_run_makes_everything_then_skips_then_remakes_what_a_change_touches(slmc
 
     code, _, err = slmctl("run", path, "-o", "pretrain.arms.random.lr=0.001")
     assert code == 0
-    assert "settings.lr: found 0.01, wanted 0.001" in err
+    assert "settings.lr: was 0.01, is now 0.001" in err
     assert "pretrain slm: complete, skipped" in err
     assert (run / "pretrain" / "slm" / "model" / "model.safetensors").stat().st_mtime_ns == weights
     assert [d.name.startswith("pretrain-random") for d in (run / "stale").iterdir()].count(True) == 1

@@ -202,6 +202,49 @@ def test_an_override_is_validated_like_the_file(file: Path) -> None:
         load_config(file, ["reference.epocs=2"])
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("seed=-1", "seed: "),
+        ("reference.lr=fast", "reference.lr: "),
+        ("data.heldout.general.txt_split=lines", "data.heldout.general.txt_split: "),
+        ("data.corpus.0.pth=x", "data.corpus.0.pth: unknown key"),
+        ("pretrain.arms.slm.selection={ratio: 2}", "pretrain.arms.slm.selection.ratio: "),
+        ("zzz.b=1", "zzz: unknown key"),
+        ("eval.target=nowhere", "eval.target: 'nowhere' is not a set"),
+        ("eval.tasks=[{path: x.jsonl}]", "eval.tasks.0.name: is required but absent"),
+    ],
+)
+def test_a_mistake_in_an_override_is_said_to_be_its_own_not_the_files(tmp_path: Path, override: str, message: str) -> None:
+    [found] = mistakes(tmp_path, TEXT, [override])
+    assert found.startswith(f"-o {override}: {message}")
+
+
+def test_what_arms_have_from_an_override_of_pretrain_is_the_overrides(tmp_path: Path) -> None:
+    for found in mistakes(tmp_path, TEXT, ["pretrain.batch_tokens=51201"]):
+        assert found.startswith("-o pretrain.batch_tokens=51201: pretrain.arms.")
+    own = TEXT.replace("lr: 2.0e-4", "batch_tokens: 65")
+    [found] = mistakes(tmp_path, own, ["pretrain.batch_tokens=51200"])
+    assert found.startswith(f"line {line_of(own, 'clm:')}: pretrain.arms.clm.batch_tokens: "), "which the file gives itself"
+
+
+def test_a_mistake_of_a_part_names_its_line_and_the_override_within_it(tmp_path: Path) -> None:
+    override = "pretrain.arms.clm.selection.scope=global"
+    [found] = mistakes(tmp_path, TEXT, [override])
+    assert found.startswith(f"line {line_of(TEXT, 'clm:')} and -o {override}: pretrain.arms.clm.selection: scope global is for")
+
+
+def test_a_mistake_of_the_file_keeps_its_line_beside_overrides(tmp_path: Path) -> None:
+    text = TEXT.replace("seed: 3", "seed: -1")
+    assert mistakes(tmp_path, text, ["reference.lr=1e-4"])[0].startswith(f"line {line_of(text, 'seed:')}: seed: ")
+
+
+def test_a_long_override_is_shortened(tmp_path: Path) -> None:
+    [found] = mistakes(tmp_path, TEXT, [f"reference.schedule={'x' * 500}"])
+    assert found.startswith("-o reference.schedule=xxx")
+    assert found.split(": ")[0].endswith("x…")
+
+
 def test_overrides_do_not_create_what_the_model_lacks(file: Path) -> None:
     data: dict[str, Any] = {"a": None}
     apply_override(data, "a.b.c=1")

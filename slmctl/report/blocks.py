@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+from slmctl.report.numbers import NONE
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,12 @@ class Cell:
 Row = Sequence["Cell | str"]
 
 
+def as_cell(value: Cell | str) -> Cell:
+    """A cell; what is empty is a dash."""
+    cell = value if isinstance(value, Cell) else Cell(str(value))
+    return cell if cell.text else replace(cell, text=NONE)
+
+
 @dataclass(frozen=True)
 class DataTable:
     """Rows under a header; each row's first cell names it. `groups[i]`, where given, is a heading above row i."""
@@ -29,8 +37,16 @@ class DataTable:
     rows: Sequence[Row]
     note: str = ""
     groups: dict[int, str] = field(default_factory=dict)
+    dash: str = "not measured, or no finite number"
+    """What a dash in this table stands for."""
 
     kind = "table"
+
+    @property
+    def why(self) -> str:
+        """What its dashes stand for, as a sentence; nothing where it has none."""
+        cells = [as_cell(value) for row in self.rows for value in row[1:]]
+        return f"A dash ({NONE}): {self.dash}." if any(NONE in (c.text, *c.small.split()) for c in cells) else ""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from slmctl.report.card_facts import UNSCORED, CardFacts
 from slmctl.report.card_tables import cost_rows, criterion_of, difference_rows, known, loss_rows, over_seeds, reached, task_rows
 from slmctl.report.card_text import Markdown, argument, fenced, hub_id, markdown, one_line, place_name
+from slmctl.report.numbers import NONE
 
 _SHOWN_SETTINGS = {
     "lr": "peak learning rate",
@@ -57,6 +58,7 @@ def _environment() -> Environment:
         autoescape=False,  # of HTML, which this is not
     )
     environment.filters["raw"] = Markdown
+    environment.filters["dashes"] = lambda rows: any(NONE in row for row in rows)
     return environment
 
 

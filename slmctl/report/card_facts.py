@@ -47,6 +47,8 @@ class CardFacts(TypedDict, total=False):
     tokens_seen: int
     tokens_selected: int
     training_seconds: float
+    reference_seconds: float
+    """Of training the reference model, on all ranks at once."""
     flops: float
     """Of training this model."""
     costs: dict[str, Any]
@@ -75,11 +77,14 @@ def card_facts(
     metrics: list[dict[str, Any]] | None = None,
     environments: list[dict[str, Any]] | None = None,
     results: dict[str, Any] | None = None,
+    reference_metrics: list[dict[str, Any]] | None = None,
+    flops: float | None = None,
 ) -> CardFacts:
     """Facts of the card of `name`: `base` (one that was made from scratch), `reference` or an arm.
 
     `config` is `PipelineConfig.model_dump(mode="json")` (or config.resolved.yaml), `metrics` and `environments` are the
     records of the run's metrics.jsonl and environment.jsonl, `results` is results.json (schema 2), where there is one yet.
+    `reference_metrics` are those of the pipeline's reference, `flops` the operations of this model's training by its shape.
     What results.json says of an arm, which is what it was trained as, goes before what the configuration says now.
     """
     results = results or {}
@@ -101,7 +106,9 @@ def card_facts(
         "seq_len": config["data"]["seq_len"],
         "intra_document_mask": config["data"]["intra_document_mask"],
         "seed": arm.get("seed", settings.get("seed") if settings.get("seed") is not None else config["seed"]),
+        "flops": flops,
         **_measured(metrics or [], arm),
+        "reference_seconds": _seconds(reference_metrics or []),
         "costs": results.get("costs", {}),
         "models": results.get("models", {}),
         "controls": [n for n, a in results.get("arms", {}).items() if a["selection"]["criterion"] in UNSCORED and n != name],
@@ -157,13 +164,19 @@ def _hub(sources: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _measured(metrics: list[dict[str, Any]], arm: dict[str, Any]) -> dict[str, Any]:
     """Steps, tokens and seconds, by results.json or by the run's log."""
-    found = {}
+    found: dict[str, Any] = {}
     if metrics:
         last = metrics[-1]
         found = {"steps": last["step"], "tokens_seen": last["tokens_seen"], "tokens_selected": last["tokens_selected"]}
-        found["training_seconds"] = sum(m.get("seconds") or 0.0 for m in metrics)
+        found["training_seconds"] = _seconds(metrics)
     keys = ("steps", "tokens_seen", "tokens_selected", "training_seconds", "flops")
     return {**found, **{k: arm[k] for k in keys if arm.get(k) is not None}}
+
+
+def _seconds(metrics: list[dict[str, Any]]) -> float | None:
+    """Of all steps; None where the log does not tell."""
+    known = [m["seconds"] for m in metrics if m.get("seconds") is not None]
+    return sum(known) if known else None
 
 
 def _made_by(environment: dict[str, Any]) -> dict[str, Any]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from slmctl.report import numbers as n
 from slmctl.report.card_facts import UNSCORED, CardFacts
 from slmctl.report.card_text import Markdown, markdown
+from slmctl.report.facts import extreme
 
 
 def criterion_of(facts: CardFacts) -> str:
@@ -23,13 +25,13 @@ def cost_rows(facts: CardFacts) -> list[list[Any]]:
         return rows
     costs, name = facts.get("costs", {}), (facts.get("selection") or {}).get("reference")
     if not facts.get("scored_by") and costs.get("reference_tokens") is not None:
-        row = [_count(costs["reference_tokens"]), _flops(costs.get("reference_flops")), Markdown("-")]
+        row = [_count(costs["reference_tokens"]), _flops(costs.get("reference_flops")), _seconds(facts.get("reference_seconds"))]
         rows.append(["training the reference model", *row])
     scored = costs.get("scored_tokens") or {}
     name = name if name in scored else next(iter(scored), None)
     if name is not None:
         rows.append(
-            ["scoring the corpus", _count(scored[name]), _flops((costs.get("scoring_flops") or {}).get(name)), Markdown("-")]
+            ["scoring the corpus", _count(scored[name]), _flops((costs.get("scoring_flops") or {}).get(name)), _seconds(None)]
         )
     return rows
 
@@ -72,6 +74,7 @@ def task_rows(facts: CardFacts) -> list[list[Any]]:
         for name in _shown_models(facts):
             found = models[name].get("tasks", {}).get(task, {})
             error = f" ± {found['standard_error']:.3f}" if known(found.get("standard_error")) else ""
+            error = f" ({extreme(found)})" if extreme(found) else error
             accuracy = Markdown(_figure(found.get("accuracy"), ".3f") + error)
             rows.append([task, _label(facts, name), accuracy, _count(found.get("items")), _count(found.get("shots"))])
     return rows
@@ -87,12 +90,11 @@ def reached(facts: CardFacts) -> str | None:
         return f"How soon it came down to the final target loss of the control {control['arm']} is not judged: {control['why']}."
     if seen is None:
         return f"It did not reach the final target loss of the control {control['arm']}."
-    fewer, flops = control.get("times_fewer_tokens"), control.get("times_fewer_flops_all")
+    fewer, flops = (n.fewer(control.get(f"times_fewer_{key}"), " times") for key in ("tokens", "flops_all"))
     words = f"It reached the final target loss of the control {control['arm']} after {seen:,.0f} tokens"
     words += f" (the control itself first after {control['control_tokens']:,.0f})" if known(control.get("control_tokens")) else ""
-    words += f", {fewer:.2f} times fewer" if known(fewer) else ""
-    words += "." if not known(flops) else f". In FLOPs, with the reference's training and scoring, the factor is {flops:.2f}."
-    return words
+    words += f", {fewer}" if fewer != n.NONE else ""
+    return f"{words}." if flops == n.NONE else f"{words}. With the reference's training and scoring it took {flops} FLOPs."
 
 
 def difference_rows(facts: CardFacts) -> list[list[Any]]:
@@ -124,11 +126,13 @@ def over_seeds(facts: CardFacts) -> str | None:
 
 
 def _figure(value: Any, form: str) -> Markdown:
-    return Markdown(format(value, form)) if known(value) else Markdown("-")
+    return Markdown(n.signs(format(value, form)) if known(value) else n.NONE)
 
 
 def _interval(ends: Any, form: str = ".4f") -> Markdown:
-    return Markdown(f"{ends[0]:{form}} to {ends[1]:{form}}") if ends and all(map(known, ends)) else Markdown("-")
+    if not ends or not all(map(known, ends)):
+        return Markdown(n.NONE)
+    return Markdown(" to ".join(n.signs(format(end, form)) for end in ends))
 
 
 def _count(n: Any) -> Markdown:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -15,6 +16,12 @@ from slmctl.report.theme import SERIES, SOFT, Look, looks
 CRITERIA = {"excess_loss": "highest excess loss", "all": "all tokens", "random": "random tokens"}
 PLAIN = ("all", "random")
 """Criteria of the controls: they look at no loss."""
+_SCOPES = {
+    "global": ("of each micro-batch", "all tokens of a micro-batch, on all ranks, compete"),
+    "threshold": ("by a running threshold", "each token is held against a running quantile of the scores"),
+}
+"""Scopes in which tokens do not compete within groups of rows: as a share is followed by them, and as a sentence."""
+_LEFT_OUT = re.compile(r"rho-(?:math|general): ([^\s:]+)(?: is|:) left out")
 
 
 def dig(data: Any, *path: str) -> Any:
@@ -116,18 +123,49 @@ class Facts:
         """Of an arm's seeds, where one of its controls has enough for their means to be compared."""
         return self.seeds(arm) if any(self.seed_gap(arm, c) for c in self.controls_of(arm)) else None
 
+    @cached_property
+    def notes(self) -> list[str]:
+        """Notes of the results, each once; of a task that two suites had to leave out, the first."""
+        found: dict[str, str] = {}
+        for note in self.results.get("notes") or []:
+            task = _LEFT_OUT.match(str(note))
+            found.setdefault(f"left out: {task[1]}" if task else str(note), str(note))
+        return list(found.values())
+
     def criterion(self, arm: str) -> str | None:
         found = dig(self.arms, arm, "selection", "criterion")
         return None if found is None else str(found)
 
     def selection(self, arm: str) -> str:
-        """`highest excess loss, 60%`; a dash for models that are no arms."""
+        """`highest excess loss, 60%`, and within what where that is no group of rows; a dash for models that are no arms."""
         criterion = self.criterion(arm)
         if criterion is None:
             return n.NONE
         words = CRITERIA.get(criterion, criterion.replace("_", " "))
         share = dig(self.arms, arm, "selection", "ratio")
-        return words if criterion == "all" or n.number(share) is None else f"{words}, {n.ratio(share)}"
+        if criterion == "all" or n.number(share) is None:
+            return words
+        within = _SCOPES.get(str(dig(self.arms, arm, "selection", "scope")), ("",))[0]
+        return f"{words}, {n.ratio(share)} {within}".rstrip()
+
+    def competition(self, arm: str) -> str:
+        """Which tokens compete for being trained on: `groups of 8 rows`."""
+        chosen = items_of(self.arms, arm, "selection")
+        if chosen.get("criterion") == "all":
+            return "none: all are kept"
+        if chosen.get("scope") in _SCOPES:
+            return f"{chosen['scope']}: {_SCOPES[chosen['scope']][1]}"
+        return _groups(chosen)
+
+    def stand_in(self, arms: Iterable[str]) -> str:
+        """A sentence for what is shown of rows apart from training, where groups stand in for another scope; else nothing."""
+        found = ""
+        for arm in arms:
+            chosen = items_of(self.arms, arm, "selection")
+            if chosen.get("scope") in _SCOPES and chosen.get("criterion") not in PLAIN:
+                found += f" In training {arm} had scope {chosen['scope']} ({_SCOPES[chosen['scope']][1]}); "
+                found += f"here its tokens compete within {_groups(chosen)} instead."
+        return found
 
     def loss(self, model: str, heldout: str) -> float | None:
         return n.number(dig(self.models, model, "heldout", heldout, "loss"))
@@ -146,6 +184,22 @@ class Facts:
             if (d.get("a"), d.get("b")) == (b, a):
                 return -value, (-ends[1], -ends[0]) if ends else None
         return None
+
+
+def _groups(selection: dict[str, Any]) -> str:
+    rows = n.count(selection.get("group_rows"))
+    return "groups of rows" if rows == n.NONE else "each row" if rows == "1" else f"groups of {rows} rows"
+
+
+def extreme(task: dict[str, Any]) -> str:
+    """Of a task's result that none or all of the items are right: its standard error would be 0, however few they are."""
+    accuracy, unread = n.number(task.get("accuracy")), n.number(task.get("unread"))
+    if accuracy not in (0.0, 1.0):
+        return ""
+    if accuracy == 0 and unread and unread == n.number(task.get("items")):
+        return "none right: no answer could be read from any output"
+    words = "all right" if accuracy else "none right"
+    return f"{words}; from {n.count(unread)} outputs no answer could be read" if unread else words
 
 
 def beyond_chance(interval: Sequence[float] | None) -> bool | None:

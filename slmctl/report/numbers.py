@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 NONE = "–"
+MINUS = "−"
+"""The sign itself (U+2212), as wide as a plus; a hyphen is no sign."""
+_NUMBER = re.compile(r"(?<![\w.)\]-])-?\.?\d[\d.,]*(?:e[+-]\d+)?")
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def signs(text: str) -> str:
+    """`text` with the sign of each negative number in it; hyphens within words stay."""
+    return _NUMBER.sub(lambda m: m[0].replace("-", MINUS), text)
 
 
 def number(value: Any) -> float | None:
@@ -32,13 +41,13 @@ def fixed(value: Any, digits: int = 4) -> str:
     if x is None:
         return NONE
     if abs(x) >= 1e6:  # no model says this on purpose
-        return f"{x:.3g}"
-    return f"{x:.{digits}f}".replace("-", "−")
+        return signs(f"{x:.3g}")
+    return signs(f"{x:.{digits}f}")
 
 
 def general(value: Any, digits: int = 4) -> str:
     x = number(value)
-    return NONE if x is None else f"{x:.{digits}g}".replace("-", "−")
+    return NONE if x is None else signs(f"{x:.{digits}g}")
 
 
 def significant(value: Any, digits: int = 4) -> str:
@@ -46,12 +55,12 @@ def significant(value: Any, digits: int = 4) -> str:
     x = number(value)
     if x is None:
         return NONE
-    return (f"{x:.{digits}g}" if abs(x) >= 10**digits else f"{x:#.{digits}g}".rstrip(".")).replace("-", "−")
+    return signs(f"{x:.{digits}g}" if abs(x) >= 10**digits else f"{x:#.{digits}g}".rstrip("."))
 
 
 def signed(value: Any, digits: int = 4) -> str:
     x = number(value)
-    return NONE if x is None else f"{x:+.{digits}f}".replace("-", "−")
+    return NONE if x is None else signs(f"{x:+.{digits}f}")
 
 
 def interval(value: Any, digits: int = 4, sign: bool = False) -> str:
@@ -61,9 +70,18 @@ def interval(value: Any, digits: int = 4, sign: bool = False) -> str:
     return "" if ends is None else f"[{form(ends[0], digits)}, {form(ends[1], digits)}]"
 
 
+NO_INTERVAL = "no interval"
+NEEDS = "an interval takes at least two documents, and finite losses"
+
+
+def interval_or_why(value: Any, of: Any, digits: int = 4) -> str:
+    """`[low, high]` of the figure `of`, or that there is none; nothing where there is no figure."""
+    return interval(value, digits) or ("" if number(of) is None else NO_INTERVAL)
+
+
 def count(value: Any) -> str:
     x = number(value)
-    return NONE if x is None else f"{x:,.0f}"
+    return NONE if x is None else signs(f"{x:,.0f}")
 
 
 def short(value: Any) -> str:
@@ -73,8 +91,8 @@ def short(value: Any) -> str:
         return NONE
     for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(x) >= size * 0.9995:
-            return f"{x / size:.3g}{letter}"
-    return f"{x:.0f}"
+            return f"{signs(f'{x / size:.3g}')}{letter}"
+    return signs(f"{x:.0f}")
 
 
 def flops(value: Any) -> str:
@@ -85,26 +103,27 @@ def flops(value: Any) -> str:
     if x == 0:
         return "0"
     digits, exponent = f"{x:.2e}".split("e")
-    return f"{digits}\u00a0×\u00a010{str(int(exponent)).translate(_SUPERSCRIPT)}"
+    return f"{signs(digits)}\u00a0×\u00a010{str(int(exponent)).translate(_SUPERSCRIPT)}"
 
 
 def percent(value: Any, digits: int = 1) -> str:
     x = number(value)
-    return NONE if x is None else f"{100 * x:.{digits}f}%".replace("-", "−")
+    return NONE if x is None else f"{signs(f'{100 * x:.{digits}f}')}%"
 
 
 def ratio(value: Any) -> str:
     """A setting, shown as what it is: 60%, 62.5%."""
     x = number(value)
-    return NONE if x is None else f"{100 * x:g}%"
+    return NONE if x is None else f"{signs(f'{100 * x:g}')}%"
 
 
-def fewer(value: Any) -> str:
-    """`times fewer` as words: 1.32× fewer; below one, its inverse: 1.25× more."""
+def fewer(value: Any, times: str = "×") -> str:
+    """`times fewer` as words: 1.32× fewer; below one, its inverse: 1.25× more. In a sentence `times` is a word of its own."""
     x = number(value)
     if x is None or x <= 0:
         return NONE
-    return f"{x:.2f}× fewer" if x >= 1 else f"{1 / x:.2f}× more"
+    far = f"{max(x, 1 / x):.2f}"
+    return "as many" if far == "1.00" else f"{far}{times} {'fewer' if x > 1 else 'more'}"
 
 
 def probability(value: Any) -> str:

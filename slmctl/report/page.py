@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from slmctl.report import theme
-from slmctl.report.blocks import Cell, Figure, Section
+from slmctl.report.blocks import Figure, Section, as_cell
 from slmctl.report.config_text import shown_config
 from slmctl.report.facts import Facts, items_of
 from slmctl.report.highlights import highlights
@@ -54,6 +54,7 @@ def make_page(
     """
     facts = Facts(results, logs or {})
     found = [s for make in SECTIONS if (s := make(facts)) is not None]
+    text = highlights(highlighted, facts.main)
     package = files("slmctl.report") / "assets"
     style, script = ((package / name).read_text(encoding="utf-8") for name in ("style.css", "script.js"))
     html = (
@@ -66,10 +67,11 @@ def make_page(
             headline=summary.headline(facts),
             key_figures=summary.key_figures(facts),
             sections=found,
-            text=highlights(highlighted, facts.main),
+            text=text,
+            stand_in=facts.stand_in(text.data["arms"]) if text else "",
             config=shown_config(config),
             versions=items_of(results, "versions"),
-            notes=[*(results.get("notes") or []), *notes],
+            notes=list(dict.fromkeys([*facts.notes, *notes])),
             colors=theme.ALL,
             style=Markup(style),
             script=Markup(script),
@@ -86,7 +88,7 @@ def _environment() -> Environment:
     )
     env.filters["shown"] = lambda text: visible(text, 500)
     env.filters["brief"] = lambda text: visible(text, 120)
-    env.filters["cell"] = lambda value: value if isinstance(value, Cell) else Cell(str(value))
+    env.filters["cell"] = as_cell
     env.filters["lines"] = lambda text: "\n".join(visible(line, 2000) for line in str(text).splitlines())
     env.filters["drawing"] = Markup  # serialised by an XML library, with its text escaped
     env.filters["outline"] = _outline

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from slmctl.report import numbers as n
 from slmctl.report.blocks import DataTable
-from slmctl.report.facts import Facts, dig, items_of, rows_of
+from slmctl.report.facts import Facts, dig, extreme, items_of, rows_of
 from slmctl.report.sections.summary import alarms, headline
 from slmctl.report.shown import shortened, visible
 
@@ -51,7 +51,7 @@ def print_results(results: dict[str, Any], console: Console) -> None:
             table.add_row(*[Text(str(cell)) for cell in row])
         console.print(table)
     console.print()
-    for note in results.get("notes") or []:
+    for note in Facts(results).notes:
         console.print(f"note: {visible(note, 1000)}", markup=False)
 
 
@@ -153,7 +153,8 @@ def _accuracies(facts: Facts, models: Sequence[str]) -> DataTable:
         cells = []
         for model in models:
             found = items_of(facts.models, model, "tasks", task)
-            error = n.number(found.get("standard_error"))
-            cells.append(n.percent(found.get("accuracy")) + (f" ±{100 * error:.1f}" if error is not None else ""))
+            error = None if extreme(found) else n.number(found.get("standard_error"))
+            none_or_all = f" {extreme(found).split()[0]}" if extreme(found) else ""
+            cells.append(n.percent(found.get("accuracy")) + (f" ±{100 * error:.1f}" if error is not None else none_or_all))
         rows.append([shortened(task, 20), *cells])
     return DataTable("Accuracy of tasks ± standard error", ["task", *[shortened(m, 12) for m in models]], rows)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from slmctl.errors import InputError
+from slmctl.evaluation.costs import forward_flops
 from slmctl.files import publishing
+from slmctl.model.loading import ModelSource, empty_model
 from slmctl.report.card import model_card
 from slmctl.report.card_facts import card_facts
 from slmctl.stages.workspace import Workspace
@@ -17,7 +20,9 @@ def write_card(workspace: Workspace, name: str, results: dict[str, Any] | None =
     model, run = _places(workspace, name)
     config = workspace.config.model_dump(mode="json")
     metrics, environments = read_log(run / "metrics.jsonl"), read_log(run / "environment.jsonl")
-    card = model_card(card_facts(name, config, metrics, environments, results))
+    reference = read_log(workspace.reference / "training" / "metrics.jsonl")
+    flops = _flops(workspace, name, metrics)
+    card = model_card(card_facts(name, config, metrics, environments, results, reference, flops))
     with publishing(model / "README.md") as temporary:
         temporary.write_text(card, encoding="utf-8")
 
@@ -28,6 +33,17 @@ def write_cards(workspace: Workspace, results: dict[str, Any]) -> None:
         model, _ = _places(workspace, name)
         if (name != "base" or workspace.config.model.scratch is not None) and model.is_dir():
             write_card(workspace, name, results)
+
+
+def _flops(workspace: Workspace, name: str, metrics: list[dict[str, Any]]) -> float | None:
+    """Operations of a model's training, by its shape and its log; None where these do not tell."""
+    arm = workspace.config.pretrain.arms.get(name)
+    try:
+        forward = forward_flops(empty_model(ModelSource(str(_places(workspace, name)[0]))), workspace.config.data.seq_len)
+    except InputError:
+        return None
+    criterion = arm.selection.criterion if arm is not None else "all"
+    return forward.training(criterion, metrics[-1]["tokens_seen"], metrics[-1]["tokens_selected"]) if metrics else None
 
 
 def _places(workspace: Workspace, name: str) -> tuple[Path, Path]:

@@ -38,7 +38,7 @@ def demo(output_dir: Path, overrides: list[str]) -> Path:
     for file in ("target", "general"):
         data["data"]["heldout"][file]["path"] = str(texts / f"{file}.jsonl")
     apply_overrides(data, overrides)
-    workspace = Workspace(check(data, "demo.yaml", lines)).open()
+    workspace = Workspace(check(data, "demo.yaml", lines, overrides)).open()
     if not texts.is_dir():
         with publishing(texts) as temporary:
             write_demo_data(temporary)

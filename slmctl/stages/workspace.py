@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -371,19 +372,17 @@ class Workspace:
         path = directory / INPUTS
         if not path.is_file():
             raise InputError(f"{directory} is not there yet. {advice}")
-        if changed := differences(_strict(read_json(path)), inputs):
-            listing = "\n".join(f"  {c}" for c in changed)
+        if changed := _changes(_strict(read_json(path)), inputs):
+            listing = "\n".join(f"  {line}" for line in _few(changed))
             raise MismatchError(f"{directory} was made from other inputs:\n{listing}\n{advice}")
 
     def changed(self, label: str, found: Any, inputs: Any) -> bool:
         """Whether a folder was made from other inputs; says which."""
-        changed = differences(found, inputs)
+        changed = _changes(found, inputs)
         if changed:
             say(f"{label}: made from other inputs, so it is made anew. Changed:")
-            for line in changed[:8]:
+            for line in _few(changed):
                 say(f"  {line}")
-            if len(changed) > 8:
-                say(f"  and {len(changed) - 8} more")
         return bool(changed)
 
     def begin_set(
@@ -438,12 +437,16 @@ class Workspace:
             yield
 
     def move_aside(self, directory: Path, label: str | None = None) -> Path:
-        label = (label or str(directory.relative_to(self.root))).replace(os.sep, "-")
-        stale = self.root / "stale" / f"{label}-{time.strftime('%Y%m%dT%H%M%S')}-{time.time_ns() % 10**6:06d}"
+        stale = self.stale_place(label or str(directory.relative_to(self.root)))
         stale.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(directory, stale)  # a rename, where store_dir is on the same file system
         say(f"{directory}: the old files are kept in {stale}; delete them when you no longer need them")
         return stale
+
+    def stale_place(self, label: str) -> Path:
+        """A new name in stale/, for what `label` has been."""
+        name = label.replace(os.sep, "-")
+        return self.root / "stale" / f"{name}-{time.strftime('%Y%m%dT%H%M%S')}-{time.time_ns() % 10**6:06d}"
 
     def finish(self, directory: Path, facts: dict[str, Any] | None = None) -> None:
         """Marks a stage complete."""
@@ -453,3 +456,41 @@ class Workspace:
 def _strict(made_from: Any) -> Any:
     """What a result depends on, without what was let through on the way: to go on with it, nothing is made anew."""
     return {k: v for k, v in made_from.items() if k != ACCEPTED} if isinstance(made_from, dict) else made_from
+
+
+# --- what has changed, in words ---
+
+_FEW, _LONGEST = 6, 48
+"""Changes that are listed, and characters of a value that are shown."""
+
+
+def _few(changed: list[str]) -> list[str]:
+    return changed if len(changed) <= _FEW else [*changed[:_FEW], f"and {len(changed) - _FEW} more"]
+
+
+def _changes(was: Any, now: Any, path: str = "") -> list[str]:
+    """`key.path: was X, is now Y` for each value in which two JSON-like values differ; what is absent is as good as null."""
+    if isinstance(was, dict) and isinstance(now, dict):
+        keys = [*now, *[k for k in was if k not in now]]
+        return [c for k in keys for c in _changes(was.get(k), now.get(k), f"{path}.{k}" if path else str(k))]
+    if isinstance(was, list) and isinstance(now, list) and any(isinstance(x, dict | list) for x in (*was, *now)):
+        both = min(len(was), len(now))
+        found = [c for i in range(both) for c in _changes(was[i], now[i], f"{path}[{i}]")]
+        found += [f"{path}[{i}]: is no longer there ({_shown(was[i])})" for i in range(both, len(was))]
+        return found + [f"{path}[{i}]: is new ({_shown(now[i])})" for i in range(both, len(now))]
+    return [] if was == now else [f"{path}: was {_shown(was)}, is now {_shown(now)}"]
+
+
+def _shown(value: Any) -> str:
+    """A value on one short line; of a whole part its values alone, and of a hash its beginning."""
+    if value is None:
+        return "not set"
+    if isinstance(value, dict):
+        text = ", ".join(f"{k} {_shown(v)}" for k, v in value.items() if v is not None) or "empty"
+    elif isinstance(value, list):
+        text = f"[{', '.join(map(_shown, value))}]"
+    elif isinstance(value, str) and re.fullmatch("[0-9a-f]{40,}", value):
+        return f"{value[:12]}…"
+    else:
+        text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"

@@ -18,7 +18,12 @@ ARMS: dict[str, Any] = {
     "threshold": {**ROWS_16, "selection": {"group_rows": 2, "scope": "threshold"}},
     "clm": {**ROWS_16, "micro_batch": 4, "selection": {"criterion": "all", "group_rows": 1}},
     "random": {**ROWS_16, "selection": {"criterion": "random", "group_rows": 2}},
-    "bf16": {**ROWS_16, "precision": "bf16_autocast", "selection": {"group_rows": 2}, "lr": 2.0e-4},  # so low that rounding stays small
+    "bf16": {
+        **ROWS_16,
+        "precision": "bf16_autocast",
+        "selection": {"group_rows": 2},
+        "lr": 2.0e-4,
+    },  # so low that rounding stays small
 }
 
 

@@ -254,6 +254,15 @@ def test_landmarks_and_headings_lead_through_the_page(page):
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none", "focus is seen"
 
 
+@pytest.mark.parametrize(("width", "media"), [(360, "screen"), (1280, "screen"), (690, "print")])
+def test_the_paragraph_stands_above_the_alarms_and_these_above_the_figures(page, width, media):
+    page.set_viewport_size({"width": width, "height": 900})
+    page.emulate_media(media=media)
+    tops = [page.locator(part).first.bounding_box() for part in (".headline", ".alarms", ".key", "#comparison")]
+    assert all(a["y"] + a["height"] <= b["y"] for a, b in itertools.pairwise(tops))
+    page.emulate_media(media="screen")
+
+
 def test_links_of_the_navigation_lead_to_their_sections(page):
     page.emulate_media(reduced_motion="reduce")
     page.locator("nav a", has_text="Costs").click()

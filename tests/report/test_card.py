@@ -33,6 +33,7 @@ METRICS = [
     {"step": 1, "tokens_seen": 1000, "tokens_selected": 600, "seconds": 2.0},
     {"step": 2, "tokens_seen": 2000, "tokens_selected": 1200, "seconds": 3.0},
 ]
+REFERENCE_METRICS = [{"seconds": 3.0}, {"seconds": None}, {"seconds": 4.0}]
 
 
 def make_config(path: str = "HuggingFaceTB/SmolLM2-135M", **pretrain: Any) -> dict[str, Any]:
@@ -106,7 +107,7 @@ def make_results() -> dict[str, Any]:
 
 
 def make_card(name: str = "slm", results: dict[str, Any] | None = None, config: dict[str, Any] | None = None) -> str:
-    return model_card(card_facts(name, config or make_config(), METRICS, [ENVIRONMENT], results))
+    return model_card(card_facts(name, config or make_config(), METRICS, [ENVIRONMENT], results, REFERENCE_METRICS, 4.5e14))
 
 
 def html(card: str) -> str:
@@ -189,16 +190,46 @@ def test_facts_alone_are_enough() -> None:
 
 def test_the_tables_have_the_numbers_beside_the_controls() -> None:
     rows = rows_of(make_card(results=make_results()))
-    assert ["target (target)", "slm", "2.0000", "1.7500 to 2.2500", "-", "7.389"] in rows
-    assert ["target (target)", "clm (control)", "2.5000", "2.2500 to 2.7500", "-", "12.18"] in rows
-    assert ["target (target)", "random (control)", "2.7500", "2.5000 to 3.0000", "-", "15.64"] in rows
-    assert ["general", "slm", "-", "-", "-", "-"] in rows
+    assert ["target (target)", "slm", "2.0000", "1.7500 to 2.2500", "–", "7.389"] in rows
+    assert ["target (target)", "clm (control)", "2.5000", "2.2500 to 2.7500", "–", "12.18"] in rows
+    assert ["target (target)", "random (control)", "2.7500", "2.5000 to 3.0000", "–", "15.64"] in rows
+    assert ["general", "slm", "–", "–", "–", "–"] in rows
     assert not any("reference" in r for r in rows if len(r) == 6)
-    assert ["target", "clm", "-0.5000", "-0.7500 to -0.2500", "10"] in rows  # given as clm minus slm
+    assert ["target", "clm", "−0.5000", "−0.7500 to −0.2500", "10"] in rows  # given as clm minus slm
     assert ["gsm8k", "slm", "0.375 ± 0.062", "64", "8"] in rows
     assert ["training this model", "2,000,000", "1.5e+15", "360"] in rows
-    assert ["training the reference model", "300,000", "2e+14", "-"] in rows
-    assert ["scoring the corpus", "9,000,000", "3e+15", "-"] in rows
+    assert ["training the reference model", "300,000", "2e+14", "7"] in rows
+    assert ["scoring the corpus", "9,000,000", "3e+15", "–"] in rows
+
+
+@pytest.mark.parametrize("results", [None, make_results()])
+def test_the_cost_of_the_reference_is_on_its_own_card(results: Any) -> None:
+    assert ["training this model", "2,000", "4.5e+14", "5"] in rows_of(make_card("reference", results))
+
+
+def test_a_cost_that_no_log_tells_is_a_dash_with_a_reason() -> None:
+    card = model_card(card_facts("reference", make_config(), [{"step": 1, "tokens_seen": 9, "tokens_selected": 9}]))
+    assert ["training this model", "9", "–", "–"] in rows_of(card)
+    assert "A dash: not recorded, or not to be told from what is here." in card
+    assert "A dash" not in make_card("reference")
+
+
+def test_below_one_it_is_more_not_fewer() -> None:
+    results = make_results()
+    results["arms"]["slm"]["control"].update(times_fewer_tokens=0.46, times_fewer_flops_all=2.0)
+    text = make_card(results=results)
+    assert "after 1,000,000 tokens, 2.17 times more. With the reference's training and scoring it took 2.00 times fewer" in text
+
+
+def test_a_task_with_none_or_all_right_has_no_error() -> None:
+    results = make_results()
+    for name, accuracy, unread in (("slm", 0.0, 64), ("clm", 1.0, 0), ("random", 0.0, None)):
+        task = {**results["models"][name]["tasks"]["gsm8k"], "accuracy": accuracy, "standard_error": 0.0, "unread": unread}
+        results["models"][name]["tasks"] = {"gsm8k": task}
+    rows = rows_of(make_card(results=results))
+    assert ["gsm8k", "slm", "0.000 (none right: no answer could be read from any output)", "64", "8"] in rows
+    assert ["gsm8k", "clm (control)", "1.000 (all right)", "64", "8"] in rows
+    assert ["gsm8k", "random (control)", "0.000 (none right)", "64", "8"] in rows
 
 
 def test_when_the_control_was_reached_and_why_that_is_not_judged() -> None:
@@ -235,7 +266,7 @@ def test_the_text_says_how_it_was_trained() -> None:
     ):
         assert any(wanted in t for t in found), wanted
     assert any("with 90% intervals" in t for t in found)
-    assert any("after 1,000,000 tokens, 2.00 times fewer" in t and "the factor is 0.80" in t for t in found)
+    assert any("after 1,000,000 tokens, 2.00 times fewer" in t and "it took 1.25 times more FLOPs" in t for t in found)
     assert "tokens: 2,000 seen, trained on 1,200 (60.0%)" in texts_of(make_card())  # by the log, before it is evaluated
 
 

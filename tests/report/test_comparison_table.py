@@ -110,6 +110,20 @@ def test_absent_and_null_numbers_are_dashes():
     printed(results)
 
 
+def test_none_or_all_right_has_no_error_of_zero():
+    results = made_results()
+    for model, accuracy in (("slm", 0.0), ("clm", 1.0)):
+        results["models"][model]["tasks"]["gsm8k"].update(accuracy=accuracy, standard_error=0.0)
+    found = table(results, "Accuracy")["gsm8k"]
+    assert (found["slm"], found["clm"]) == ("0.0% none", "100.0% all")
+
+
+def test_a_note_is_printed_once():
+    results = made_results()
+    results["notes"] = ["rho-math: math: left out, tasks holds no math.jsonl", "rho-general: math is left out, tasks has none"]
+    assert printed(results).count("left out") == 1
+
+
 def test_a_ratio_is_shown_as_what_it_is():
     arms = {"slm": {"criterion": "excess_loss", "ratio": 0.625}}
     found = table(made_results(arms=arms), "Training")

@@ -141,11 +141,18 @@ def test_the_summary_says_what_was_found_in_words(page):
     slm, clm, random = (results["models"][a]["heldout"]["target"]["loss"] for a in ("slm", "clm", "random"))
     assert f"slm (highest excess loss, 60%) ends at a loss of {slm:.3f} nats a token" in text
     assert f"{clm - slm:.3f} lower than clm (beyond chance) and {random - slm:.3f} lower than random (beyond chance)" in text
-    assert "after 369k tokens, 1.33× fewer" in text
+    assert "after 369k tokens, 1.33 times fewer" in text
     low, high = results["models"]["slm"]["heldout"]["target"]["interval"]
     assert f"95% interval [{low:.3f}, {high:.3f}]" in text
     for alarm in results["alarms"]:
         assert alarm["text"] in text
+
+
+def test_the_paragraph_comes_first_then_the_alarms_then_all_else(page):
+    summary = page.html.split('<section id="summary"')[1].split("</section>")[0]
+    parts = ('<p class="headline">', '<ul class="alarms">', '<dl class="key">')
+    assert [summary.count(part) for part in parts] == [1, 1, 1]
+    assert sorted(parts, key=summary.index) == list(parts)
 
 
 def test_a_difference_that_may_be_chance_is_called_so():
@@ -253,7 +260,7 @@ def test_the_controls_own_first_reach_is_told():
     results = made_results()
     results["arms"]["slm"]["control"]["control_tokens"] = 480_000
     text = text_of(results)
-    assert "after 369k tokens (clm itself first after 480k), 1.33× fewer" in text
+    assert "after 369k tokens (clm itself first after 480k), 1.33 times fewer" in text
     assert "1.33× fewer; clm itself first after 480k" in text
 
 

@@ -79,6 +79,21 @@ def test_names_are_unique_and_plain():
         (n.fewer(1.32), "1.32× fewer"),
         (n.fewer(0.8), "1.25× more"),
         (n.fewer(None), "–"),
+        (n.fewer(1.001), "as many"),
+        (n.fewer(0.999), "as many"),
+        (n.fewer(0.46, " times"), "2.17 times more"),
+        (n.fewer(1.32, " times"), "1.32 times fewer"),
+        (n.fixed(-2e7), "−2e+07"),
+        (n.count(-1234), "−1,234"),
+        (n.short(-381_000), "−381k"),
+        (n.short(-3), "−3"),
+        (n.flops(-3.1e12), "−3.10\u00a0×\u00a010¹²"),
+        (n.ratio(-0.5), "−50%"),
+        (n.percent(-0.5), "−50.0%"),
+        (n.general(-1.2e-7), "−1.2e−07"),
+        (n.interval_or_why([1, 2], 1.5, 1), "[1.0, 2.0]"),
+        (n.interval_or_why(None, 1.5), "no interval"),
+        (n.interval_or_why(None, None), ""),
         (n.significant(17.0), "17.00"),
         (n.significant(219.04, 3), "219"),
         (n.significant(123456.7), "1.235e+05"),
@@ -88,6 +103,17 @@ def test_names_are_unique_and_plain():
 )
 def test_numbers_as_people_read_them(shown, wanted):
     assert shown == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("-0.138 nats (-1.2e-05 to -.5), [-3]", "−0.138 nats (−1.2e−05 to −.5), [−3]"),
+        ("slm-1e-4 and clm-1, 10-12, 2026-11-22, x-2, -o key=1", "slm-1e-4 and clm-1, 10-12, 2026-11-22, x-2, -o key=1"),
+    ],
+)
+def test_only_the_sign_of_a_number_becomes_a_minus(text, wanted):
+    assert n.signs(text) == wanted
 
 
 def test_a_training_curve_is_the_means_of_equal_bins():

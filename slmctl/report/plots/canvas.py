@@ -78,13 +78,13 @@ def drawn(
     return Figure(name, title, caption, inline, alone, table, width, wide=width > 1.5 * WIDTH)
 
 
-def legend(figure: Any, handles: Sequence[Any], labels: Sequence[str]) -> None:
-    """Above the plot, in as many columns as fit; labels are given, because one that starts with _ is else left out."""
+def legend(figure: Any, handles: Sequence[Any], labels: Sequence[str], longest: int = 22) -> None:
+    """Above the plot, in as many columns as fit, labels cut to `longest`; they are given, because one that starts with _ is else
+    left out."""
     if not handles:
         return
-    names = [shortened(label) for label in labels]
-    longest = max(map(len, names))
-    columns = max(1, min(len(names), int(56 // (longest + 7))))
+    names = [shortened(label, longest) for label in labels]
+    columns = max(1, min(len(names), int(56 // (max(map(len, names)) + 7))))
     figure.legend(handles, names, loc="outside upper left", ncols=columns)
 
 

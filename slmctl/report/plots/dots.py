@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from slmctl.report import numbers as n
 from slmctl.report import theme
 from slmctl.report.blocks import DataTable, Figure
 from slmctl.report.plots.canvas import WIDTH, drawn, legend
@@ -67,9 +68,9 @@ def dots(
         axes.locator_params(axis="x", nbins=5)
         axes.set_xlabel(x_label)
         if as_percent:
-            from matplotlib.ticker import PercentFormatter
+            from matplotlib.ticker import FuncFormatter
 
-            axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: n.percent(x, 0)))
         if len(series) > 1:
             legend(figure, handles, [s.name for s in series])
 

@@ -24,8 +24,10 @@ def heat_map(
     values: Sequence[Sequence[float | None]],
     row_name: str,
     column_name: str,
+    dash: str,
 ) -> Figure:
-    """`values[i][j]` in row i, column j; shades are by the logarithm where all values are positive."""
+    """`values[i][j]` in row i, column j; shades are by the logarithm where all values are positive. `dash` says what a missing
+    value means."""
     known = [v for row in values for v in row if v is not None]
     scale = math.log if known and min(known) > 0 else float
     low, high = (scale(min(known)), scale(max(known))) if known else (0.0, 0.0)
@@ -52,7 +54,8 @@ def heat_map(
             side.set_visible(False)
 
     rows = [[label, *[n.general(v) for v in row]] for label, row in zip(row_labels, values, strict=True)]
-    table = DataTable(title, [f"{row_name} ↓ {column_name} →", *column_labels], rows)
+    table = DataTable(title, [f"{row_name} ↓ {column_name} →", *column_labels], rows, dash=dash)
+    caption += f" {table.why}" if table.why else ""
     return drawn(
         name, title, caption, table, paint, max(WIDTH, 70 + 42.0 * len(column_labels)), max(190, 60 + 30.0 * len(row_labels))
     )

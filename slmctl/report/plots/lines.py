@@ -9,7 +9,8 @@ from typing import Any
 
 from slmctl.report import numbers as n
 from slmctl.report.blocks import DataTable, Figure
-from slmctl.report.plots.canvas import drawn, legend, thousands
+from slmctl.report.plots.canvas import HEIGHT, drawn, legend, thousands
+from slmctl.report.shown import shortened
 from slmctl.report.theme import Look
 
 MOST_POINTS = 80
@@ -39,8 +40,9 @@ def curves(
     y_label: str,
     tokens: bool = True,
     digits: int = 4,
+    longest: int = 22,
 ) -> Figure:
-    """A line for each series; `tokens` writes x as 200k."""
+    """A line for each series; `tokens` writes x as 200k. Names longer than `longest` are cut in the legend."""
 
     def paint(figure: Any, axes: Any) -> None:
         handles = []
@@ -58,9 +60,10 @@ def curves(
         axes.set_ylabel(y_label)
         if tokens:
             thousands(axes.xaxis)
-        legend(figure, handles, [s.name for s in series])
+        legend(figure, handles, [s.name for s in series], longest)
 
-    return drawn(name, title, caption, series_table(title, series, x_label, tokens, digits), paint)
+    table = series_table(title, series, x_label, tokens, digits)
+    return drawn(name, title, caption, table, paint, height=HEIGHT if longest <= 22 else HEIGHT + 15 * len(series))
 
 
 def series_table(title: str, series: Sequence[Series], x_label: str, tokens: bool = True, digits: int = 4) -> DataTable:
@@ -70,7 +73,7 @@ def series_table(title: str, series: Sequence[Series], x_label: str, tokens: boo
         for i, (x, y) in enumerate(zip(s.x, s.y, strict=True)):
             found.setdefault(x, {})[k] = f"{n.fixed(y, digits)} {n.interval(s.interval(i), digits)}".rstrip()
     rows = [[n.count(x) if tokens else n.general(x), *[found[x].get(k, "") for k in range(len(series))]] for x in sorted(found)]
-    return DataTable(title, [x_label, *[s.name for s in series]], rows)
+    return DataTable(title, [x_label, *[s.name for s in series]], rows, dash="not measured there, or no finite number")
 
 
 def training_curve(metrics: Sequence[dict[str, Any]], key: str, most: int = MOST_POINTS) -> tuple[list[float], list[float]]:
@@ -80,6 +83,10 @@ def training_curve(metrics: Sequence[dict[str, Any]], key: str, most: int = MOST
     size = max(1, math.ceil(len(found) / most))
     bins = [found[i : i + size] for i in range(0, len(found), size)]
     return [b[-1][0] for b in bins], [sum(v for _, v in b) / len(b) for b in bins]
+
+
+FEW_POINTS = 3
+"""Points up to which a line lies close to them whatever they are, so that how close says nothing."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +100,15 @@ class Fit:
     slope: float | None
     intercept: float | None
     r2: float | None
+
+    def quality(self, digits: int) -> str:
+        """R² and of how many points, or why there is none."""
+        points = f"{len(self.x)} point{'s' * (len(self.x) != 1)}"
+        if len(self.x) <= FEW_POINTS:
+            return f"{points}, too few for R²"
+        if self.r2 is None:
+            return f"{points}, no R² of losses that do not vary"
+        return f"{points}, R² {n.fixed(self.r2, digits)}"
 
 
 def fits(name: str, title: str, caption: str, found: Sequence[Fit], x_label: str, y_label: str) -> Figure:
@@ -108,8 +124,15 @@ def fits(name: str, title: str, caption: str, found: Sequence[Fit], x_label: str
             handles += axes.plot(f.x, f.y, linestyle="none", **style)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
-        legend(figure, handles, [f"{f.name}, R² {n.fixed(f.r2, 2)}" for f in found])
+        legend(figure, handles, [f"{shortened(f.name)}, {f.quality(2)}" for f in found], 60)
 
     rows = [[f.name, n.fixed(x), n.fixed(y)] for f in found for x, y in zip(f.x, f.y, strict=True)]
-    lines = "; ".join(f"{f.name}: y = {n.general(f.slope)}·x + {n.general(f.intercept)}, R² = {n.fixed(f.r2, 3)}" for f in found)
-    return drawn(name, title, caption, DataTable(title, ["arm", x_label, y_label], rows, lines), paint)
+    lines = "; ".join(f"{f.name}: {_equation(f)}, {f.quality(3)}" for f in found) + "."
+    table = DataTable(title, ["arm", x_label, y_label], rows, lines)
+    return drawn(name, title, caption, table, paint, height=HEIGHT + 15 * max(0, len(found) - 1))
+
+
+def _equation(fit: Fit) -> str:
+    if fit.slope is None or fit.intercept is None:
+        return "no line, since no two losses differ"
+    return f"y = {n.general(fit.slope)}·x {n.MINUS if fit.intercept < 0 else '+'} {n.general(abs(fit.intercept))}"

@@ -24,11 +24,11 @@ def comparison(facts: Facts) -> Section | None:
         for model in facts.models:
             loss = facts.loss(model, heldout)
             strong = loss is not None and loss == best and model in facts.arms and len(facts.arms) > 1
-            losses.append(Cell(n.fixed(loss), n.interval(facts.loss_interval(model, heldout)), strong))
+            losses.append(Cell(n.fixed(loss), n.interval_or_why(facts.loss_interval(model, heldout), loss), strong))
         rows.append(["Loss, nats a token", *losses])
         found = [items_of(m, "heldout", heldout) for m in facts.models.values()]
-        bits = [Cell(n.fixed(h.get("bits_per_byte")), n.interval(h.get("bits_per_byte_interval"))) for h in found]
-        rows.append(["Bits per byte", *bits])
+        bits = [(h.get("bits_per_byte"), h.get("bits_per_byte_interval")) for h in found]
+        rows.append(["Bits per byte", *[Cell(n.fixed(b), n.interval_or_why(ends, b)) for b, ends in bits]])
         rows.append(["Perplexity", *[n.significant(h.get("perplexity")) for h in found]])
     groups[len(rows)] = "Training"
     rows.append(["Tokens selected by", *[_selection(facts, m) for m in facts.models]])
@@ -41,8 +41,10 @@ def comparison(facts: Facts) -> Section | None:
         "All models on all held-out sets",
         ["", *facts.models],
         rows,
-        f"In brackets: {facts.level} intervals over documents. Bold: the lowest loss among the arms.",
+        f"In brackets: {facts.level} intervals over documents ({n.NEEDS}; one of bits per byte also tokens that "
+        "give back the text). Bold: the lowest loss among the arms.",
         groups,
+        "not measured, or no finite number; of training, this model was not trained as an arm",
     )
     intro = "Losses are natural logarithms a token on text that no model was trained on; lower is better."
     return Section("comparison", "Comparison", intro, [table])
@@ -59,7 +61,7 @@ def _from_base(facts: Facts, differences: list[dict[str, Any]]) -> DataTable:
                 ends = n.interval(d.get("interval"), sign=True) or n.NONE
                 rows.append([f"{d.get('a')} − {d.get('b')}", n.signed(d.get("difference")), ends, n.count(d.get("documents"))])
     header = ["models", "difference, nats a token", f"{facts.level} interval", "documents"]
-    return DataTable("Paired differences from where the arms began", header, rows, groups=groups)
+    return DataTable("Paired differences from where the arms began", header, rows, groups=groups, dash=n.NEEDS)
 
 
 def _between_arms(facts: Facts, difference: dict[str, Any]) -> bool:
@@ -123,7 +125,7 @@ def differences(facts: Facts) -> Section | None:
         values = [n.number(d.get("difference")) for d in found]
         series = [Dots("difference", Look(INK), values, ends)]
         name = facts.names.unique(f"differences-{heldout}")
-        table = DataTable(title, header, rows)
+        table = DataTable(title, header, rows, dash=n.NEEDS)
         blocks.append(dots(name, title, caption, labels, series, "difference of losses, nats a token", table, line=0.0))
     if others:
         blocks.append(_from_base(facts, others))

@@ -46,7 +46,8 @@ def costs(facts: Facts) -> Section | None:
             "training time",
         ]
         note = "The reference and its scores are made once and serve every arm and every later run on the same corpus."
-        blocks.append(DataTable("Spent by each arm", header, rows, note))
+        dash = "not known, since the model behind it, or the log of its training, is not here"
+        blocks.append(DataTable("Spent by each arm", header, rows, note, dash=dash))
     reached: list[Row] = []
     controls = [c for arm in facts.arms if (c := items_of(facts.arms, arm, "control"))]
     several = len({str(c.get("arm")) for c in controls}) > 1
@@ -73,7 +74,7 @@ def costs(facts: Facts) -> Section | None:
         note = "From held-out evaluations while training, with straight lines between them."
         why = {arm: items_of(facts.arms, arm, "control").get("why") for arm in facts.arms}
         note += "".join(f" {arm} is not judged: {reason}." for arm, reason in why.items() if reason)
-        blocks.append(DataTable(title, header, reached, note))
+        blocks.append(DataTable(title, header, reached, note, dash="what it cost is not known"))
     spent = items_of(facts.results, "costs")
     shared: list[Row] = []
     if n.number(spent.get("reference_tokens")) is not None:
@@ -81,7 +82,8 @@ def costs(facts: Facts) -> Section | None:
     for name, tokens in items_of(spent, "scored_tokens").items():
         shared.append([f"Scoring with {name}", n.count(tokens), n.flops(dig(spent, "scoring_flops", name))])
     if shared:
-        blocks.append(DataTable("Shared costs", ["", "tokens", "FLOPs"], shared))
+        dash = "not known, since the model behind it is not here"
+        blocks.append(DataTable("Shared costs", ["", "tokens", "FLOPs"], shared, dash=dash))
     return Section("costs", "Costs", "", blocks) if blocks else None
 
 

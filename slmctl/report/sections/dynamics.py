@@ -11,7 +11,7 @@ from slmctl.report.blocks import Block, Cell, DataTable, Row, Section
 from slmctl.report.facts import Facts, items_of, rows_of
 from slmctl.report.plots.dots import Dots, dots
 from slmctl.report.plots.grid import heat_map
-from slmctl.report.plots.lines import Fit, Series, curves, fits
+from slmctl.report.plots.lines import FEW_POINTS, Fit, Series, curves, fits
 from slmctl.report.shown import visible
 from slmctl.report.theme import DASHES, MARKERS, SERIES, Look
 
@@ -24,6 +24,8 @@ CATEGORIES = {
 _LOOKS = {c: Look(SERIES[i], DASHES[i], MARKERS[i]) for i, c in enumerate(CATEGORIES)}
 MOST_TOKENS = 5
 """Fluctuating tokens that are drawn; the table has all."""
+LONGEST = 52
+"""Characters of such a token's name in the legend."""
 
 
 def _pairs(x: Any, y: Any) -> tuple[list[float], list[float | None]]:
@@ -44,7 +46,7 @@ def dynamics(facts: Facts) -> Section | None:
         ]
         title = "Tokens by the course of their loss"
         caption = (
-            "Each token is in one of four groups by a line fitted to its losses: H→L fell and L→H rose by more than 0.2 nats; of "
+            "Each token has one of four courses by a line fitted to its losses: H→L fell and L→H rose by more than 0.2 nats; of "
             "the others L→L ended at or below the mean loss and H→H above it (App. D.1). So the names tell the course, not the "
             "height. The paper found 51% L→L, "
             "26% H→L, 11% H→H and 12% L→H, of a held-out validation set. These here are tokens of rows of the training corpus, "
@@ -61,8 +63,8 @@ def dynamics(facts: Facts) -> Section | None:
         ]
         means = [s for s in means if any(y is not None for y in s.y)]
         if means:
-            title = f"Mean loss of the four groups: {visible(arm, 60)}"
-            caption = "The mean loss of each group's tokens at each checkpoint (Fig. 3a of the paper)."
+            title = f"Mean loss by course: {visible(arm, 60)}"
+            caption = "The mean loss of the tokens of each course at each checkpoint (Fig. 3a of the paper)."
             name = facts.names.unique(f"dynamics-{arm}")
             blocks.append(curves(name, title, caption, means, "tokens seen", "nats a token"))
     for arm, d in arms.items():
@@ -78,23 +80,37 @@ def _fluctuating(facts: Facts, arm: str, found: dict[str, Any]) -> list[Block]:
     series = []
     for i, t in enumerate(tokens[:MOST_TOKENS]):
         look = Look(SERIES[i % 7], DASHES[i % 7], MARKERS[i % 7])
-        label = f"{visible(t.get('text', ''), 14)} ({i + 1})"
-        series.append(Series(label, look, *_pairs(found.get("tokens_seen"), t.get("losses"))))
+        series.append(Series(_named(i + 1, t), look, *_pairs(found.get("tokens_seen"), t.get("losses"))))
     steps = [n.short(s) for s in n.numbers(found.get("tokens_seen"))]
     rows: list[Row] = [
         [
             Cell(f"{i}. {visible(t.get('text', ''), 40)}", left=True),
             Cell(f"…{visible(str(t.get('before', ''))[-60:])}", left=True),
+            n.count(t.get("position")),
             str(t.get("category", n.NONE)),
             *[n.fixed(x, 2) for x in n.numbers(t.get("losses"))],
         ]
         for i, t in enumerate(tokens, start=1)
     ]
-    title = f"Tokens that fluctuate most: {visible(arm, 60)}"
-    caption = "Single tokens whose loss keeps going up and down (Fig. 3b, c of the paper); the data name each with its context."
-    table = DataTable(title, ["token", "text before it", "course", *[f"at {s}" for s in steps]], rows)
-    drawing = curves(facts.names.unique(f"fluctuating-{arm}"), title, caption, series, "tokens seen", "nats")
+    title = f"Some tokens that fluctuate: {visible(arm, 60)}"
+    caption = (
+        "Single tokens, drawn by seed among those whose loss neither falls nor rises and swings most (Fig. 3b, c of the paper). "
+        "The legend has each token, the text just before it and its position in the row; the data have all that were drawn."
+    )
+    header = ["token", "text before it", "position in the row", "course", *[f"at {s}" for s in steps]]
+    table = DataTable(title, header, rows)
+    name = facts.names.unique(f"fluctuating-{arm}")
+    drawing = curves(name, title, caption, series, "tokens seen", "nats", longest=LONGEST)
     return [replace(drawing, table=table)]
+
+
+def _named(i: int, token: dict[str, Any]) -> str:
+    """`2. “ apples” after “Mary buys 12”, at 40`."""
+    before = " ".join(str(token.get("before", "")).split())[-14:]
+    name = f"{i}. “{visible(token.get('text', ''), 12)}”"
+    name += f" after “{visible(before)}”" if before else ""
+    place = n.count(token.get("position"))
+    return name if place == n.NONE else f"{name}, at {place}"
 
 
 def diagnostics(facts: Facts) -> Section | None:
@@ -116,13 +132,16 @@ def _fixed_mask(facts: Facts) -> list[Block]:
             share = n.number(mask.get("share"))
             if share is not None and key == "unselected":
                 share = 1 - share
+            part = "" if share is None else f"{n.percent(share)} of "
             title = f"Loss on the tokens that one mask has {words}"
             caption = (
-                f"All arms on the same {n.percent(share)} of tokens (Fig. 6 of the paper): an arm that selects well comes down "
-                "faster on those kept, and slower on those left out."
+                f"The mean loss of the same {part}tokens, those {words}, under each arm's checkpoints (Fig. 6 of "
+                "the paper). Compare arms at the same tokens seen: the lower curve predicts these tokens better there. How far "
+                "all of them come down is partly the mask's doing, and what it brings on the target is not shown here."
             )
             if mask.get("description"):
                 caption += f" The mask: {visible(mask['description'], 800)}."
+            caption += facts.stand_in(a for a in facts.arms if a == facts.main)
             name = facts.names.unique(f"mask-{key}")
             blocks.append(curves(name, title, caption, series, "tokens seen", "nats a token"))
     return blocks
@@ -142,8 +161,9 @@ def _fit(facts: Facts) -> list[Block]:
         if found:
             title = f"Target loss against the loss of tokens {words}"
             caption = (
-                "A point is a checkpoint (Fig. 7 of the paper): a steep, tight line means that learning these tokens is learning "
-                "the target; R² is the share of variance that the line explains."
+                "A point is a checkpoint of an arm (Fig. 7 of the paper), the line the least-squares one: where points lie close "
+                "to a rising line, the target's loss came down together with that of these tokens. R² is the share of "
+                f"variance that the line explains; of {FEW_POINTS} points or fewer it is not given, since it would say nothing."
             )
             y_label = visible(next(iter(arms.values())).get("y_name") or "target loss, nats a token", 60)
             blocks.append(
@@ -164,7 +184,8 @@ def _matrix(facts: Facts) -> list[Block]:
             "Row: the checkpoint that chose the tokens; column: the one that reads them, both by step (Fig. 8 of the paper). "
             "The stronger the shade, the higher; if rows differ little, the choice is stable."
         )
-        blocks.append(
-            heat_map(facts.names.unique(f"matrix-{arm}"), title, caption, steps, steps, values, "chosen at step", "read at step")
-        )
+        caption += facts.stand_in([arm])
+        name, sides = facts.names.unique(f"matrix-{arm}"), ("chosen at step", "read at step")
+        dash = "nothing was chosen there, or it is no finite number"
+        blocks.append(heat_map(name, title, caption, steps, steps, values, *sides, dash))
     return blocks

@@ -27,13 +27,14 @@ def repeats(facts: Facts) -> Section | None:
                 str(s.get("arm")),
                 Cell(names, left=True),
                 n.count(loss.get("n")),
-                Cell(n.fixed(loss.get("mean")), f"± {sd}" if (sd := n.fixed(loss.get("sd"))) != n.NONE else ""),
+                Cell(n.fixed(loss.get("mean")), f"± {n.fixed(loss.get('sd'))}"),
             ]
         )
     if rows:
         note = "A difference between arms that is smaller than the spread over seeds is no finding."
         header = ["arm", "its seeds", "runs", "target loss, mean ± standard deviation"]
-        blocks.append(DataTable("Spread over seeds", header, rows, note))
+        dash = "a spread takes at least two seeds, and finite losses"
+        blocks.append(DataTable("Spread over seeds", header, rows, note, dash=dash))
     return Section("repeats", "Other settings and seeds", "", blocks) if blocks else None
 
 
@@ -66,7 +67,8 @@ def _sweep(facts: Facts, sweep: dict[str, Any]) -> list[Block]:
     ]
     header = [key, "arm", "target loss", f"{facts.level} interval", *[f"{s} loss" for s in others]]
     first = curves(facts.names.unique(f"sweep-{key}"), title, caption, [target], key, "nats a token", tokens=False)
-    blocks: list[Block] = [replace(first, table=DataTable(title, header, rows))]
+    table = DataTable(title, header, rows, dash=f"not measured, or no finite number; {n.NEEDS}")
+    blocks: list[Block] = [replace(first, table=table)]
     if others:
         series = [Series(s, looks(others)[s], x, [n.number(dig(p, "general", s)) for p in points]) for s in others]
         title = f"Loss on other sets by {key}: {arm}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from slmctl.report import numbers as n
-from slmctl.report.blocks import Block, DataTable, Row, Section
+from slmctl.report.blocks import Block, Cell, DataTable, Row, Section
 from slmctl.report.facts import Facts, dig, items_of, rows_of
 from slmctl.report.plots.dots import Dots, dots
 
@@ -28,6 +28,7 @@ def selection(facts: Facts) -> Section | None:
         rows.append(
             [
                 arm,
+                Cell(facts.competition(arm), left=True),
                 n.percent(s.get("ratio")),
                 overlap,
                 n.signed(s.get("mean_excess_selected"), 3),
@@ -38,7 +39,14 @@ def selection(facts: Facts) -> Section | None:
         )
     if rows:
         header = [
-            *("arm", "share kept", "overlap with random (by chance)", "excess loss, kept", "excess loss, left out"),
+            *(
+                "arm",
+                "within what tokens compete",
+                "share kept",
+                "overlap with random (by chance)",
+                "excess loss, kept",
+                "excess loss, left out",
+            ),
             *("correlation with reference, first → last", "skipped steps"),
         ]
         note = (
@@ -47,7 +55,8 @@ def selection(facts: Facts) -> Section | None:
             "the first steps that the random control with the same seeds would have kept: near chance is as it should be, near "
             "100% means that the selection ignores its scores."
         )
-        blocks.append(DataTable("What was selected", header, rows, note))
+        dash = "controls choose by no reference, and an all-tokens arm leaves nothing out; else it was not measured"
+        blocks.append(DataTable("What was selected", header, rows, note, dash=dash))
     blocks += [figure for key in KINDS if (figure := _by(facts, key)) is not None]
     return Section("selection", "Selection", "", blocks) if blocks else None
 
@@ -66,12 +75,14 @@ def _by(facts: Facts, key: str) -> Block | None:
             seen, kept = n.number(dig(kinds, label, "seen")), n.number(dig(kinds, label, "selected"))
             shares.append(kept / seen if seen and kept is not None else None)
             rows[i][1] = n.count(seen) if seen is not None else rows[i][1]
-            rows[i].append(f"{n.count(kept)} ({n.percent(shares[-1])})")
+            rows[i].append(n.NONE if shares[-1] is None else f"{n.count(kept)} ({n.percent(shares[-1])})")
         series.append(Dots(arm, facts.look(arm), shares))
     did, label, where = "trained on", "share of tokens trained on", ""
     if key == "by_position":  # which is not counted in training
         did, label = "would train on", "share of tokens that would be trained on"
         where = " As each arm would select on the diagnostic rows under its last checkpoint, not as it did in training."
+        where += facts.stand_in(found)
     caption = "Further right means that more of these tokens are kept; all-tokens arms keep 100% and are left out." + where
-    table = DataTable(title, [what, "tokens seen", *[f"{arm} {did}" for arm in found]], rows)
+    header = [what, "tokens seen", *[f"{arm} {did}" for arm in found]]
+    table = DataTable(title, header, rows, dash="no such token was seen, or they were not counted")
     return dots(facts.names.unique(f"kept-{key}"), title, caption, labels, series, label, table, as_percent=True)

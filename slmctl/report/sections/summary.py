@@ -1,4 +1,4 @@
-"""What a reader needs in a minute: the alarms, one sentence, and the figures behind it."""
+"""What a reader needs in a minute: one paragraph, the alarms, and the figures behind it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def alarms(facts: Facts) -> list[Alarm]:
     found = []
     for a in rows_of(facts.results, "alarms"):
         level = str(a.get("level")) if a.get("level") in LEVELS else "note"
-        found.append(Alarm(level, LEVELS[level], str(a.get("text", ""))))
+        found.append(Alarm(level, LEVELS[level], n.signs(str(a.get("text", "")))))
     return found
 
 
@@ -69,7 +69,8 @@ def headline(facts: Facts) -> list[str]:
         return ["No arm selects tokens by a loss, so there is nothing to compare with the controls yet."]
     loss = facts.loss(arm, facts.target)
     where = "the target set" if facts.target == "target" else f"the target set {facts.target}"
-    said = f"On {where}, {arm} ({facts.selection(arm)}) ends at a loss of {n.fixed(loss, 3)} nats a token"
+    said = f"On {where}, {arm} ({facts.selection(arm)}) "
+    said += "has no finite loss" if loss is None else f"ends at a loss of {n.fixed(loss, 3)} nats a token"
     if repeated := facts.repeated(arm):
         found = repeated["target_loss"]
         said = f"On {where}, {arm} ({facts.selection(arm)}) ends over {found['n']} seeds at a loss of "
@@ -91,13 +92,13 @@ def headline(facts: Facts) -> list[str]:
         else:
             sentences.append(f"{it} never came down to {final} while training.")
         return sentences
-    tokens, times = n.short(control.get("tokens_to_reach")), n.fewer(control.get("times_fewer_tokens"))
+    tokens = n.short(control.get("tokens_to_reach"))
+    times, alone, everything = (n.fewer(control.get(f"times_fewer_{key}"), " times") for key in ("tokens", "flops", "flops_all"))
     measured = f" ({n.fixed(control.get('target_loss'), 3)}, as measured while training)"
     words = f"{it} came down to the final loss of {name}{measured} after {tokens} tokens"
     if n.number(control.get("control_tokens")) is not None:
         words += f" ({name} itself first after {n.short(control['control_tokens'])})"
     words += f", {times}" if times != n.NONE else ""
-    alone, everything = n.fewer(control.get("times_fewer_flops")), n.fewer(control.get("times_fewer_flops_all"))
     if alone != n.NONE:
         words += f", and {alone} FLOPs of training"
     if everything != n.NONE:
@@ -158,10 +159,11 @@ def _target_loss(facts: Facts, name: str) -> KeyFigure:
             ends = n.interval((gap.difference - gap.reach, gap.difference + gap.reach), 3, sign=True)
             detail += f"; {facts.main} differs by {n.signed(gap.difference, 3)} {ends} over seeds"
         return KeyFigure(f"Target loss of {name}", n.fixed(found["mean"], 3), "nats a token", detail)
-    ends = n.interval(facts.loss_interval(name, facts.target), 3)
+    loss, ends = facts.loss(name, facts.target), n.interval(facts.loss_interval(name, facts.target), 3)
     against = facts.difference(facts.target, facts.main, name) if facts.main and name != facts.main else None
-    detail = f"{facts.level} interval {ends}" if ends else "no interval"
+    detail = f"{facts.level} interval {ends}" if ends else f"{n.NO_INTERVAL}: {n.NEEDS}"
+    detail = "not measured, or no finite number" if loss is None else detail
     if against:
         alone = " alone" if facts.main and facts.repeated(facts.main) else ""
         detail += f"; {facts.main}{alone} differs by {n.signed(against[0], 3)} {n.interval(against[1], 3, sign=True)}".rstrip()
-    return KeyFigure(f"Target loss of {name}", n.fixed(facts.loss(name, facts.target), 3), "nats a token", detail)
+    return KeyFigure(f"Target loss of {name}", n.fixed(loss, 3), "nats a token", detail)

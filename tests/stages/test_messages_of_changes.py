@@ -1,0 +1,76 @@
+"""What a stage says of a folder that was made from other inputs: which settings changed, in words that a reader takes in."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from tiny_pipeline import tiny_settings
+
+from slmctl.config_file import check
+from slmctl.errors import MismatchError
+from slmctl.stages.workspace import Workspace
+
+HASHES = ("1f" * 32, "e0" * 32)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace(check(tiny_settings(tmp_path), "tiny")).open()
+
+
+def said(workspace: Workspace, was: object, now: object, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    capsys.readouterr()
+    assert workspace.changed("arm", was, now) == (was != now)
+    head, *lines = re.sub(r"\n(?!  )", " ", capsys.readouterr().err).strip().split("\n") or [""]
+    assert head == ("arm: made from other inputs, so it is made anew. Changed:" if was != now else "")
+    return [line.strip() for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "lines"),
+    [
+        ({"lr": 0.01}, {"lr": 0.01}, []),
+        ({"settings": {"lr": 0.01}}, {"settings": {"lr": 0.001}}, ["settings.lr: was 0.01, is now 0.001"]),
+        ({"steps": None}, {"steps": 4}, ["steps: was not set, is now 4"]),
+        ({"on": True}, {"on": False}, ["on: was true, is now false"]),
+        ({"text": "{a}"}, {"text": "{a}!"}, ['text: was "{a}", is now "{a}!"']),
+        ({"betas": [0.9, 0.95]}, {"betas": [0.9, 0.99]}, ["betas: was [0.9, 0.95], is now [0.9, 0.99]"]),
+        ({"corpus": HASHES[0]}, {"corpus": HASHES[1]}, ["corpus: was 1f1f1f1f1f1f…, is now e0e0e0e0e0e0…"]),
+        ({"base": None}, {"base": {"dtype": "x"}}, ['base: was not set, is now dtype "x"']),
+        (
+            {"texts": [{"path": "a"}]},
+            {"texts": [{"path": "b"}, {"path": "c", "hub": None}]},
+            ['texts[0].path: was "a", is now "b"', 'texts[1]: is new (path "c")'],
+        ),
+        ({"texts": [{"path": "a"}, {"path": "b"}]}, {"texts": [{"path": "a"}]}, ['texts[1]: is no longer there (path "b")']),
+    ],
+)
+def test_each_change_is_a_key_path_with_what_it_was_and_is_now(
+    workspace: Workspace, was: object, now: object, lines: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert said(workspace, was, now, capsys) == lines
+
+
+def test_no_python_dict_is_shown_and_long_values_are_shortened(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    was = {"base": {"weights": HASHES[0], "config": {"layers": 2}}, "texts": [{"path": "x" * 300}], "tokenizer": None}
+    now = {"base": None, "texts": [{"path": "y" * 300}], "tokenizer": {f"key{i}": HASHES[1] for i in range(9)}}
+    lines = said(workspace, was, now, capsys)
+    assert [line.split(":")[0] for line in lines] == ["base", "texts[0].path", "tokenizer"]
+    assert not any("{" in line or "None" in line for line in lines)
+    assert all(len(line) < 140 for line in lines)
+
+
+def test_of_many_changes_a_handful_is_listed_and_the_rest_counted(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = said(workspace, {f"k{i}": 0 for i in range(20)}, {f"k{i}": 1 for i in range(20)}, capsys)
+    assert lines == [*[f"k{i}: was 0, is now 1" for i in range(6)], "and 14 more"]
+
+
+def test_a_run_to_go_back_in_says_what_changed(workspace: Workspace) -> None:
+    folder = workspace.arm("slm")
+    workspace.begin(folder, {"settings": {"lr": 0.01}})
+    with pytest.raises(MismatchError, match=r"made from other inputs:\n  settings\.lr: was 0\.01, is now 0\.5\nDo this\.$"):
+        workspace.refuse_change(folder, {"settings": {"lr": 0.5}}, "Do this.")
