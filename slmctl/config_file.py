@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import difflib
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin
 
@@ -13,22 +12,16 @@ import yaml
 from pydantic import ValidationError
 
 from slmctl.config import (
-    BUDGET_KEYS,
     UNSCORED,
-    DataConfig,
     PipelineConfig,
-    ReferenceConfig,
     ReferenceModel,
-    ScoreConfig,
     SelectionConfig,
-    TrainingConfig,
 )
-from slmctl.config_eval import SUITES, TASK_KINDS, EvalConfig, TaskConfig
+from slmctl.config_cross import cross_mistakes
+from slmctl.config_eval import TASK_KINDS, TaskConfig
+from slmctl.config_yaml import Path_, apply_overrides, lay_over, mapping_at, parse_yaml, value_at
 from slmctl.errors import ConfigError
 from slmctl.storage import is_url
-
-Path_ = tuple[str | int, ...]
-
 
 WANTED = {
     "micro_batch": "want a whole number of rows, 1 or more, or auto",
@@ -36,109 +29,6 @@ WANTED = {
     "profile": "want [first step, last step], counted from 1",
 }
 """What fields of several types want, in place of one message for each."""
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML in which `5e-5` is a number, and a key given twice is a mistake."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                continue
-            if key.value in seen:
-                raise ConfigError(f"line {key.start_mark.line + 1}: key {key.value!r} is given twice; keep one.")
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:[0-9][0-9_]*)(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
-
-
-def parse_yaml(text: str, name: str) -> tuple[Any, dict[Path_, int]]:
-    """The document, and the line of each key path in it."""
-    try:
-        node = yaml.compose(text, Loader=_Loader)
-        loader = _Loader(text)
-        data = loader.get_single_data()
-    except yaml.YAMLError as e:
-        raise ConfigError(f"{name} is not valid YAML: {e}") from None
-    except ConfigError as e:
-        raise ConfigError(f"{name}: {e}") from None
-    return data, dict(_lines(node, ())) if node is not None else {}
-
-
-def _lines(node: yaml.Node, path: Path_) -> Iterator[tuple[Path_, int]]:
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            yield (*path, key.value), key.start_mark.line + 1
-            yield from _lines(value, (*path, key.value))
-    elif isinstance(node, yaml.SequenceNode):
-        for i, value in enumerate(node.value):
-            yield (*path, i), value.start_mark.line + 1
-            yield from _lines(value, (*path, i))
-
-
-def apply_override(data: dict[str, Any], override: str) -> None:
-    """Lays one `key.path=value` over `data`; the value is read as YAML."""
-    key, sep, text = override.partition("=")
-    if not sep or not key.strip():
-        raise ConfigError(f"-o {override!r}: want key.path=value, for example -o pretrain.tokens=1000000")
-    try:
-        value = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as e:
-        raise ConfigError(f"-o {override!r}: the value is not valid YAML: {e}") from None
-    *parents, last = key.strip().split(".")
-    here: Any = data
-    for i, part in enumerate(parents):
-        if isinstance(here, list) and part.isdigit() and int(part) < len(here):
-            here = here[int(part)]
-            continue
-        if not isinstance(here, dict):
-            raise ConfigError(f"-o {override!r}: {'.'.join(parents[:i]) or 'the top'} is not a mapping")
-        if here.get(part) is None:
-            here[part] = {}
-        here = here[part]
-    if isinstance(here, list) and last.isdigit() and int(last) < len(here):
-        here[int(last)] = value
-    elif isinstance(here, dict):
-        if last in BUDGET_KEYS and value is not None:  # a budget given on the command line replaces the file's, whatever its unit
-            for k in BUDGET_KEYS:
-                here.pop(k, None)
-        here[last] = value
-    else:
-        raise ConfigError(f"-o {override!r}: {'.'.join(parents)} is not a mapping")
-
-
-def apply_overrides(data: dict[str, Any], overrides: list[str]) -> None:
-    """Lays overrides over `data` in turn. Raises `ConfigError` where two of them give one run's budget in two units."""
-    budgets: dict[tuple[str, ...], str] = {}
-    for override in overrides:
-        apply_override(data, override)
-        *where, last = override.partition("=")[0].strip().split(".")
-        given = last in BUDGET_KEYS and _get(data, *where, last) is not None
-        if given and budgets.setdefault(tuple(where), last) != last:
-            raise ConfigError(f"-o {override}: {budgets[tuple(where)]} is given too; give one of them.")
-
-
-def lay_over(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`base` with `over`'s keys laid over it, mappings merged; a budget in `over` replaces one in another unit."""
-    merged = dict(base)
-    if any(over.get(k) is not None for k in BUDGET_KEYS):
-        for k in BUDGET_KEYS:
-            merged.pop(k, None)
-    for key, value in over.items():
-        if key in BUDGET_KEYS and value is None:
-            continue
-        if isinstance(value, dict) and isinstance(merged.get(key), dict):
-            merged[key] = lay_over(merged[key], value)
-        else:
-            merged[key] = value
-    return merged
 
 
 def _expand_arms(data: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -150,9 +40,9 @@ def _expand_arms(data: dict[str, Any]) -> dict[str, dict[str, Any]]:
     shared = {k: v for k, v in pretrain.items() if k != "arms"}
     pretrain["arms"] = {k: lay_over(shared, v) if isinstance(v, dict) else v for k, v in written.items()}
     for name, arm in written.items():  # a scope for all arms is none of those whose tokens do not compete
-        if _get(pretrain["arms"], name, "selection", "criterion") in UNSCORED and _get(arm, "selection", "scope") is None:
+        if value_at(pretrain["arms"], name, "selection", "criterion") in UNSCORED and value_at(arm, "selection", "scope") is None:
             pretrain["arms"][name]["selection"] = {
-                k: v for k, v in _mapping(pretrain["arms"][name], "selection").items() if k != "scope"
+                k: v for k, v in mapping_at(pretrain["arms"][name], "selection").items() if k != "scope"
             }
     return {k: v for k, v in written.items() if isinstance(v, dict)}
 
@@ -272,7 +162,7 @@ def check(data: Any, name: str, lines: dict[Path_, int] | None = None, overrides
     written = copy.deepcopy(data)
     data = copy.deepcopy(data)
     arms = _expand_arms(data)
-    mistakes = [(path, f"{'.'.join(map(str, path))}: {message}") for path, message in _cross_mistakes(data)]
+    mistakes = [(path, f"{'.'.join(map(str, path))}: {message}") for path, message in cross_mistakes(data)]
     try:
         config = PipelineConfig.model_validate(data)
         if not mistakes:
@@ -298,7 +188,7 @@ def check(data: Any, name: str, lines: dict[Path_, int] | None = None, overrides
             at = ".".join(map(str, path))
             text = f"{WANTED[str(loc[-1])]} (found {_at(data, loc)!r})" if field is not None else _explain(error, path)
             mistakes.append((path, f"{at}: {text}" if at else text))
-    mistakes = _told_once(mistakes, len(_mapping(data, "pretrain", "arms")))
+    mistakes = _told_once(mistakes, len(mapping_at(data, "pretrain", "arms")))
     lines, given_as = lines or {}, _by_key(overrides or [])
     for key in given_as:
         lines = {path: n for path, n in lines.items() if tuple(map(str, path[: len(key)])) != key}  # no longer the file's
@@ -354,94 +244,6 @@ def below(root: str, path: str) -> str:
     if is_url(path) or Path(path).is_absolute():
         return path
     return f"{root.rstrip('/')}/{path}" if is_url(root) else str(Path(root) / path)
-
-
-def _get(data: Any, *path: str, default: Any = None) -> Any:
-    for part in path:
-        data = data.get(part) if isinstance(data, dict) else None
-    return default if data is None else data
-
-
-def _mapping(data: Any, *path: str) -> dict[Any, Any]:
-    found = _get(data, *path)
-    return found if isinstance(found, dict) else {}
-
-
-def _attention_mistakes(data: Any) -> Iterator[tuple[Path_, str]]:
-    """What flash attention cannot do: float32, and restarting at the documents of a batch of rows."""
-    if _get(data, "model", "attn_implementation") != "flash_attention_2":
-        return
-    if _get(data, "data", "intra_document_mask"):
-        yield ("data", "intra_document_mask"), "is not kept by flash_attention_2; use sdpa or flex_attention"
-    runs: list[tuple[Path_, str]] = [(("score",), "bfloat16"), (("eval",), "float32"), (("reference",), "bf16_autocast")]
-    runs += [(("pretrain", "arms", a), "bf16_autocast") for a in _mapping(data, "pretrain", "arms") if isinstance(a, str)]
-    for where, default in runs:
-        if _get(data, *map(str, where), "precision", default=default) == "float32":
-            yield (*where, "precision"), "float32 does not work with flash_attention_2; use bfloat16 here, or attn sdpa"
-
-
-def _cross_mistakes(data: dict[str, Any]) -> Iterator[tuple[Path_, str]]:
-    """Mistakes between sections, found even where a section has mistakes of its own."""
-    sets = sorted(_mapping(data, "data", "heldout"), key=str)
-    target = _get(data, "eval", "target", default=EvalConfig.model_fields["target"].default)
-    chosen = _get(data, "eval", "heldout", default=[])
-    named: list[tuple[Path_, Any]] = [(("eval", "target"), target)]
-    named.append((("reference", "keep_best_on"), _get(data, "reference", "keep_best_on")))
-    named += [(("eval", "heldout"), n) for n in (chosen if isinstance(chosen, list) else [])]
-    best = named[1][1]
-    if chosen and isinstance(chosen, list) and best is not None and best not in chosen:
-        yield named[1][0], f"{best!r} is not in eval.heldout, so it is never evaluated"
-    for path, name in named:
-        if isinstance(name, str) and sets and name not in sets:
-            yield path, f"{name!r} is not a set of data.heldout (there are: {', '.join(map(str, sets))})"
-    if chosen and isinstance(chosen, list) and target not in chosen:
-        yield ("eval", "heldout"), f"must contain eval.target ({target!r})"
-    seq_len = _get(data, "data", "seq_len", default=DataConfig.model_fields["seq_len"].default)
-    runs: list[tuple[Path_, int, int]] = [
-        (("reference",), 1, ReferenceConfig.model_fields["batch_tokens"].default),
-        (("model", "scratch", "train"), 1, TrainingConfig.model_fields["batch_tokens"].default),
-    ]
-    known = _mapping(data, "score", "references") or ScoreConfig.model_fields["references"].default
-    for arm in (a for a in _mapping(data, "pretrain", "arms") if isinstance(a, str)):
-        where: Path_ = ("pretrain", "arms", arm)
-        rows = _get(data, *map(str, where), "selection", "group_rows", default=8)
-        runs.append((where, rows, TrainingConfig.model_fields["batch_tokens"].default))
-        reference = _get(data, *map(str, where), "selection", "reference")
-        if isinstance(reference, str) and reference not in known:
-            yield (*where, "selection", "reference"), f"{reference!r} is not in score.references ({', '.join(known)})"
-    yield from _attention_mistakes(data)
-    for arm in ("base", "reference"):
-        if arm in _mapping(data, "pretrain", "arms"):
-            yield ("pretrain", "arms", arm), "an arm cannot have this name: it is the name of a model it is compared with"
-    tasks = _get(data, "eval", "tasks", default=[])
-    given = tasks if isinstance(tasks, list) else []
-    for i, task in enumerate(given):
-        if isinstance(task, str) and task not in SUITES and (near := difflib.get_close_matches(task, SUITES, n=1, cutoff=0.8)):
-            yield ("eval", "tasks", i), f"{task!r} is no suite; did you mean {near[0]!r}?"
-    names = [t if isinstance(t, str) else _get(t, "name") or _get(t, "suite") or _get(t, "harness") for t in given]
-    for name in {n for n in names if isinstance(n, str) and names.count(n) > 1}:
-        yield ("eval", "tasks"), f"two tasks are named {name!r}"
-    if _get(data, "model", "attn_implementation") == "varlen" and not _get(data, "data", "intra_document_mask"):
-        yield ("model", "attn_implementation"), "varlen wants data.intra_document_mask: true; without it use sdpa"
-    if best is not None and not _get(data, "reference", "eval_every"):
-        yield named[1][0], "needs reference.eval_every: without evaluations on the way the last weights are the best"
-    for where, rows, default in runs:
-        if where[0] == "model" and _get(data, *map(str, where)) is None:
-            continue
-        tokens = _get(data, *map(str, where), "batch_tokens", default=default)
-        known_keys = set(_mapping(data, "data")) <= set(DataConfig.model_fields)  # else seq_len may be misspelt
-        if not known_keys or not all(isinstance(v, int) and v > 0 for v in (tokens, seq_len, rows)):
-            continue
-        micro = _get(data, *map(str, where), "micro_batch", default=8)
-        if isinstance(micro, int) and 0 < micro < rows and _get(data, *map(str, where), "selection", "criterion") != "all":
-            yield (*where, "micro_batch"), f"{micro} is less than group_rows {rows}; a micro-batch holds whole groups"
-        unit = seq_len * rows
-        if tokens % unit:
-            near = max(unit, round(tokens / unit) * unit)
-            yield (
-                (*where, "batch_tokens"),
-                f"{tokens} is not a multiple of seq_len x group_rows = {unit}; the nearest is {near}",
-            )
 
 
 def load_config(path: Path | str, overrides: list[str] | None = None) -> PipelineConfig:

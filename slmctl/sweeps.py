@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 
 from slmctl.config import PipelineConfig
-from slmctl.config_file import apply_override, check, parse_yaml
+from slmctl.config_file import check
+from slmctl.config_yaml import apply_override, parse_yaml
 from slmctl.errors import ConfigError
 from slmctl.files import read_json, write_json
 

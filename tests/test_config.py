@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from slmctl.config import PipelineConfig, rows_per_step, total_steps
-from slmctl.config_file import apply_override, check, dump_config, load_config, parse_yaml
+from slmctl.config_file import check, dump_config, load_config
+from slmctl.config_yaml import apply_override, parse_yaml
 from slmctl.errors import ConfigError
 
 TEXT = """\

@@ -10,6 +10,7 @@ from typing import Any
 
 from slmctl.evaluation.alarms_against import cost, over_seeds, settings, target_loss, tasks
 from slmctl.evaluation.alarms_selection import alignment, reference, selection
+from slmctl.evaluation.alarms_together import Figure, OfArm, together
 from slmctl.evaluation.comparing import (
     SEEDS,
     Alarm,
@@ -22,6 +23,7 @@ from slmctl.evaluation.comparing import (
     nats,
     percent,
     seeded,
+    signed,
 )
 
 LEVELS = ("bad", "warning", "note", "good")
@@ -113,18 +115,25 @@ _THAN = {"better": "better than", "worse": "worse than", "open": "not to be told
 
 def forgetting(results: Results) -> Iterator[Alarm]:
     sets = [h for h in results["models"].get("base", {}).get("heldout", {}) if h != results["target"]]
-    for arm in arms_of(results, "excess_loss"):
-        rivals = (controls_of(results, arm, "all") or controls_of(results, arm, "random"))[:1]
-        for heldout in sets:
-            gaps = {other: gap_between(results, heldout, arm, other) for other in (*rivals, "base")}
-            told = {other: gap for other, gap in gaps.items() if gap is not None}
-            if not told:
-                continue
-            verdicts = {o: _moved(gap.verdict, gap.difference) for o, gap in told.items()}
-            level = "bad" if verdicts.get("base") == "worse" else "warning" if "worse" in verdicts.values() else "note"
-            level = "good" if set(verdicts.values()) == {"better"} else level
-            said = " and ".join(f"{_THAN[verdicts[o]]} {o}'s, {gap.words}" for o, gap in told.items())
-            yield alarm("forgetting", level, f"On {heldout}, which is not the target, {arm}'s loss is {said}.")
+    both = ((arm, heldout) for arm in arms_of(results, "excess_loss") for heldout in sets)
+    yield from together("forgetting", (said for arm, heldout in both for said in _forgotten(results, arm, heldout)))
+
+
+def _forgotten(results: Results, arm: str, heldout: str) -> Iterator[OfArm]:
+    control = (controls_of(results, arm, "all") or controls_of(results, arm, "random"))[:1]
+    rivals = {**dict.fromkeys(control, "control"), "base": "base"}
+    told = {other: gap for other in rivals if (gap := gap_between(results, heldout, arm, other)) is not None}
+    if not told:
+        return
+    verdicts = {o: _moved(gap.verdict, gap.difference) for o, gap in told.items()}
+    level = "bad" if verdicts.get("base") == "worse" else "warning" if "worse" in verdicts.values() else "note"
+    level = "good" if set(verdicts.values()) == {"better"} else level
+    where = f"On {heldout}, which is not the target"
+    one = " and ".join(f"{_THAN[verdicts[o]]} {o}'s, {gap.words}" for o, gap in told.items())
+    many = " and ".join(f"{_THAN[verdicts[o]]} that of {{{rivals[o]}}}, by {{by_{rivals[o]}}} nats a token" for o in told)
+    figures: dict[str, Figure] = {f"by_{rivals[o]}": (gap.difference, signed) for o, gap in told.items()}
+    names = {rivals[o]: o for o in told}
+    yield OfArm(arm, level, f"{where}, {arm}'s loss is {one}.", f"{where}, the loss of {{n}} arms is {many}", figures, names)
 
 
 def _moved(verdict: str, difference: float) -> str:

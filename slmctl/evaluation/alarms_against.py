@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
+from slmctl.evaluation.alarms_together import APART, Figure, OfArm, together
 from slmctl.evaluation.comparing import (
     Alarm,
     Gap,
@@ -22,10 +23,8 @@ from slmctl.evaluation.comparing import (
     seed_gap,
     seeded,
     seeds_of,
+    signed,
 )
-
-APART = 3
-"""Arms of which the same is said each in a sentence of its own; of more, one sentence says it of all."""
 
 
 def pairs(results: Results) -> Iterator[tuple[str, str]]:
@@ -91,15 +90,11 @@ def _of_many(results: Results, verdict: str, control: str, same: bool, those: li
     level = f"{those[0][1].level:.3g}% intervals"
     listed = []
     for arm, gap in those:
-        ends = "no interval" if gap.interval is None else f"{_signed(gap.interval[0])} to {_signed(gap.interval[1])}"
+        ends = "no interval" if gap.interval is None else f"{signed(gap.interval[0])} to {signed(gap.interval[1])}"
         seen = "" if same else f", saw {count(results['arms'][arm]['tokens_seen'])}"
-        listed.append(f"{arm} by {_signed(gap.difference)} ({ends}{seen})")
+        listed.append(f"{arm} by {signed(gap.difference)} ({ends}{seen})")
     text = f"{len(those)} arms {what} {control} on {results['target']}, {where}, in nats a token with {level}"
     return f"{text}: {', '.join(listed)}."
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.3f}".replace("-", "−")
 
 
 def over_seeds(results: Results) -> Iterator[Alarm]:
@@ -160,35 +155,57 @@ _COUNTED = {
 
 
 def cost(results: Results) -> Iterator[Alarm]:
-    for arm in arms_of(results, "excess_loss"):
-        found = results["arms"][arm].get("control")
-        if not found:
-            continue
-        goal = f"{found['arm']}'s final target loss"
-        if known(found.get("target_loss")):
-            goal += f" ({found['target_loss']:.4f})"
-        if known(found.get("target_loss")) and known(found.get("tokens_to_reach")):
-            yield _reached(results, arm, found, goal)
-        elif found.get("why"):
-            yield alarm("cost", "note", f"How soon {arm} came down to {goal} is not judged: {found['why'].rstrip('.')}.")
-        elif known(found.get("target_loss")):
-            text = f"{arm} never came down to {goal} in the {count(results['arms'][arm]['tokens_seen'])} tokens it saw."
-            yield alarm("cost", "warning", text)
+    yield from together("cost", (said for arm in arms_of(results, "excess_loss") for said in _cost(results, arm)))
 
 
-def _reached(results: Results, arm: str, found: dict[str, Any], goal: str) -> Alarm:
-    times = {words: found.get(key) for key, words in _COUNTED.items()}
-    said = ", ".join(f"{value:.2f} times fewer {words}" for words, value in times.items() if known(value))
+def _cost(results: Results, arm: str) -> Iterator[OfArm]:
+    found = results["arms"][arm].get("control")
+    if not found:
+        return
+    names = {"control": found["arm"]}
+    goal, of_many = f"{found['arm']}'s final target loss", "the final target loss of {control}"
+    figures: dict[str, Figure] = {}
+    if known(found.get("target_loss")):
+        goal, of_many = f"{goal} ({found['target_loss']:.4f})", of_many + " ({goal})"
+        figures["goal"] = (found["target_loss"], "{:.4f}".format)
+    if figures and known(found.get("tokens_to_reach")):
+        yield _reached(results, arm, found, goal, OfArm(arm, "", "", of_many, figures, names))
+    elif found.get("why"):
+        why = found["why"].rstrip(".").replace("{", "{{").replace("}", "}}")
+        text = f"How soon {arm} came down to {goal} is not judged: {found['why'].rstrip('.')}."
+        yield OfArm(arm, "note", text, f"How soon {{n}} arms came down to {of_many} is not judged: {why}", figures, names)
+    elif figures:
+        seen = results["arms"][arm]["tokens_seen"]
+        text = f"{arm} never came down to {goal} in the {count(seen)} tokens it saw."
+        of_many = f"{{n}} arms never came down to {of_many} in the {{seen}} tokens they saw"
+        yield OfArm(arm, "warning", text, of_many, figures | {"seen": (seen, count)}, names)
+
+
+def _reached(results: Results, arm: str, found: dict[str, Any], goal: str, said: OfArm) -> OfArm:
+    """`said` has what is common to all that is said of costs: the goal in words, as of many."""
+    times = {key: found[key] for key in _COUNTED if known(found.get(key))}
+    figures: dict[str, Figure] = {**said.figures, "tokens": (found["tokens_to_reach"], count)}
+    side = {key: "more" if value < 1 else "fewer" for key, value in times.items()}
+    figures |= {key: (max(value, 1 / value), "{:.2f}".format) for key, value in times.items()}
     text = f"{arm} reached {goal} after {count(found['tokens_to_reach'])} tokens"
+    of_many = f"{{n}} arms reached {said.of_many} after {{tokens}} tokens"
     if known(found.get("control_tokens")):
+        figures["its"] = (found["control_tokens"], count)
         text += f", {found['arm']} itself first after {count(found['control_tokens'])}"
-    text += f": {said}" if said else ""
-    losses = [words for words, value in times.items() if known(value) and value < 1]
+        of_many += ", {control} first after {its}"
+    if times:
+        text += ": " + ", ".join(f"{figures[key][0]:.2f} times {side[key]} {_COUNTED[key]}" for key in times)
+        of_many += ": " + ", ".join(f"{{{key}}} times {side[key]} {_COUNTED[key]}" for key in times)
+    level, one, many = "good", "", ""
     gap = gap_between(results, results["target"], arm, found["arm"])
-    if losses:
-        return alarm("cost", "warning", f"{text}. Below 1 is more, not fewer: {' and '.join(losses)} selection saved nothing.")
-    if gap is not None and gap.verdict == "worse":
-        return alarm("cost", "warning", f"{text}; but in the end {arm}'s loss is {gap.words}, so that nothing was saved.")
-    if not known(found.get("times_fewer_flops_all")):
-        return alarm("cost", "note", f"{text}; what reference and scoring add is not known.")
-    return alarm("cost", "good", f"{text}.")
+    if losses := [_COUNTED[key] for key, value in times.items() if value < 1]:
+        level = "warning"
+        one = many = f", so that {' and '.join(losses)} selection saved nothing"
+    elif gap is not None and gap.verdict == "worse":
+        level, one = "warning", f"; but in the end {arm}'s loss is {gap.words}, so that nothing was saved"
+        many = "; but in the end their losses are above {control}'s by {gap} nats a token, so that nothing was saved"
+        figures["gap"] = (gap.difference, nats)
+    elif "times_fewer_flops_all" not in times:
+        level, one = "note", "; what reference and scoring add is not known"
+        many = one
+    return OfArm(arm, level, f"{text}{one}.", f"{of_many}{many}", figures, said.names)

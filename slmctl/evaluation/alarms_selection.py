@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from slmctl.evaluation.alarms_together import Figure, OfArm, together
 from slmctl.evaluation.comparing import Alarm, Results, alarm, arms_of, gap_between, known, loss_of, nats, percent
 
 RATIO_OFF = 0.02
@@ -23,91 +24,111 @@ FORGOTTEN, FORGOTTEN_CORPUS = 0.5, 0.1
 
 
 def selection(results: Results) -> Iterator[Alarm]:
-    for arm in arms_of(results, "excess_loss", "random"):
-        facts = results["arms"][arm]
-        wanted, found, random = facts["selection"]["ratio"], facts.get("selected") or {}, arm in arms_of(results, "random")
-        skipped = (found.get("skipped_steps") or 0) / max(facts.get("steps") or 1, 1)
-        problems = [*_ratio(arm, wanted, found, skipped, random)]
-        if not random:
-            problems += [*_overlap(arm, wanted, found), *_sign(arm, found)]
-        yield from problems
-        if not problems and not random and known(found.get("ratio")):
-            yield _active(arm, wanted, found)
+    yield from together("selection", (said for arm in arms_of(results, "excess_loss", "random") for said in _of(results, arm)))
 
 
-def _active(arm: str, wanted: float, found: dict[str, Any]) -> Alarm:
-    text = f"{arm} trained on {percent(found['ratio'])} of the tokens (wanted: {percent(wanted)})"
+def _of(results: Results, arm: str) -> Iterator[OfArm]:
+    facts = results["arms"][arm]
+    wanted, found, random = facts["selection"]["ratio"], facts.get("selected") or {}, arm in arms_of(results, "random")
+    skipped = (found.get("skipped_steps") or 0) / max(facts.get("steps") or 1, 1)
+    problems = [*_ratio(arm, wanted, found, skipped, random)]
+    if not random:
+        problems += [*_overlap(arm, wanted, found), *_sign(arm, found)]
+    yield from problems
+    if not problems and not random and known(found.get("ratio")):
+        yield _active(arm, wanted, found)
+
+
+def _active(arm: str, wanted: float, found: dict[str, Any]) -> OfArm:
     chosen, left = found.get("mean_excess_selected"), found.get("mean_excess_unselected")
+    text = f"{arm} trained on {percent(found['ratio'])} of the tokens (wanted: {percent(wanted)})"
+    of_many = "{n} arms trained on the share of the tokens that each wants, {ratio}"
+    figures: dict[str, Figure] = {"ratio": (found["ratio"], percent)}
     if not known(chosen) or not known(left):
-        return alarm("selection", "note", f"{text}; the excess losses of those kept and left out are not recorded.")
-    text = (
-        f"Selection was active: {text}, with a mean excess loss of {nats(chosen)} nats, where those left out have {nats(left)}."
-    )
-    return alarm("selection", "good", text)
+        text += "; the excess losses of those kept and left out are not recorded"
+        of_many += "; the excess losses of those kept and left out are not recorded"
+        return OfArm(arm, "note", f"{text}.", of_many, figures)
+    text += f", with a mean excess loss of {nats(chosen)} nats, where those left out have {nats(left)}"
+    of_many += ", with a mean excess loss of {chosen} nats, where those left out have {left}"
+    figures |= {"chosen": (chosen, nats), "left": (left, nats)}
+    return OfArm(arm, "good", f"Selection was active: {text}.", f"Selection was active: {of_many}", figures)
 
 
-def _ratio(arm: str, wanted: float, found: dict[str, Any], skipped: float, random: bool) -> Iterator[Alarm]:
+def _ratio(arm: str, wanted: float, found: dict[str, Any], skipped: float, random: bool) -> Iterator[OfArm]:
     """`skipped` is the share of steps that were left out, whose tokens were seen and not trained on."""
     ratio = found.get("ratio")
     if not known(ratio):
         return
+    figures: dict[str, Figure] = {"ratio": (ratio, percent), "wanted": (wanted, percent)}
     if not random and wanted >= EVERYTHING and ratio >= EVERYTHING:
-        text = (
-            f"{arm} trained on {percent(ratio)} of the tokens, as configured: it selects nothing away, as an all-tokens arm does."
-        )
-        yield alarm("selection", "warning", text)
+        said = f"trained on {percent(ratio)} of the tokens, as configured"
+        text = f"{arm} {said}: it selects nothing away, as an all-tokens arm does."
+        of_many = "{n} arms trained on {ratio} of the tokens, as configured: they select nothing away, as an all-tokens arm does"
+        yield OfArm(arm, "warning", text, of_many, figures)
         return
     if wanted * (1 - skipped) - RATIO_OFF <= ratio <= wanted + RATIO_OFF:
         return
     everything = ratio > 1 - RATIO_OFF
-    text = f"{arm} trained on {percent(ratio)} of the tokens where {percent(wanted)} are configured"
-    text += ": its selection was not active." if everything else ": its selection is not the configured one."
-    yield alarm("selection", "bad" if everything else "warning", text)
+    end = "selection was not active" if everything else "selection is not the configured one"
+    text = f"{arm} trained on {percent(ratio)} of the tokens where {percent(wanted)} are configured: its {end}."
+    of_many = f"{{n}} arms trained on {{ratio}} of the tokens where {{wanted}} are configured: their {end}"
+    yield OfArm(arm, "bad" if everything else "warning", text, of_many, figures)
 
 
-def _overlap(arm: str, wanted: float, found: dict[str, Any]) -> Iterator[Alarm]:
+def _overlap(arm: str, wanted: float, found: dict[str, Any]) -> Iterator[OfArm]:
     overlap, chance = found.get("overlap_with_random"), found.get("expected_overlap")
     chance = chance if known(chance) else wanted
     if not known(overlap) or chance > 1 - RATIO_OFF:
         return
     way = (overlap - chance) / (1 - chance)
-    figures = f"{percent(overlap)} of what {arm} selects the random control selects too, where chance gives {percent(chance)}"
+    one = f"{percent(overlap)} of what {arm} selects the random control selects too, where chance gives {percent(chance)}"
+    many = "{overlap} of what {n} arms select the random control selects too, where chance gives {chance}"
+    figures: dict[str, Figure] = {"overlap": (overlap, percent), "chance": (chance, percent)}
     if way >= LIKE_RANDOM:
-        yield alarm("selection", "bad", f"{figures}: its selection is the random control's, and ignores its scores.")
+        end = "selection is the random control's, and ignores its scores"
+        yield OfArm(arm, "bad", f"{one}: its {end}.", f"{many}: their {end}", figures)
     elif abs(way) >= NOT_RANDOM:
-        yield alarm("selection", "warning", f"{figures}: the two are not independent as they should be.")
+        end = "the two are not independent as they should be"
+        yield OfArm(arm, "warning", f"{one}: {end}.", f"{many}: {end}", figures)
 
 
-def _sign(arm: str, found: dict[str, Any]) -> Iterator[Alarm]:
+def _sign(arm: str, found: dict[str, Any]) -> Iterator[OfArm]:
     chosen, left = found.get("mean_excess_selected"), found.get("mean_excess_unselected")
-    if not known(chosen) or not known(left):
+    if not known(chosen) or not known(left) or chosen > left + BLIND:
         return
-    figures = f"the tokens that {arm} selects have a mean excess loss of {nats(chosen)} nats, those it leaves out {nats(left)}."
-    if chosen < left - BLIND:
-        yield alarm("selection", "bad", f"Selection looks inverted: {figures}")
-    elif chosen <= left:
-        yield alarm("selection", "bad", f"Selection looks blind: {figures}")
-    elif chosen <= left + BLIND:
-        yield alarm("selection", "warning", f"Selection is hardly to be told from a blind one: {figures}")
+    level, what = "bad", "Selection looks inverted" if chosen < left - BLIND else "Selection looks blind"
+    if chosen > left:
+        level, what = "warning", "Selection is hardly to be told from a blind one"
+    one = f"the tokens that {arm} selects have a mean excess loss of {nats(chosen)} nats, those it leaves out {nats(left)}"
+    many = "the tokens that {n} arms select have a mean excess loss of {chosen} nats, those they leave out {left}"
+    yield OfArm(arm, level, f"{what}: {one}.", f"{what}: {many}", {"chosen": (chosen, nats), "left": (left, nats)})
+
+
+_ALIGNMENT = {
+    "good": "the scores belong to the tokens they are joined with",
+    "warning": "weak for aligned scores; is the reference a model of this language?",
+    "bad": "as if the scores belonged to other tokens; aligned ones reach 0.8 and more",
+}
 
 
 def alignment(results: Results) -> Iterator[Alarm]:
     """Judged by the end of the run: a model that has learnt nothing yet correlates with nothing."""
-    for arm in arms_of(results, "excess_loss"):
-        found = results["arms"][arm].get("selected") or {}
-        first, last = found.get("correlation_first"), found.get("correlation_last")
-        judged = last if known(last) else first
-        if not known(judged):
-            continue
-        both = ((first, "first"), (last, "last"))
-        figures = " and ".join(f"{value:.2f} in the {when} tenth" for value, when in both if known(value))
-        text = f"Live and reference losses of {arm} correlate by {figures} of the run: "
-        if judged >= ALIGNED:
-            yield alarm("alignment", "good", text + "the scores belong to the tokens they are joined with.")
-        elif judged < WEAK:
-            yield alarm("alignment", "bad", text + "as if the scores belonged to other tokens; aligned ones reach 0.8 and more.")
-        else:
-            yield alarm("alignment", "warning", text + "weak for aligned scores; is the reference a model of this language?")
+    yield from together("alignment", (said for arm in arms_of(results, "excess_loss") for said in _aligned(results, arm)))
+
+
+def _aligned(results: Results, arm: str) -> Iterator[OfArm]:
+    found = results["arms"][arm].get("selected") or {}
+    first, last = found.get("correlation_first"), found.get("correlation_last")
+    judged = last if known(last) else first
+    if not known(judged):
+        return
+    both = ((first, "first"), (last, "last"))
+    figures = " and ".join(f"{value:.2f} in the {when} tenth" for value, when in both if known(value))
+    level = "good" if judged >= ALIGNED else "bad" if judged < WEAK else "warning"
+    verdict = _ALIGNMENT[level]
+    text = f"Live and reference losses of {arm} correlate by {figures} of the run: {verdict}"
+    of_many = f"Live and reference losses of {{n}} arms correlate by {{judged}} at the end: {verdict.rstrip('?')}"
+    yield OfArm(arm, level, text if text.endswith("?") else f"{text}.", of_many, {"judged": (judged, "{:.2f}".format)})
 
 
 def reference(results: Results) -> Iterator[Alarm]:

@@ -145,6 +145,11 @@ def nats(value: float) -> str:
     return f"{value:.3f}" if abs(value) >= 0.01 or value == 0 else f"{value:.2g}" if abs(value) >= 1e-4 else f"{value:.1e}"
 
 
+def signed(value: float) -> str:
+    """+0.020, −0.020."""
+    return f"{value:+.3f}".replace("-", "−")
+
+
 def count(value: float) -> str:
     """381k, 2.10M, 14.0B."""
     for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):

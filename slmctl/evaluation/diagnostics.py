@@ -48,13 +48,13 @@ def mask_curves(losses_CN: ArrayLike, selected_N: ArrayLike) -> dict[str, Any]:
     `selected` and `unselected` [C], NaN where there is no token; `share` of the first checkpoint's predicted tokens that
     the mask holds.
     """
-    losses_CN, selected_N = np.asarray(losses_CN, np.float64), np.asarray(selected_N, bool)
+    losses_CN, selected_N = np.asarray(losses_CN), np.asarray(selected_N, bool)
     predicted_N = ~np.isnan(losses_CN[0])
     tokens = int(predicted_N.sum())
     return {
         "share": float((selected_N & predicted_N).sum() / tokens) if tokens else np.nan,
-        "selected": _mean_losses(losses_CN[:, selected_N]).tolist(),
-        "unselected": _mean_losses(losses_CN[:, ~selected_N]).tolist(),
+        "selected": _mean_losses(losses_CN, selected_N),
+        "unselected": _mean_losses(losses_CN, ~selected_N),
     }
 
 
@@ -80,15 +80,15 @@ def perplexity_matrix(losses_CN: ArrayLike, masks_CN: ArrayLike) -> Floats:
 
     [C, C]; NaN where nothing predicted is chosen, inf where it is beyond a float64. Rows may be more or fewer than columns.
     """
-    losses_CN, masks_CN = np.asarray(losses_CN, np.float64), np.asarray(masks_CN, bool)
+    losses_CN, masks_CN = np.asarray(losses_CN), np.asarray(masks_CN, bool)
     with np.errstate(over="ignore"):
-        return np.stack([np.exp(_mean_losses(losses_CN[:, mask_N])) for mask_N in masks_CN])
+        return np.stack([np.exp(_mean_losses(losses_CN, mask_N)) for mask_N in masks_CN])
 
 
-def _mean_losses(losses_CK: Floats) -> Floats:
-    """Mean of what is predicted at each checkpoint [C]; NaN where nothing is."""
-    predicted_CK = ~np.isnan(losses_CK)
-    tokens_C = predicted_CK.sum(axis=1)
-    sums_C = np.where(predicted_CK, losses_CK, 0).sum(axis=1)
-    found: Floats = np.divide(sums_C, tokens_C, out=np.full(len(losses_CK), np.nan), where=tokens_C > 0)
+def _mean_losses(losses_CN: NDArray[Any], mask_N: Mask) -> list[float]:
+    """Mean at each checkpoint of what a mask holds and is predicted there [C], in float64; NaN where nothing is."""
+    found = []
+    for loss_N in losses_CN:
+        predicted_K = loss_N[mask_N & ~np.isnan(loss_N)]
+        found.append(float(predicted_K.mean(dtype=np.float64)) if len(predicted_K) else np.nan)
     return found

@@ -59,8 +59,8 @@ def general_suite(config: SuiteConfig) -> tuple[list[SuiteTask], list[str]]:
     """The tasks to run, and a note on each that is left out: no file in `config.data`, or it would execute the model's
     programs and `HF_ALLOW_CODE_EVAL=1` does not allow that.
 
-    Raises `ConfigError` for a name in `only` that is none of the
-    suite's, `InputError` for a folder that is absent or holds nothing of the suite.
+    Raises `ConfigError` for a name in `only` that is none of the suite's and a folder that is absent, `InputError` for one that
+    holds nothing of the suite.
     """
     for name in config.only or []:
         if name not in GENERAL_TASKS:
@@ -68,7 +68,7 @@ def general_suite(config: SuiteConfig) -> tuple[list[SuiteTask], list[str]]:
             hint = f" Near: {', '.join(near)}." if near else ""
             raise ConfigError(f"suite rho-general has no task {name!r}.{hint} It has: {', '.join(GENERAL_TASKS)}.")
     if config.data is not None and not is_folder(config.data):
-        raise InputError(f"suite rho-general: {config.data} is no folder. Correct its data, or leave it out to read the Hub.")
+        raise ConfigError(f"suite rho-general: {config.data} is no folder. Correct its data, or leave it out to read the Hub.")
     tasks: list[SuiteTask] = []
     notes: list[str] = []
     for name, (harness, shots) in GENERAL_TASKS.items():

@@ -17,7 +17,7 @@ import torch
 
 from slmctl.config_eval import TaskConfig
 from slmctl.corpus.text_files import open_text, reading
-from slmctl.errors import InputError
+from slmctl.errors import ConfigError, InputError
 from slmctl.store.order import permutation
 from slmctl.template import FieldError, Template
 
@@ -95,10 +95,12 @@ def read_items(task: TaskConfig) -> list[Item]:
 def _item(task: TaskConfig, line: bytes, place: str) -> Item:
     try:
         item = make_item(task, json.loads(line))
-    except (ValueError, FieldError) as e:
-        raise InputError(f"{place}: {e}") from None
+    except FieldError as e:
+        raise InputError(f"{place}: {e}. Correct prompt and answer of task {task.name}, which ask for it, or the file.") from None
+    except ValueError as e:
+        raise InputError(f"{place}: no JSON: {e}. A task's file is JSON Lines, an item a line.") from None
     if item is None:
-        raise InputError(f"{place}: the answer holds no number.")
+        raise InputError(f"{place}: the answer holds no number. Correct the answer of task {task.name}, or the file.")
     return item
 
 
@@ -110,9 +112,9 @@ def make_item(task: TaskConfig, record: dict[str, Any]) -> Item | None:
 
 
 def few_shot_prefix(examples: list[Item], shots: int, seed: int) -> str:
-    """`shots` worked examples, chosen by seed. Raises `InputError` where there are not enough."""
+    """`shots` worked examples, chosen by seed. Raises `ConfigError` where there are not enough."""
     if shots > len(examples):
-        raise InputError(f"{shots} worked examples are wanted, the curated set offers {len(examples)}: lower shots.")
+        raise ConfigError(f"{shots} worked examples are wanted, the curated set offers {len(examples)}: lower shots.")
     chosen = permutation(len(examples), seed, "shots")[:shots]
     return "".join(f"{examples[i].prompt} {examples[i].answer}\n\n" for i in chosen)
 
@@ -151,13 +153,13 @@ def run_task(model: Any, tokenizer: Any, task: GenerationTask, device: str) -> d
     """Accuracy, its standard error, and every item's output and verdict, in the items' order.
 
     The prompt is cut from the left where the model's context is too short for it; how often is reported. Raises
-    `InputError` where the task has no item, or the longest generation leaves no room for a prompt.
+    `InputError` where the task has no item, `ConfigError` where the longest generation leaves no room for a prompt.
     """
     if not task.items:
         raise InputError(f"task {task.name} has no item.")
     room = context_of(model) - task.max_new_tokens
     if room < 1:
-        raise InputError(f"task {task.name}: max_new_tokens {task.max_new_tokens} fills the model's whole context.")
+        raise ConfigError(f"task {task.name}: max_new_tokens {task.max_new_tokens} fills the model's whole context: lower it.")
     prompts = [tokenizer(task.prefix + i.prompt, add_special_tokens=False)["input_ids"] for i in task.items]
     texts = _generate_all(model, tokenizer, task, [p[-room:] for p in prompts], device)
     outputs = [_verdict(task, i, item, text) for i, (item, text) in enumerate(zip(task.items, texts, strict=True))]

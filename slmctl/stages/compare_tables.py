@@ -110,7 +110,10 @@ def interval(ends: list[float] | None) -> str:
 
 
 def times(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}x"
+    """`2.05x`; below one, where it is not fewer but more, `1.11x more`."""
+    if value is None or value <= 0:
+        return "-"
+    return f"{value:.2f}x" if value >= 1 else f"{1 / value:.2f}x more"
 
 
 def short(n: int | None) -> str:

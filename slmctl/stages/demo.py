@@ -8,7 +8,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from rich.table import Table
 
-from slmctl.config_file import apply_overrides, check, parse_yaml
+from slmctl.config_file import check
+from slmctl.config_yaml import apply_overrides, parse_yaml
 from slmctl.console import out, say
 from slmctl.errors import InputError
 from slmctl.files import publishing, write_json

@@ -2,11 +2,14 @@
 
 The rows are spread over the corpus. Per-token losses go to `eval/tokens/<arm>.parquet`, everything else into results.json.
 Selection is what an arm was trained with, whatever the configuration says of it now.
+
+Losses of a model or checkpoint are read from their file when they are asked for. What is held at once are those of one arm's
+checkpoints, 4 bytes a token and checkpoint (float32), one more for its masks, and as much again while the Parquet is written.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -51,12 +54,11 @@ def random_mask(target_BT: np.ndarray, ratio: float, group_rows: int, seed: int)
 
 @dataclass
 class Sample:
-    """The diagnostic rows, and losses of their tokens [B, T] by model (`base`) and checkpoint (`arm@step`)."""
+    """The diagnostic rows, and which of their tokens are predicted."""
 
     numbers_B: np.ndarray
     rows: Rows
     target_BT: np.ndarray
-    losses: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -126,16 +128,14 @@ class Diagnosis:
         losses = token_losses_of(model, self.reader, self.data.numbers_B, measure.device, measure.config.batch_rows)
         with publishing(self._file(name)) as temporary, open(temporary, "wb") as f:
             np.save(f, losses)
-        self.data.losses[name] = losses
 
     def _file(self, name: str) -> Any:
         return self.folder / f"{name}.npy"
 
     def losses(self, name: str) -> np.ndarray:
-        """[B, T], nats; NaN where nothing is predicted."""
-        if name not in self.data.losses:
-            self.data.losses[name] = np.load(self._file(name))
-        return self.data.losses[name]
+        """Of a model (`base`) or checkpoint (`arm@step`): [B, T], nats, float32; NaN where nothing is predicted."""
+        found: np.ndarray = np.load(self._file(name))
+        return found
 
     # --- selection on the diagnostic rows ---
 
@@ -176,9 +176,9 @@ class Diagnosis:
             if len(steps) >= 3:
                 sections["dynamics"][arm] = self._dynamics(losses_CN, steps, seen)
             if len(steps) >= 2 and self.trained[arm].selection.criterion == "excess_loss":
-                masks = [self.chosen(arm, self.losses(n)) for n in names]
-                if all(m is not None for m in masks):
-                    masks_CN = np.stack([m[self.data.target_BT] for m in masks if m is not None])
+                masks = [m[self.data.target_BT] for n in names if (m := self.chosen(arm, self.losses(n))) is not None]
+                if len(masks) == len(names):
+                    masks_CN = np.stack(masks)
                     sections["matrix"][arm] = {"steps": steps, "perplexity": perplexity_matrix(losses_CN, masks_CN).tolist()}
             if base_mask is not None:
                 found_by_mask = mask_curves(losses_CN, base_mask[self.data.target_BT])
@@ -239,7 +239,8 @@ class Diagnosis:
         return token_texts(self.workspace.tokenizer().hf, ids.tolist())
 
     def _write(self, arm: str, steps: list[int], names: list[str]) -> None:
-        """Per-token losses as Parquet, a row a predicted token."""
+        """Per-token losses as Parquet, a row a predicted token; `selected` is what the arm would choose under its last
+        checkpoint."""
         target = self.data.target_BT
         places = np.argwhere(target)
         columns = {
@@ -252,6 +253,8 @@ class Diagnosis:
         ref = own if own is not None else self.shown_ref_BT
         if ref is not None:
             columns["ref_loss"] = ref[target].astype(np.float32)
+        if (mask := self.chosen(arm, self.losses(names[-1]))) is not None:
+            columns["selected"] = mask[target]
         columns |= {f"loss_{s:08d}": self.losses(n)[target] for s, n in zip(steps, names, strict=True)}
         with publishing(self.folder / f"{arm}.parquet") as temporary:
             pq.write_table(pa.table(columns), temporary, compression="zstd")

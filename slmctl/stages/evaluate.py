@@ -10,10 +10,12 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
 
+import torch.distributed as dist
+
 from slmctl.config import ReferenceModel
 from slmctl.config_eval import SuiteConfig, TaskConfig
 from slmctl.console import say
-from slmctl.corpus.text_files import content_id, is_file, is_folder
+from slmctl.corpus.text_files import content_id, is_folder
 from slmctl.errors import InputError
 from slmctl.evaluation.alarms import alarms
 from slmctl.evaluation.costs import ForwardFlops, forward_flops
@@ -21,29 +23,41 @@ from slmctl.evaluation.generation import VERSION
 from slmctl.evaluation.harness_data import data_files
 from slmctl.evaluation.tasks import TASKS
 from slmctl.evaluation.token_text import token_texts
-from slmctl.files import sha256_json, write_json
 from slmctl.model.loading import ModelSource, empty_model
 from slmctl.stages import compare_arms
 from slmctl.stages.cards import write_cards
-from slmctl.stages.compare_arms import made_from
 from slmctl.stages.diagnose import Diagnosis
 from slmctl.stages.highlights import highlights
 from slmctl.stages.measure import Measure, checkpoints_of, sources_of
 from slmctl.stages.reach import compare_with_control
+from slmctl.stages.results import RESULTS, are_current, begin_results, publish_results, run_of
+from slmctl.stages.task_checks import check_tasks
 from slmctl.stages.workspace import DONE, Workspace
 from slmctl.store import manifest as manifests
 from slmctl.store.manifest import library_versions
 from slmctl.sweeps import read_sweeps
+from slmctl.training.ranks import joined
 from slmctl.training.telemetry import finite, read_log
 
-RESULTS = "results.json"
-HIGHLIGHTS = "highlights.json"
 SCHEMA = 2
 
 
 def evaluate(workspace: Workspace) -> None:
-    """Measures whatever is trained, and writes results.json. What was measured before a stop is not measured again."""
+    """Measures whatever is trained, and writes results.json. What was measured before a stop is not measured again. Of several
+    ranks the first one does it, and the others wait.
+
+    Raises `ConfigError` for what is wrong with eval.tasks, before anything is measured.
+    """
+    if dist.is_initialized():  # within a run of several, on its first rank
+        _evaluate(workspace)
+        return
+    with joined(workspace.device) as ranks:
+        ranks.first(lambda: _evaluate(workspace))
+
+
+def _evaluate(workspace: Workspace) -> None:
     config = workspace.config
+    check_tasks(config)
     workspace.accepted = []
     arms = [a for a in config.pretrain.arms if (workspace.arm(a) / DONE).is_file()]
     if not arms:
@@ -55,21 +69,21 @@ def evaluate(workspace: Workspace) -> None:
     inputs = {
         **common,
         "models": {n: workspace.fingerprint(s) for n, s in sources.items()},
-        "runs": {a: [made_from(workspace, a), sha256_json(read_log(workspace.arm(a) / "evals.jsonl"))] for a in arms},
+        "runs": {a: run_of(workspace, a) for a in arms},
         "checkpoints": {a: [c.step for c in found] for a, found in checkpoints.items()},
         "scores": _score_hashes(workspace),
         "sweeps": read_sweeps(workspace.root),
         "notes": notes,
     }
-    if workspace.is_complete(workspace.evaluation, inputs, RESULTS):
+    if are_current(workspace, inputs):
         workspace.begin(workspace.evaluation, inputs, RESULTS)  # to record what was let through
         say("eval: complete, skipped")
         return
-    measure = Measure(workspace, common)  # whatever is wrong is told before the old results are moved aside
+    measure = Measure(workspace, common)  # whatever is wrong is told before anything is measured
     diagnosis = Diagnosis(workspace, measure, arms)
     flops = flops_of(workspace, sources)
     notes = [*notes, *measure.task_notes()]
-    workspace.begin(workspace.evaluation, inputs, RESULTS, keep=("parts", "documents", "tasks", "tokens"))
+    begin_results(workspace, inputs)
     results: dict[str, Any] = {
         **{"schema": SCHEMA, "pipeline": config.name, "seed": config.seed, "target": config.eval.target},
         **{"level": config.eval.level, "notes": notes, "versions": library_versions(), "models": {}, "arms": {}},
@@ -85,17 +99,17 @@ def evaluate(workspace: Workspace) -> None:
             figures = measure.checkpoint(one, model, diagnosis)
             facts["checkpoints"].append({"step": one.step, **seen_at(workspace, arm, one.step), **figures})
         results["arms"][arm] = facts
-    _conclude(workspace, measure, diagnosis, results, flops)
+    shown = _conclude(workspace, measure, diagnosis, results, flops)
     results = finite(results)
     results["alarms"] = alarms(results)
     write_cards(workspace, results)
-    write_json(workspace.evaluation / RESULTS, results)  # last: it says that all is done
+    publish_results(workspace, inputs, results, shown)  # last: it says that all is done
 
 
 def _conclude(
     workspace: Workspace, measure: Measure, diagnosis: Diagnosis, results: dict[str, Any], flops: dict[str, ForwardFlops]
-) -> None:
-    """What follows from the measurements."""
+) -> dict[str, Any]:
+    """Adds to the results what follows from the measurements. Returns the highlights."""
     config, arms, models = workspace.config, results["arms"], results["models"]
     target = config.eval.target
     results["costs"] = compare_arms.costs(workspace, flops)
@@ -110,7 +124,7 @@ def _conclude(
         arms[arm]["kinds"] = diagnosis.kinds(arm, last.get(arm), texts)
     results["diagnostics"] = diagnosis.results({a: arms[a] for a in last}, target)
     steps = {a: arms[a]["checkpoints"][-1]["step"] for a in last}
-    write_json(workspace.evaluation / HIGHLIGHTS, highlights(diagnosis, last, steps))
+    return highlights(diagnosis, last, steps)
 
 
 def _common_inputs(workspace: Workspace) -> dict[str, Any]:
@@ -123,6 +137,7 @@ def _common_inputs(workspace: Workspace) -> dict[str, Any]:
         "settings": config.eval.model_dump(mode="json"),
         "seed": config.seed,
         "intra_document_mask": config.data.intra_document_mask,
+        "attn_implementation": config.model.attn_implementation,
         "heldout": workspace.heldout_hashes(),
         "tasks": _task_inputs(workspace),
         "curated": workspace.open_tokens("curated").manifest.content_hash,
@@ -136,13 +151,10 @@ def _score_hashes(workspace: Workspace) -> dict[str, str]:
 
 
 def _task_inputs(workspace: Workspace) -> dict[str, Any]:
-    """What tasks read, by content, and the versions of what judges them. Raises `InputError` for data that are absent."""
+    """What tasks read, by content, and the versions of what judges them."""
     found: dict[str, Any] = {}
     for task in workspace.config.eval.tasks:
         data = task.path if isinstance(task, TaskConfig) else task.data
-        if data is not None and not (is_file(data) or is_folder(data)):
-            name = task.name if isinstance(task, TaskConfig) else getattr(task, "suite", None) or getattr(task, "harness", "")
-            raise InputError(f"task {name}: {data} does not exist. Correct eval.tasks in the configuration.")
         if isinstance(task, TaskConfig):
             found["judging of own tasks"] = VERSION
         elif isinstance(task, SuiteConfig) and task.suite == "rho-math":

@@ -7,7 +7,7 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -59,6 +59,14 @@ class Locks:
             return _open(self._folder(self.shared[0]) / "planning.lock")
         except OSError:  # a store that is complete, and only read
             return _open(self._folder("") / "planning.lock")
+
+    @contextmanager
+    def alone(self, label: str) -> Iterator[None]:
+        """One process at a time, and the others wait: for a file that is read, changed and written within a moment."""
+        with _open(self._folder(label) / f"{label}.lock") as file:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     def hold(self, label: str) -> None:
         """Keeps others from moving a set aside until this process ends; any number of processes may hold it."""

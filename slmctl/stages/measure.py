@@ -256,6 +256,7 @@ class Measure:
             found |= others
         for task_name, result in found.items():
             outputs = result.pop("outputs", [])
+            result["unread"] = sum(o.get("found") in (None, "[invalid]") for o in outputs)  # no answer could be read
             with publishing(self.outputs_of(task_name, name)) as temporary:
                 temporary.write_text("".join(json.dumps(o, ensure_ascii=False) + "\n" for o in outputs), encoding="utf-8")
             cut = f" ({result['prompts_cut']} prompts cut to the model's context)" if result.get("prompts_cut") else ""

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 from slmctl.console import out
-from slmctl.errors import InputError
-from slmctl.files import publishing, read_json, sha256_json
+from slmctl.files import publishing, read_json
 from slmctl.report.page import make_page
 from slmctl.report.table import print_results
-from slmctl.stages.compare_arms import made_from, warn_of_changes
-from slmctl.stages.evaluate import HIGHLIGHTS, RESULTS
+from slmctl.stages.compare_arms import warn_of_changes
+from slmctl.stages.results import HIGHLIGHTS, is_under_way, load_results, run_of
 from slmctl.stages.workspace import DONE, INPUTS, RESOLVED, Workspace
 from slmctl.training.telemetry import read_log
-
-
-def load_results(workspace: Workspace) -> dict[str, Any]:
-    path = workspace.evaluation / RESULTS
-    if not path.is_file():
-        raise InputError(f"{path} does not exist. Run `slmctl eval` first.")
-    found: dict[str, Any] = read_json(path)
-    return found
 
 
 def report(workspace: Workspace, notes: list[str] | None = None) -> Path:
@@ -61,15 +53,13 @@ def _notes(workspace: Workspace, results: dict[str, Any]) -> list[str]:
             found += warn_of_changes(workspace, arm)
         if arm not in done:
             found.append(f"arm {arm} is not there any more as it was evaluated: its folder is absent, or being trained anew")
-        elif arm in measured and measured[arm] != [made_from(workspace, arm), sha256_json(read_log(_evals(workspace, arm)))]:
+        elif arm in measured and measured[arm] != run_of(workspace, arm):
             found.append(f"the results are older than arm {arm}: run `slmctl eval`")
+    if is_under_way(workspace):
+        found.append("the results are older than an evaluation that is not finished: run `slmctl eval`")
     for arm in (a for a in wanted if a not in arms):
         found.append(f"no results for arm {arm}: run `slmctl {'eval' if arm in done else 'pretrain'}`")
     return found
-
-
-def _evals(workspace: Workspace, arm: str) -> Path:
-    return workspace.arm(arm) / "evals.jsonl"
 
 
 def _write(path: Path, text: str) -> None:
@@ -78,5 +68,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def print_comparison(workspace: Workspace) -> None:
-    """The alarms in words, what was found, and the comparison as small tables, on stdout."""
+    """The alarms in words, what was found, and the comparison as small tables, on stdout: of several ranks by the first."""
+    if os.environ.get("RANK", "0") != "0":
+        return
     print_results(load_results(workspace), out)

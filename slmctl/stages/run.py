@@ -9,6 +9,7 @@ from slmctl.stages.evaluate import evaluate
 from slmctl.stages.prepare import prepare
 from slmctl.stages.report import print_comparison, report
 from slmctl.stages.score import score
+from slmctl.stages.task_checks import check_tasks
 from slmctl.stages.train import pretrain, train_base, train_reference
 from slmctl.stages.workers import find_share
 from slmctl.stages.workspace import Workspace
@@ -17,8 +18,9 @@ from slmctl.training.ranks import joined
 
 def run(workspace: Workspace) -> Path:
     """Runs the whole pipeline and prints the comparison. Returns the report's path. Of several ranks, each prepares and
-    scores its share, all train together, and the first one evaluates."""
+    scores its share, all train together, and the first one evaluates. Raises `ConfigError` for what is wrong with eval.tasks."""
     config = workspace.config
+    check_tasks(config)
     with joined(workspace.device) as ranks:
         share = find_share()
         prepare(workspace, share)

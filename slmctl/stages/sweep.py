@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+from slmctl.config import PipelineConfig
 from slmctl.console import say
 from slmctl.stages.run import run
 from slmctl.stages.workspace import Workspace
-from slmctl.sweeps import add_sweeps, made_by, parse_over, points_of, read_sweeps
+from slmctl.sweeps import FILE, add_sweeps, made_by, parse_over, points_of, read_sweeps
 from slmctl.training.ranks import joined
 
 
@@ -17,7 +19,13 @@ def sweep(workspace: Workspace, overs: list[str]) -> Path:
     added = made_by(config, read_sweeps(workspace.root))
     new = [s for over in overs for s in parse_over(config, over, added)]
     with joined(workspace.device) as ranks:
-        workspace.config = ranks.first(lambda: add_sweeps(workspace.root, config, new))
+        workspace.config = ranks.first(lambda: _add(workspace, new))
         for one in new:
             say(f"sweep: {one['arm']} over {one['key']}: {', '.join(name for _, name in points_of(config, one))}")
         return run(workspace)
+
+
+def _add(workspace: Workspace, new: list[dict[str, Any]]) -> PipelineConfig:
+    """The configuration with the arms of `new`, and of whatever another process has added meanwhile."""
+    with workspace.locks.alone(FILE):
+        return add_sweeps(workspace.root, workspace.config, new)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from slmctl.config import PipelineConfig, SourceConfig
 from slmctl.config_eval import TaskConfig
 from slmctl.corpus.sources import files_of
-from slmctl.corpus.text_files import is_file
 from slmctl.errors import SlmError
 from slmctl.evaluation.general_suite import result_names
+from slmctl.stages.task_checks import is_there, refuse, task_data, task_mistakes
 
 
 def sources_of(config: PipelineConfig) -> Iterator[tuple[str, SourceConfig]]:
@@ -23,19 +22,23 @@ def sources_of(config: PipelineConfig) -> Iterator[tuple[str, SourceConfig]]:
 
 
 def missing_inputs(config: PipelineConfig) -> list[str]:
-    """Files that the configuration names and this machine lacks."""
+    """Files that the configuration names and this machine lacks. Raises `ConfigError` for tasks that those that are here show to
+    be mistaken."""
     missing = []
     for where, source in sources_of(config):
         try:
             files_of(source)
         except SlmError as e:
             missing.append(f"{where}: {e}")
-    result_names(config.eval.tasks)
-    for i, task in enumerate(config.eval.tasks):
-        key, path = ("path", task.path) if isinstance(task, TaskConfig) else ("data", task.data)
+    absent = set()
+    for key, place in task_data(config):
         try:
-            if path is not None and not (is_file(path) or Path(path).is_dir()):
-                missing.append(f"eval.tasks.{i}.{key}: {path} does not exist.")
+            if is_there(place):
+                continue
+            missing.append(f"{key}: {place} does not exist.")
         except SlmError as e:
-            missing.append(f"eval.tasks.{i}.{key}: {e}")
+            missing.append(f"{key}: {e}")
+        absent.add(place)
+    refuse(task_mistakes(config))
+    result_names([t for t in config.eval.tasks if (t.path if isinstance(t, TaskConfig) else t.data) not in absent])
     return missing

@@ -12,7 +12,7 @@ from launch import AtStep, Left, SaveAgain, checkpoint_tensors, differences, ran
 from ranked_pipeline import STEPS, STOPPED, Pipeline
 from test_same_as_one_process import assert_same_to_rounding
 
-from slmctl.config_file import lay_over
+from slmctl.config_yaml import lay_over
 
 Make = Callable[..., Pipeline]
 ARM = ("--arm", "slm")

@@ -280,7 +280,8 @@ RINGS = [
         put(f"{CONTROL}.times_fewer_flops_all", 0.7),
         "in FLOPs with reference and scoring selection saved nothing",
     ),
-    ("cost", "warning", put(f"{CONTROL}.times_fewer_tokens", 0.9), "Below 1 is more, not fewer: in tokens"),
+    ("cost", "warning", put(f"{CONTROL}.times_fewer_tokens", 0.8), "1.25 times more in tokens, 1.80 times fewer in FLOPs of"),
+    ("cost", "warning", put(f"{CONTROL}.times_fewer_tokens", 0.8), "so that in tokens selection saved nothing"),
     ("cost", "note", put(f"{CONTROL}.times_fewer_flops_all", None), "what reference and scoring add is not known"),
     (
         "cost",
@@ -482,3 +483,94 @@ def test_every_rule_rings_somewhere(results):
 def test_figures_are_short():
     assert [count(n) for n in (999, 381_000, 2_100_000, 14e9, 2e12)] == ["999", "381k", "2.1M", "14B", "2T"]
     assert [nats(x) for x in (1.05, 0.0512, 0.0051, 0, 0.000012)] == ["1.050", "0.051", "0.0051", "0.000", "1.2e-05"]
+
+
+# --- many arms ---
+
+
+@pytest.fixture
+def swept(results: Results) -> Results:
+    """Ten more arms like slm, each a little better than the one before; and a control of its own for the last."""
+    for i in range(10):
+        name, own = f"slm{i}", copy.deepcopy(results["arms"]["slm"])
+        own["selected"] |= {"ratio": 0.6 + i / 1000, "mean_excess_selected": 0.8 + i / 10, "correlation_last": 0.88 + i / 100}
+        own["control"] |= {"tokens_to_reach": 240_000.0 - i * 10_000, "times_fewer_tokens": 2.1 + i / 10}
+        results["arms"][name] = own
+        results["models"][name] = model("arm", 1.0 - i / 100, 0.8 - i / 100)
+        results["differences"].append(difference("general", name, "clm", -0.11 - i / 100, 0.04))
+    put("arms.slm9.control.arm", "clm2")(results)
+    return results
+
+
+NAMES = ("slm", *(f"slm{i}" for i in range(10)))
+TOGETHER = [
+    (
+        "cost",
+        "11 arms reached the final target loss of clm, clm2 (1.0500) after 150k to 250k tokens: 2.00 to 3.00 times "
+        "fewer in tokens, 1.80 times fewer in FLOPs of training alone, 1.20 times fewer in FLOPs with reference and scoring",
+    ),
+    (
+        "forgetting",
+        "On general, which is not the target, the loss of 11 arms is better than that of clm, by −0.200 to −0.100 nats a token "
+        "and better than that of base, by −1.790 to −1.700 nats a token",
+    ),
+    (
+        "selection",
+        "Selection was active: 11 arms trained on the share of the tokens that each wants, 60% to 60.9%, with a mean excess loss "
+        "of 0.800 to 1.700 nats, where those left out have −0.100",
+    ),
+    (
+        "alignment",
+        "Live and reference losses of 11 arms correlate by 0.88 to 0.97 at the end: the scores belong to the tokens they are "
+        "joined with",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "text"), TOGETHER)
+def test_the_same_of_many_arms_is_one_alarm_with_their_names_and_the_range(swept, name, text):
+    (one,) = said(swept, name)
+    assert one["level"] == "good"
+    assert one["text"].replace("-", "−") == f"{text} ({', '.join(NAMES)})."
+
+
+def test_an_arm_of_which_another_thing_is_said_is_told_apart(swept):
+    put("arms.slm3.selected.correlation_last", 0.1)(swept)
+    put("arms.slm4.control.tokens_to_reach", None)(swept)
+    bad, good = said(swept, "alignment")
+    assert (bad["level"], good["level"]) == ("bad", "good")
+    assert "losses of slm3 correlate by 0.71 in the first tenth and 0.10" in bad["text"]
+    assert "slm3" not in good["text"]
+    never, reached = said(swept, "cost")
+    assert never["text"] == "slm4 never came down to clm's final target loss (1.0500) in the 500k tokens it saw."
+    assert "slm4" not in reached["text"]
+
+
+def as_many(results: Results) -> None:
+    """Every arm that selects, with all that is said of it, four more times."""
+    for arm in [a for a, facts in results["arms"].items() if facts["selection"]["criterion"] != "all"]:
+        for i in range(4):
+            name = f"{arm}-{i}"
+            results["arms"][name], results["models"][name] = results["arms"][arm], results["models"][arm]
+            for key in ("differences", "task_differences"):
+                again = [{k: name if v == arm else v for k, v in d.items()} for d in results[key] if arm in (d["a"], d["b"])]
+                results[key] += again
+
+
+@pytest.mark.parametrize(
+    ("name", "level", "change"),
+    [(n, level, change) for n, level, change, _ in RINGS if n in ("cost", "forgetting", "selection", "alignment")],
+)
+def test_what_rings_for_one_arm_rings_once_for_many(results, name, level, change):
+    change(results)
+    before = [a["level"] for a in said(results, name)]
+    as_many(results)
+    after = said(results, name)
+    assert [a["level"] for a in after] == before
+    assert level in before
+    for one in after:
+        assert all(
+            f"{arm}-{i}" in one["text"] for arm in (("random",) if "random-0" in one["text"] else ("slm",)) for i in range(4)
+        )
+        assert "{" not in one["text"]
+        assert one["text"].endswith(".")

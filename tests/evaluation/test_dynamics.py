@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from fractions import Fraction
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from slmctl.evaluation.diagnostics import mask_curves, perplexity_matrix
 from slmctl.evaluation.dynamics import ABSENT, CATEGORIES, HH, HL, LH, LL, categorise, category_curves, fit_lines, fluctuating
 
 
@@ -153,3 +155,21 @@ def test_fewer_fluctuating_tokens_than_are_asked_for():
     moving = np.array([[1.0, 2, 3, 4], [4, 3, 2, 1]]).T
     assert set(categorise(moving)) == {LH, HL}
     assert len(fluctuating(moving, categorise(moving), 10, 0)) == 0
+
+
+def test_memory_stays_below_that_of_the_losses_themselves():
+    """No float64 copy of all checkpoints is made, here nor in the diagnostics of masks."""
+    rng = np.random.default_rng(0)
+    losses_CN = rng.gamma(2, 1, (60, 20_000)).astype(np.float32)
+    masks_CN = rng.random(losses_CN.shape) < 0.6
+    tracemalloc.start()
+    try:
+        category_N = categorise(losses_CN)
+        category_curves(losses_CN, category_N)
+        fluctuating(losses_CN, category_N, 4, 0)
+        mask_curves(losses_CN, masks_CN[0])
+        perplexity_matrix(losses_CN, masks_CN[:3])
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < losses_CN.nbytes

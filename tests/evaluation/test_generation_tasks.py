@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from slmctl.config_eval import TaskConfig
-from slmctl.errors import InputError
+from slmctl.errors import ConfigError, InputError
 from slmctl.evaluation.generation import (
     GenerationTask,
     Item,
@@ -129,7 +129,7 @@ def test_few_shot_prefix_is_decided_by_its_seed():
     assert set(shown) <= {f"{e.prompt} {e.answer}" for e in examples}
     assert prefix.startswith(few_shot_prefix(examples, 3, seed=3))
     assert few_shot_prefix(examples, 0, seed=3) == ""
-    with pytest.raises(InputError, match="51"):
+    with pytest.raises(ConfigError, match="51"):
         few_shot_prefix(examples, 51, seed=3)
 
 
@@ -225,7 +225,7 @@ def test_a_prompt_beyond_the_context_keeps_its_end_and_is_counted(make_llama, to
     found = run_task(model, tokenizer, task(tmp_path, max_new_tokens=10), items_for(prompts), "", "cpu")
     assert found["prompts_cut"] == 1
     assert [o["output"] for o in found["outputs"]] == [greedy(model, tokenizer, p, 10, room=14) for p in prompts]
-    with pytest.raises(InputError, match="max_new_tokens"):
+    with pytest.raises(ConfigError, match="max_new_tokens"):
         run_task(model, tokenizer, task(tmp_path, max_new_tokens=24), items_for(prompts), "", "cpu")
 
 

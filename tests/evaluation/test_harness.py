@@ -384,7 +384,7 @@ def test_general_suite_on_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         general_suite(SuiteConfig(**config, only=["pica"]))
     with pytest.raises(InputError, match="nothing of it can be run"):
         general_suite(SuiteConfig(**config, only=["boolq"]))
-    with pytest.raises(InputError, match="is no folder"):
+    with pytest.raises(ConfigError, match="is no folder"):
         general_suite(SuiteConfig(suite="rho-general", data=str(tmp_path / "absent")))
 
 

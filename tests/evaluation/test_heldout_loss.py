@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from slmctl.evaluation.heldout import HeldoutLoss, document_losses, heldout_loss, tokens_to_reach
+from slmctl.corpus.tokenizer import load_tokenizer
+from slmctl.corpus.train_tokenizer import train_tokenizer
+from slmctl.evaluation.heldout import HeldoutLoss, document_bytes, document_losses, heldout_loss, tokens_to_reach
 
 B, T = 8, 16
 
@@ -197,3 +199,18 @@ def test_documents_are_not_measured_with_dropout(make_llama, make_reader):
     split.model.train()
     with pytest.raises(ValueError, match="eval mode"):
         document_losses(split, make_reader(*packed_rows()), "cpu", 3)
+
+
+def test_bytes_of_documents_are_those_of_their_texts(make_reader, tmp_path):
+    """Documents packed end to end, so that some go on in the next row; one is empty, and the last row is padded."""
+    train_tokenizer(["the sum of 12 and 30 is 42, and so it goes on"] * 20, 300, tmp_path / "tokenizer")
+    tokenizer = load_tokenizer(str(tmp_path / "tokenizer"))
+    texts = ["the sum of 12", "", "\u00e9t\u00e9 \u2192 42\n", " it  goes on and on, and so it goes on " * 3, "30"]
+    numbers = [7, 8, 9, 2**32, 2**32 + 5]
+    encoded = [tokenizer.hf(text, add_special_tokens=False)["input_ids"] for text in texts]
+    packed = [(i, n) for ids, n in zip(encoded, numbers, strict=True) for i in [*ids, tokenizer.eos_id]]
+    assert len(packed) > 3 * T
+    packed += [(tokenizer.eos_id, -1)] * (-len(packed) % T)
+    ids, document = (np.array(column).reshape(-1, T) for column in zip(*packed, strict=True))
+    found = document_bytes(make_reader(ids, document), tokenizer)
+    assert found == {7: 13, 8: 0, 9: 13, 2**32: 3 * 39, 2**32 + 5: 2}

@@ -11,7 +11,7 @@ import pytest
 import zstandard
 
 from slmctl.config_eval import SuiteConfig
-from slmctl.errors import InputError
+from slmctl.errors import ConfigError, InputError
 from slmctl.evaluation.generation import run_task
 from slmctl.evaluation.tasks import NINE, TASKS, suite_files, suite_tasks
 from slmctl.evaluation.tasks import mathematics as suite
@@ -117,9 +117,9 @@ def test_files_are_found_packed_and_in_folders(tmp_path):
 def test_what_cannot_be_read_is_named(tmp_path):
     with pytest.raises(InputError, match="no task can be read"):
         suite_tasks(config(str(tmp_path)), 0)
-    with pytest.raises(InputError, match="no folder"):
+    with pytest.raises(ConfigError, match="no folder"):
         suite_tasks(config(str(tmp_path / "none")), 0)
-    with pytest.raises(InputError, match="has no task gsm9k"):
+    with pytest.raises(ConfigError, match="has no task gsm9k"):
         suite_tasks(config(str(tmp_path), only=["gsm9k"]), 0)
     for broken in ('{"question": "1"}', '{"question": "1", "answer": "#### none"}', "[1]", "{"):
         (tmp_path / "gsm8k.jsonl").write_text(json.dumps(RECORDS["gsm8k"][0]) + "\n" + broken + "\n")
@@ -179,7 +179,7 @@ def test_settings_reach_the_tasks(tmp_path):
     assert (task.shots, task.max_new_tokens, task.batch_size, task.version) == (2, 9, 3, "2")
     assert task.prefix.count("Question:") == 2
     assert suite_tasks(config(data, shots=0), 0)[0][0].prefix == ""
-    with pytest.raises(InputError, match="lower shots"):
+    with pytest.raises(ConfigError, match="lower shots"):
         suite_tasks(config(data, shots=9), 0)
 
 

@@ -124,7 +124,7 @@ def test_a_set_made_from_other_inputs_is_refused_and_left_alone(
     there = s3.keys("store", store)
     with pytest.raises(MismatchError, match="s3://store/three/tokens/curated holds a set that was made from other inputs"):
         prepare(finished.opened(store_dir="s3://store/three", output_dir=str(tmp_path / "out"), **change))
-    assert f"  {field}: found " in capsys.readouterr().err
+    assert f"  {field}: was " in capsys.readouterr().err
     assert s3.keys("store", store) == there
 
 

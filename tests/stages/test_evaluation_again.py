@@ -138,6 +138,48 @@ def test_another_precision_measures_all_again_and_its_old_parts_are_of_no_use(ow
             assert last == model["heldout"]["target"]["loss"], "float32 weights become bfloat16 as a model's do"
 
 
+def test_another_attention_measures_all_again(own_copy, measured):
+    base = str(own_copy.open().base / "model")
+
+    def from_elsewhere(s):
+        s["model"] = {"path": base}
+
+    evaluate(own_copy.open(from_elsewhere))
+    measured.clear()
+    evaluate(own_copy.open(lambda s: (from_elsewhere(s), s["model"].update(attn_implementation="eager"))))
+    assert sorted(measured) == sorted(MODELS + CHECKPOINTS)
+
+
+def test_former_results_stay_until_new_ones_take_their_place(own_copy, monkeypatch, capsys):
+    before = results_of(own_copy.open())
+    keep, workspace = measuring.Measure._keep_part, own_copy.open(lambda s: s["eval"].update(level=0.9))
+
+    def stop(self, name, identity, found):
+        if name == "clm":
+            raise Interrupted(15, "stopped")
+        return keep(self, name, identity, found)
+
+    monkeypatch.setattr(measuring.Measure, "_keep_part", stop)
+    with pytest.raises(Interrupted):
+        evaluate(workspace)
+    assert results_of(workspace) == before
+    report(workspace)
+    page = (workspace.report / "index.html").read_text(encoding="utf-8")
+    assert "the results are older than an evaluation that is not finished" in page
+    assert not stale(workspace)
+    capsys.readouterr()
+    monkeypatch.setattr(measuring.Measure, "_keep_part", keep)
+    evaluate(workspace)
+    assert results_of(workspace)["level"] == 0.9
+    (old,) = stale(workspace)
+    assert json.loads(old.read_text(encoding="utf-8")) == before
+    assert {f.name for f in old.parent.iterdir()} == {"results.json", "inputs.json", "highlights.json"}
+    assert "the former results are kept in" in capsys.readouterr().err
+    assert not (workspace.evaluation / "under_way.json").exists()
+    evaluate(workspace)
+    assert "eval: complete, skipped" in capsys.readouterr().err
+
+
 def test_settings_that_are_taken_back_after_a_stop_measure_what_was_overwritten(own_copy, measured, monkeypatch):
     """A part of the old settings must not be taken beside files of the new ones."""
     before = results_of(own_copy.open())

@@ -133,17 +133,45 @@ def test_dynamics_are_of_all_tokens(results, tokens):
         np.testing.assert_allclose(np.sum(weighted, axis=0) / losses.shape[1], losses.mean(axis=1), rtol=1e-6)
 
 
-def test_fluctuating_tokens_are_shown_where_they_stand(workspace, results, tokens):
-    tokenizer, shown = workspace.tokenizer().hf, [s for a in ARMS for s in results["diagnostics"]["dynamics"][a]["fluctuating"]]
-    assert shown
-    for arm in ARMS:
-        columns, losses = tokens[arm], losses_of(tokens[arm])
-        for one in results["diagnostics"]["dynamics"][arm]["fluctuating"]:
-            assert one["category"] in ("L→L", "H→H")
-            (i,) = [i for i in np.flatnonzero(columns["position"] == one["position"]) if one["losses"] == losses[:, i].tolist()]
-            row = set_rows(workspace, "corpus")[columns["row"][i]]
-            assert one["text"] == tokenizer.decode([row[one["position"]]])
-            assert one["before"] == tokenizer.decode(row[max(0, one["position"] - 12) : one["position"]])
+def test_fluctuating_tokens_are_shown_where_they_stand(workspace, tokens):
+    columns = tokens["slm"]
+    losses = np.random.default_rng(0).uniform(1, 3, (len(CHECKPOINTS), len(columns["row"]))).astype(np.float32)
+    tokenizer, diagnosis = workspace.tokenizer().hf, Diagnosis(workspace, Measure(workspace, None), list(ARMS))
+    shown = diagnosis._dynamics(losses, list(CHECKPOINTS), list(CHECKPOINTS))["fluctuating"]
+    assert len(shown) == 8
+    for one in shown:
+        assert one["category"] in ("L→L", "H→H")
+        (i,) = [i for i in np.flatnonzero(columns["position"] == one["position"]) if one["losses"] == losses[:, i].tolist()]
+        row = set_rows(workspace, "corpus")[columns["row"][i]]
+        assert one["text"] == tokenizer.decode([row[one["position"]]])
+        assert one["before"] == tokenizer.decode(row[max(0, one["position"] - 12) : one["position"]])
+
+
+def test_the_files_say_what_each_arm_would_choose_at_the_end(tokens):
+    assert (tokens["slm"]["selected"] == top_excess(tokens["slm"], STEPS[-1])).all()
+    assert (tokens["slm"]["selected"] != top_excess(tokens["slm"], 0)).any()
+    assert tokens["clm"]["selected"].all()
+    assert tokens["random"]["selected"].dtype == bool
+    assert tokens["random"]["selected"].mean() == pytest.approx(RATIO, abs=0.02)
+
+
+def test_losses_are_not_kept_in_memory(evaluated, monkeypatch):
+    """What is held are one arm's checkpoints, in float32."""
+    workspace = evaluated.open()
+    diagnosis = Diagnosis(workspace, Measure(workspace, None), list(ARMS))
+    held, dynamics = [], diagnosis._dynamics
+
+    def look(losses_CN, steps, seen):
+        held.append((losses_CN.dtype, losses_CN.shape))
+        return dynamics(losses_CN, steps, seen)
+
+    monkeypatch.setattr(diagnosis, "_dynamics", look)
+    monkeypatch.setattr(diagnosis, "_write", lambda *_: None)
+    tokens = int(diagnosis.data.target_BT.sum())
+    results = results_of(workspace)
+    diagnosis.results({a: results["arms"][a] for a in ARMS}, "target")
+    assert held == [(np.float32, (len(CHECKPOINTS), tokens))] * len(ARMS)
+    assert not [a for a in vars(diagnosis.data).values() if isinstance(a, dict)]
 
 
 def test_tokens_by_position_are_the_arms_choice_under_its_last_checkpoint(results, tokens):

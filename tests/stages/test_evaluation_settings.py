@@ -9,7 +9,7 @@ import pytest
 from evaluated_pipeline import ARMS, SEQ_LEN, STEPS, results_of, set_rows
 from tiny_pipeline import sentences, write_jsonl
 
-from slmctl.errors import ConfigError, InputError
+from slmctl.errors import ConfigError
 from slmctl.files import read_json
 from slmctl.stages.evaluate import evaluate
 from slmctl.stages.prepare import prepare
@@ -193,7 +193,7 @@ def test_outputs_with_line_ends_of_their_own_are_compared_item_by_item(own_copy,
 
 
 def test_a_task_whose_file_is_absent_or_whose_name_is_taken_is_refused(own_copy, tmp_path):
-    with pytest.raises(InputError, match=r"absent\.jsonl does not exist. Correct eval.tasks"):
+    with pytest.raises(ConfigError, match=r"eval\.tasks\.0\.path: absent\.jsonl does not exist"):
         evaluate(own_copy.open(lambda s: s["eval"].update(tasks=[task(tmp_path, path="absent.jsonl")])))
     folder = tmp_path / "math"
     write_jsonl(folder / "svamp.jsonl", [{"Body": "one", "Question": "two?", "Answer": "3", "question_concat": "x"}])

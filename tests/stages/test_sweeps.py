@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import threading
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -12,11 +14,15 @@ import yaml
 from evaluated_pipeline import ARMS, evaluated_settings, results_of
 from safetensors.torch import load_file
 
+from slmctl import sweeps
 from slmctl.cli import main
-from slmctl.config_file import check, lay_over
+from slmctl.config_file import check
+from slmctl.config_yaml import lay_over
 from slmctl.errors import ConfigError
 from slmctl.stages import run as running
+from slmctl.stages import sweep as sweeping
 from slmctl.stages.evaluate import evaluate
+from slmctl.stages.workspace import Workspace
 from slmctl.sweeps import FILE, add_sweeps, made_by, parse_over, points_of, read_sweeps, with_sweeps
 from slmctl.training.telemetry import read_log
 
@@ -156,6 +162,33 @@ def test_after_the_file_was_edited_arms_are_what_it_says_now(config, tmp_path):
     assert points_of(found, read_sweeps(tmp_path)[0]) == [(0.4, "slm"), (0.6, "slm-ratio-0.6")]
 
 
+def test_two_commands_at_once_lose_no_arm(tmp_path, monkeypatch):
+    """The first one to write has read before the second one writes, unless the second waits for it."""
+    settings = evaluated_settings(tmp_path)
+    read, both_read = sweeps.read_sweeps, threading.Barrier(2)
+
+    def slow(root):
+        found = read(root)
+        with contextlib.suppress(threading.BrokenBarrierError):
+            both_read.wait(timeout=1)
+        return found
+
+    def one(over):
+        sweeping.sweep(workspaces[over], [over])
+
+    overs = [f"{RATIO}=0.4", "pretrain.arms.clm.lr=0.5"]
+    workspaces = {over: Workspace(check(settings, "tiny")).open() for over in overs}
+    monkeypatch.setattr(sweeping, "run", lambda workspace: workspace.report)
+    monkeypatch.setattr(sweeps, "read_sweeps", slow)
+    threads = [threading.Thread(target=one, args=(over,)) for over in overs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    found = read(workspaces[overs[0]].root)
+    assert {(s["arm"], s["key"]) for s in found} == {("slm", "selection.ratio"), ("clm", "lr")}
+
+
 def test_an_arm_that_is_gone_or_has_the_same_name_is_told(config, tmp_path):
     settings = evaluated_settings(tmp_path)
     add_sweeps(tmp_path, config, parse_over(config, f"{RATIO}=0.4"))
@@ -257,8 +290,8 @@ def test_a_point_stands_at_the_value_it_was_trained_with(swept, tmp_path):
     evaluate(workspace)
     ratio = results_of(workspace)["sweeps"][0]
     assert [(p["value"], p["arm"]) for p in ratio["points"]] == [(0.3, "slm-ratio-0.3")], "slm-ratio-0.6 is not trained"
-    (sweeps := json.loads((workspace.root / FILE).read_text(encoding="utf-8")))["sweeps"][0]["values"].append(0.9)
-    (workspace.root / FILE).write_text(json.dumps(sweeps), encoding="utf-8")
+    (kept := json.loads((workspace.root / FILE).read_text(encoding="utf-8")))["sweeps"][0]["values"].append(0.9)
+    (workspace.root / FILE).write_text(json.dumps(kept), encoding="utf-8")
     workspace = made.open(lambda s: s["pretrain"]["arms"]["slm"].update(selection={"criterion": "excess_loss", "ratio": 0.9}))
     evaluate(workspace)
     ratio = results_of(workspace)["sweeps"][0]

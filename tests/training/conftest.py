@@ -14,7 +14,8 @@ import pytest
 import torch
 import transformers as tf
 
-from slmctl.config_file import check, lay_over
+from slmctl.config_file import check
+from slmctl.config_yaml import lay_over
 from slmctl.model.split import SplitModel
 from slmctl.stages.prepare import prepare
 from slmctl.stages.score import score

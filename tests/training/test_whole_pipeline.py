@@ -108,6 +108,7 @@ def test_a_task_is_evaluated_for_every_model_and_repeats_exactly(pipeline, tmp_p
         outputs = read_log(workspace.evaluation / "tasks" / "sums" / f"{name}.jsonl")
         assert [o["target"] for o in outputs] == ["3", "4", "5"]
         assert found["tasks"]["sums"]["accuracy"] == sum(o["correct"] for o in outputs) / 3
+        assert found["tasks"]["sums"]["unread"] == sum(o["found"] is None for o in outputs)
     (workspace.evaluation / "results.json").unlink()
     evaluate(workspace)
     again = read_json(workspace.evaluation / "results.json")

@@ -16,7 +16,7 @@ from typing import Any
 
 from slmctl.config_eval import SuiteConfig
 from slmctl.corpus.text_files import is_file, is_folder, open_text, reading
-from slmctl.errors import InputError
+from slmctl.errors import ConfigError, InputError
 from slmctl.evaluation.generation import GenerationTask, Item
 from slmctl.evaluation.tasks import records
 from slmctl.evaluation.tasks.choices import choice
@@ -107,15 +107,14 @@ def suite_tasks(config: SuiteConfig, seed: int) -> tuple[list[GenerationTask], l
     """The suite's tasks, and notes on what is left out.
 
     With `data`, every task (`math` too) that has a file there; without, those of the nine that the Hub has. Raises
-    `InputError` for unknown names in `only`, a dataset that the Hub does not give now (one table of all arms needs all of its
-    tasks), a record that is none of its task's, more worked examples than there are, and where no task is
-    found at all. `seed` chooses the worked examples where fewer are wanted than there are and `shots` says so.
+    `ConfigError` for unknown names in `only`, a folder that is absent, and more worked examples than there are; `InputError` for
+    a dataset that the Hub does not give now (one table of all arms needs all of its tasks), a record that is none of its task's,
+    and where no task is found at all. `seed` chooses the worked examples where fewer are wanted than there are and `shots` says
+    so.
     """
-    unknown = [n for n in config.only or () if n not in TASKS]
-    if unknown:
-        raise InputError(f"rho-math has no task {', '.join(unknown)}. It has: {', '.join(TASKS)}.")
+    _refuse_unknown(config)
     if config.data is not None and not is_folder(config.data):
-        raise InputError(f"rho-math: data {config.data} is no folder. Name the folder that holds gsm8k.jsonl and its like.")
+        raise ConfigError(f"rho-math: data {config.data} is no folder. Name the folder that holds gsm8k.jsonl and its like.")
     tasks, notes = [], []
     for name in config.only or (TASKS if config.data is not None else NINE):
         items, problem = _items(name, config)
@@ -137,10 +136,17 @@ def suite_files(config: SuiteConfig) -> list[str]:
 
 
 def suite_names(config: SuiteConfig) -> list[str]:
-    """Names of the tasks that there are files for, or of those that the Hub has. No record is read."""
+    """Names of the tasks that there are files for, or of those that the Hub has. No record is read. Raises `ConfigError` for
+    unknown names in `only`."""
+    _refuse_unknown(config)
     if config.data is None:
-        return [name for name in config.only or NINE if name in TASKS and TASKS[name].hub is not None]
-    return [n for n in config.only or TASKS if n in TASKS and data_file(config.data, (n, *TASKS[n].files)) is not None]
+        return [name for name in config.only or NINE if TASKS[name].hub is not None]
+    return [n for n in config.only or TASKS if data_file(config.data, (n, *TASKS[n].files)) is not None]
+
+
+def _refuse_unknown(config: SuiteConfig) -> None:
+    if unknown := [n for n in config.only or () if n not in TASKS]:
+        raise ConfigError(f"rho-math has no task {', '.join(unknown)}. It has: {', '.join(TASKS)}.")
 
 
 def _task(name: str, items: list[Item], config: SuiteConfig, seed: int) -> GenerationTask:
@@ -183,7 +189,7 @@ def worked_examples(name: str, shots: int | None, seed: int) -> str:
     if shots is None:
         examples = examples[: TASKS[name].shots]
     elif shots > len(examples):
-        raise InputError(f"rho-math: {name} has {len(examples)} worked examples, {shots} are wanted: lower shots.")
+        raise ConfigError(f"rho-math: {name} has {len(examples)} worked examples, {shots} are wanted: lower shots.")
     elif shots < len(examples):
         examples = [examples[i] for i in sorted(permutation(len(examples), seed, "shots", name)[:shots])]
     return "".join(f"{e.prompt}{e.answer}{TASKS[name].form.between}" for e in examples)

@@ -1,0 +1,78 @@
+"""eval/results.json: whether it is up to date, and how new results take the place of the former, which stay until then."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+from slmctl.console import say
+from slmctl.errors import InputError
+from slmctl.files import read_json, sha256_json, sweep, write_json
+from slmctl.stages.compare_arms import made_from
+from slmctl.stages.workspace import ACCEPTED, INPUTS, Workspace
+from slmctl.store.manifest import differences
+from slmctl.training.telemetry import read_log
+
+RESULTS = "results.json"
+HIGHLIGHTS = "highlights.json"
+UNDER_WAY = "under_way.json"
+"""Holds the inputs of an evaluation that is not finished: what lies beside the results is perhaps not theirs any more."""
+
+
+def load_results(workspace: Workspace) -> dict[str, Any]:
+    path = workspace.evaluation / RESULTS
+    if not path.is_file():
+        raise InputError(f"{path} does not exist. Run `slmctl eval` first.")
+    found: dict[str, Any] = read_json(path)
+    return found
+
+
+def run_of(workspace: Workspace, arm: str) -> list[Any]:
+    """What tells one training of an arm from another: what it was made from, and its held-out curve."""
+    return [made_from(workspace, arm), sha256_json(read_log(workspace.arm(arm) / "evals.jsonl"))]
+
+
+def are_current(workspace: Workspace, inputs: dict[str, Any]) -> bool:
+    """Whether the results that are there were made from these very inputs, and no evaluation has been begun since."""
+    return not is_under_way(workspace) and workspace.is_complete(workspace.evaluation, inputs, RESULTS)
+
+
+def is_under_way(workspace: Workspace) -> bool:
+    return (workspace.evaluation / UNDER_WAY).is_file()
+
+
+def begin_results(workspace: Workspace, inputs: dict[str, Any]) -> None:
+    """Keeps other processes out of eval/, and says what has changed since the results that are there, which stay."""
+    folder = workspace.evaluation
+    workspace.locks.lock(str(folder.relative_to(workspace.root)))
+    sweep(folder)
+    if (folder / INPUTS).is_file():
+        workspace.changed("eval", _former_inputs(workspace), inputs)
+    write_json(folder / UNDER_WAY, inputs)
+
+
+def publish_results(workspace: Workspace, inputs: dict[str, Any], results: dict[str, Any], shown: dict[str, Any]) -> None:
+    """Puts results and highlights (`shown`) in the place of the former. Those that were made from other inputs are kept in
+    stale/."""
+    folder = workspace.evaluation
+    if (folder / RESULTS).is_file() and differences(_former_inputs(workspace), inputs):
+        _keep_former(workspace)
+    workspace.record()
+    write_json(folder / HIGHLIGHTS, shown)
+    write_json(folder / RESULTS, results)
+    write_json(folder / INPUTS, {**inputs, **({ACCEPTED: sorted(workspace.accepted)} if workspace.accepted else {})})
+    (folder / UNDER_WAY).unlink()
+
+
+def _former_inputs(workspace: Workspace) -> dict[str, Any]:
+    path = workspace.evaluation / INPUTS
+    return {k: v for k, v in read_json(path).items() if k != ACCEPTED} if path.is_file() else {}
+
+
+def _keep_former(workspace: Workspace) -> None:
+    aside = workspace.stale_place("eval")
+    aside.mkdir(parents=True)
+    for name in (INPUTS, HIGHLIGHTS, RESULTS):
+        if (workspace.evaluation / name).is_file():
+            shutil.copy2(workspace.evaluation / name, aside / name)
+    say(f"eval: the former results are kept in {aside}; delete them when you no longer need them")
