@@ -12,8 +12,9 @@ from slmctl.console import warn
 from slmctl.evaluation.costs import ForwardFlops
 from slmctl.evaluation.intervals import difference_interval, paired_accuracy
 from slmctl.files import read_json
+from slmctl.stages.folders import DONE, INPUTS
 from slmctl.stages.measure import Measure
-from slmctl.stages.workspace import DONE, INPUTS, Workspace, result_settings
+from slmctl.stages.workspace import Workspace, result_settings
 from slmctl.store import manifest as manifests
 from slmctl.store.manifest import differences
 from slmctl.sweeps import points_of, read_sweeps

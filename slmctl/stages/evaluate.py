@@ -27,12 +27,13 @@ from slmctl.model.loading import ModelSource, empty_model
 from slmctl.stages import compare_arms
 from slmctl.stages.cards import write_cards
 from slmctl.stages.diagnose import Diagnosis
+from slmctl.stages.folders import DONE
 from slmctl.stages.highlights import highlights
 from slmctl.stages.measure import Measure, checkpoints_of, sources_of
 from slmctl.stages.reach import compare_with_control
 from slmctl.stages.results import RESULTS, are_current, begin_results, publish_results, run_of
 from slmctl.stages.task_checks import check_tasks
-from slmctl.stages.workspace import DONE, Workspace
+from slmctl.stages.workspace import Workspace
 from slmctl.store import manifest as manifests
 from slmctl.store.manifest import library_versions
 from slmctl.sweeps import read_sweeps

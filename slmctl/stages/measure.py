@@ -26,7 +26,8 @@ from slmctl.files import publishing, read_json, sha256_file, sha256_json, write_
 from slmctl.model.loading import ModelSource, load_model
 from slmctl.model.row_losses import row_losses
 from slmctl.model.split import SplitModel
-from slmctl.stages.workspace import DONE, Workspace
+from slmctl.stages.folders import DONE
+from slmctl.stages.workspace import Workspace
 from slmctl.store.reader import RowReader
 from slmctl.training.checkpoint import STATE, all_checkpoints, load_weights
 from slmctl.training.telemetry import finite

@@ -25,8 +25,9 @@ from slmctl.files import read_json, sha256_json
 from slmctl.model.loading import load_model_config
 from slmctl.processes import spread
 from slmctl.stages.build import Build
+from slmctl.stages.folders import DONE, INPUTS
 from slmctl.stages.workers import Share, cores
-from slmctl.stages.workspace import DONE, INPUTS, Workspace
+from slmctl.stages.workspace import Workspace
 from slmctl.storage import is_private
 from slmctl.store import manifest as manifests
 from slmctl.store.build import Coverage, in_order, read_plan

@@ -11,8 +11,9 @@ from slmctl.files import publishing, read_json
 from slmctl.report.page import make_page
 from slmctl.report.table import print_results
 from slmctl.stages.compare_arms import warn_of_changes
+from slmctl.stages.folders import DONE, INPUTS, RESOLVED
 from slmctl.stages.results import HIGHLIGHTS, is_under_way, load_results, run_of
-from slmctl.stages.workspace import DONE, INPUTS, RESOLVED, Workspace
+from slmctl.stages.workspace import Workspace
 from slmctl.training.telemetry import read_log
 
 

@@ -9,7 +9,8 @@ from slmctl.console import say
 from slmctl.errors import InputError
 from slmctl.files import read_json, sha256_json, sweep, write_json
 from slmctl.stages.compare_arms import made_from
-from slmctl.stages.workspace import ACCEPTED, INPUTS, Workspace
+from slmctl.stages.folders import ACCEPTED, INPUTS
+from slmctl.stages.workspace import Workspace
 from slmctl.store.manifest import differences
 from slmctl.training.telemetry import read_log
 

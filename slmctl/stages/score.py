@@ -19,8 +19,9 @@ from slmctl.model.row_losses import row_losses
 from slmctl.model.split import SplitModel, refuse_ids_beyond, refuse_rows_beyond
 from slmctl.selection.storage import COMPACT_BITS, keep_mantissa_bits
 from slmctl.stages.build import Build
+from slmctl.stages.folders import ACCEPTED
 from slmctl.stages.workers import Share
-from slmctl.stages.workspace import ACCEPTED, Workspace
+from slmctl.stages.workspace import Workspace
 from slmctl.store import manifest as manifests
 from slmctl.store.build import Coverage, in_order, make, read_plan
 from slmctl.store.manifest import Manifest, is_complete, library_versions

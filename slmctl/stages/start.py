@@ -13,7 +13,8 @@ from typing import Any
 from slmctl.errors import SlmError, StoppedError
 from slmctl.files import read_json, write_json
 from slmctl.model.split import SplitModel
-from slmctl.stages.workspace import DONE, Workspace
+from slmctl.stages.folders import DONE
+from slmctl.stages.workspace import Workspace
 from slmctl.training.checkpoint import require_checkpoint
 from slmctl.training.loop import Evaluator
 from slmctl.training.ranks import Ranks

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from tiny_store import CORPUS, Child, Store, content, of, shards, stop_at_write
 
+from slmctl.stages import folders as folders_module
 from slmctl.stages import locks as locks_module
 from slmctl.stages import prepare as prepare_stage
-from slmctl.stages import workspace as workspace_module
 from slmctl.stages.prepare import prepare
 from slmctl.stages.workspace import Workspace
 from slmctl.storage import Folder
@@ -66,7 +66,7 @@ def test_two_that_plan_at_once_agree_or_one_is_refused(store: Store, seed: int, 
 
     def stop_while_planning() -> None:
         Workspace.planning = no_lock  # type: ignore[method-assign]
-        put_json, read_plan = Folder.put_json, workspace_module.read_plan
+        put_json, read_plan = Folder.put_json, folders_module.read_plan
 
         def stopping_put(self: Folder, name: str, data: Any, replace: bool = False) -> bool:
             if name == PLAN and str(self) == corpus and when == "before it publishes":
@@ -82,7 +82,7 @@ def test_two_that_plan_at_once_agree_or_one_is_refused(store: Store, seed: int, 
             return found
 
         Folder.put_json = stopping_put  # type: ignore[method-assign]
-        workspace_module.read_plan = stopping_read
+        folders_module.read_plan = stopping_read
 
     with Child(store.command("prepare", "-o", f"seed={seed}"), stop_while_planning) as late:
         late.wait_stopped()

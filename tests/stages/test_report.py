@@ -13,8 +13,9 @@ from tiny_pipeline import tiny_settings, write_jsonl
 from slmctl.config_file import check
 from slmctl.files import read_json, sha256_json, write_json
 from slmctl.report.page import Page
+from slmctl.stages.folders import DONE, INPUTS
 from slmctl.stages.report import report
-from slmctl.stages.workspace import DONE, INPUTS, Workspace, result_settings
+from slmctl.stages.workspace import Workspace, result_settings
 
 ARMS = ("slm", "clm", "random")
 EVALS = [{"step": 6, "heldout": {"target": 2.5}}]
