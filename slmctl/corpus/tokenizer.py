@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,6 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from slmctl.console import warn
 from slmctl.errors import InputError, MismatchError
 from slmctl.files import sha256_json
 
@@ -112,7 +112,7 @@ class Tokenizer(Encoder):
     Raises `InputError` where it is not a fast one or has no end-of-sequence token.
     """
 
-    def __init__(self, hf: Any, origin: str, sentencepiece: Path | None = None) -> None:
+    def __init__(self, hf: Any, origin: str, sentencepiece: bytes | None = None) -> None:
         self.hf, self.sentencepiece = hf, sentencepiece
         if not getattr(hf, "is_fast", False):
             raise InputError(f"{origin}: the tokenizer has no fast (Rust) form. Convert it to tokenizer.json first.")
@@ -133,8 +133,25 @@ class Tokenizer(Encoder):
     def save(self, directory: Path) -> None:
         """As `AutoTokenizer` loads it, and in SentencePiece's form, which `save_pretrained` leaves out and llama.cpp reads."""
         self.hf.save_pretrained(directory)
-        if self.sentencepiece is not None:
-            shutil.copyfile(self.sentencepiece, directory / SENTENCEPIECE)
+        if self.sentencepiece is None:
+            return
+        if self._agrees(self.sentencepiece):
+            (directory / SENTENCEPIECE).write_bytes(self.sentencepiece)
+        else:
+            warn(
+                f"{directory}: left out {SENTENCEPIECE} of the tokenizer that was loaded: it gives other ids than tokenizer.json."
+            )
+
+    def _agrees(self, sentencepiece: bytes) -> bool:
+        """Whether what is no special token has the same id in both forms."""
+        from sentencepiece import SentencePieceProcessor
+
+        try:
+            form = SentencePieceProcessor(model_proto=sentencepiece)
+        except RuntimeError:  # not SentencePiece's: other tokenizers use the name, too
+            return False
+        plain = (i for i in range(form.vocab_size()) if not (form.IsControl(i) or form.IsUnknown(i) or form.IsUnused(i)))
+        return all(self.backend.id_to_token(i) == form.IdToPiece(i) for i in plain)
 
     def vocabulary(self) -> dict[str, int]:
         """Token to id, added tokens included: what two models must share for their losses to join."""
@@ -156,16 +173,20 @@ def load_tokenizer(path: str, gguf_file: str | None = None, revision: str | None
     return Tokenizer(hf, path, _sentencepiece_of(path, revision))
 
 
-def _sentencepiece_of(path: str, revision: str | None) -> Path | None:
+def _sentencepiece_of(path: str, revision: str | None) -> bytes | None:
     """`tokenizer.model` of a local directory or of what was just fetched from the Hub; None where it has none."""
     if Path(path).is_dir():
-        found: Any = Path(path) / SENTENCEPIECE
-        return found if found.is_file() else None
+        here = Path(path) / SENTENCEPIECE
+        return here.read_bytes() if here.is_file() else None
     from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
 
     try:
-        return Path(hf_hub_download(path, SENTENCEPIECE, revision=revision))
-    except Exception:  # not there, or not to be reached: nothing but a conversion needs it
+        return Path(hf_hub_download(path, SENTENCEPIECE, revision=revision)).read_bytes()
+    except EntryNotFoundError:
+        return None
+    except Exception as e:  # the library raises many kinds, and nothing but a conversion needs the file
+        warn(f"{path}: {SENTENCEPIECE} could not be fetched, so exported models will lack it ({_first_line(e)})")
         return None
 
 

@@ -18,11 +18,14 @@ LEARNT_FROM = r"\u2581?\p{L}+|\p{N}|\u2581?[^\s\u2581\p{L}\p{N}]+|\u2581+|\s+".r
 """What an entry may be part of: a word or signs with the space before it, one digit, spaces, other white space."""
 NEVER_CROSSED = f"{SPACE}*[^{SPACE}]+|{SPACE}+"
 """Parts of a text that no entry reaches beyond: in none does a space follow anything but spaces."""
+LONGEST = 64
+"""Characters of an entry: SentencePiece refuses very long ones, and they serve nobody."""
 Merge = tuple[str, str]
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int, directory: Path) -> None:
-    """Trains a tokenizer of at most `vocab_size` entries, with `<|endoftext|>` as end of sequence, and saves it."""
+def train_tokenizer(texts: Iterable[str], vocab_size: int, directory: Path) -> int:
+    """Trains a tokenizer of at most `vocab_size` entries, with `<|endoftext|>` as end of sequence, and saves it. Returns how
+    many it has: fewer where the texts hold no more."""
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
     learning = Tokenizer(models.BPE())
@@ -30,12 +33,13 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, directory: Path) -> N
     learning.pre_tokenizer = pre_tokenizers.Split(Regex(LEARNT_FROM), "isolated")
     first = [EOS, UNKNOWN, *BYTES]
     room = vocab_size - len(first)
-    trainer = trainers.BpeTrainer(vocab_size=room, show_progress=False)
+    trainer = trainers.BpeTrainer(vocab_size=room, initial_alphabet=[SPACE], max_token_length=LONGEST, show_progress=False)
     learning.train_from_iterator(_without_rare(list(texts), room // 2), trainer)
     vocabulary = learning.get_vocab()
     entries = [*first, *sorted(vocabulary.keys() - set(first), key=vocabulary.__getitem__)]
     _save_for_hugging_face(entries, directory)
     (directory / "tokenizer.model").write_bytes(_sentencepiece_model(entries))
+    return len(entries)
 
 
 def _without_rare(texts: list[str], most: int) -> Iterator[str]:
@@ -44,7 +48,7 @@ def _without_rare(texts: list[str], most: int) -> Iterator[str]:
     for text in texts:
         counts.update(text)
     ranked = sorted(counts, key=lambda c: (-counts[c], c))  # never by chance
-    cut = dict.fromkeys(map(ord, ranked[most:]), "\0")
+    cut = dict.fromkeys((ord(c) for c in ranked[most:] if c != " "), "\0")
     for text in texts:
         yield from text.translate(cut).split("\0")
 

@@ -25,8 +25,11 @@ CACHE_BYTES = 8 * 2**20
 """On a CPU a chunk of logits that stays in its cache is the fastest."""
 MIN_CHUNK_ROWS = 256
 """Below this the head's weights are read too often for the work done with them."""
-MEMORY_SHARE = 64
-"""A chunk of logits takes at most this part of the memory (1.25 GB of a GPU's 80)."""
+GPU_SHARE = 64
+"""On a GPU a chunk of logits takes this part of the memory (1.25 GB of 80)."""
+CPU_BYTES, CPU_SHARE = 3 * 2**27, 16
+"""On a CPU it takes so many bytes, whatever the machine, so that a resumed run rounds as before; half, or a quarter, where that
+is more than this part of the memory."""
 
 
 @cache
@@ -42,15 +45,19 @@ def chunk_rows(vocab_size: int, device: str, gradient: bool = False) -> int:
     if not on_gpu and not gradient:
         return max(MIN_CHUNK_ROWS, cached)
     if on_gpu:
-        memory = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+        room = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory // GPU_SHARE
     else:
-        memory = memory_limit() // processes_here()
-    return max(MIN_CHUNK_ROWS, cached, memory // MEMORY_SHARE // (4 * vocab_size))
+        room, most = CPU_BYTES, memory_limit() // processes_here() // CPU_SHARE
+        while room > most:
+            room //= 2
+    return max(MIN_CHUNK_ROWS, cached, room // (4 * vocab_size))
 
 
-def head_memory(vocab_size: int, hidden_size: int, device: str) -> int:
-    """Bytes that the loss of selected tokens takes in passing: logits, their gradient and a copy; the weights' gradient twice."""
-    return 4 * vocab_size * (3 * chunk_rows(vocab_size, device, gradient=True) + 2 * hidden_size)
+def head_memory(vocab_size: int, hidden_size: int, device: str, positions: int) -> int:
+    """Bytes that the loss of selected tokens among so many positions takes in passing: logits, their gradient and a copy; the
+    weights' gradient twice."""
+    rows = min(positions, chunk_rows(vocab_size, device, gradient=True))
+    return 4 * vocab_size * (3 * rows + 2 * hidden_size)
 
 
 def arithmetic_of(hidden: Tensor) -> torch.dtype:
@@ -103,9 +110,9 @@ class KeptLogits:
 def live_losses(model: SplitModel, hidden_ND: Tensor, labels_N: Tensor, keep: int) -> tuple[Tensor, KeptLogits]:
     """`token_losses` of all N positions [N], and the logits of the last `keep` of them."""
     first, kind = len(hidden_ND) - keep, arithmetic_of(hidden_ND)
-    before, _ = token_losses(model, hidden_ND[:first], labels_N[:first])
-    losses_N = before.new_empty(len(hidden_ND))
-    losses_N[:first] = before
+    losses_N = hidden_ND.new_empty(len(hidden_ND), dtype=torch.float64 if kind == torch.float64 else torch.float32)
+    if first:
+        losses_N[:first], _ = token_losses(model, hidden_ND[:first], labels_N[:first])
     with torch.autocast(hidden_ND.device.type, enabled=False):
         logits_RV = model.logits(hidden_ND[first:].to(kind), *_head_in(model, kind))
     size = max(MIN_CHUNK_ROWS, keep // 16)  # what is made in passing stays small
@@ -142,7 +149,9 @@ def selected_loss(
 ) -> tuple[Tensor, Tensor]:
     """Sum of -log p(label) over K selected positions, divided by `divisor` (Eq. 4's N·k%): a scalar with gradient; and
     the K losses [K] without. The logits of the last J of them are rows_J, rising, of `kept`."""
-    given = (kept, rows_J) if kept is not None and rows_J is not None else None
+    given = (kept, rows_J) if kept is not None and rows_J is not None and len(rows_J) else None
+    if kept is not None and given is None:
+        kept.logits_RV = None  # nothing of them is needed
     return _SelectedLoss.apply(  # type: ignore[no-any-return, no-untyped-call]
         hidden_KD, model.head.weight, model.head.bias, labels_K, divisor, model, given
     )

@@ -102,11 +102,12 @@ def make_tokenizer(workspace: Workspace, scratch: ScratchConfig) -> None:
                 workspace.hashes.beat()
 
     with tempfile.TemporaryDirectory(dir=directory) as made:  # whole or absent, should two workers make it at once
-        train_tokenizer(sample(), scratch.vocab_size, Path(made))
+        entries = train_tokenizer(sample(), scratch.vocab_size, Path(made))
         for file in Path(made).iterdir():
             os.replace(file, directory / file.name)
-    workspace.finish(directory, {"vocab_size": scratch.vocab_size})
-    say(f"tokenizer: {scratch.vocab_size} entries, trained on curated and corpus text")
+    workspace.finish(directory, {"vocab_size": scratch.vocab_size, "entries": entries})
+    fewer = f", fewer than vocab_size {scratch.vocab_size}" if entries < scratch.vocab_size else ""
+    say(f"tokenizer: {entries} entries{fewer}, trained on curated and corpus text")
 
 
 def keeps(directory: Path, inputs: dict[str, Any]) -> bool:

@@ -73,6 +73,8 @@ def fitting_rows(objective: Objective, batcher: Batcher, settings: TrainingConfi
     one = kept[1] - kept[0] if len(batch.valid_G) > 1 else kept[0]  # what two keep beyond one: the rest does not grow
     trained = sum(getattr(p, "_local_tensor", p).nbytes for p in model.parameters() if p.requires_grad)
     hidden_size = model.head.weight.shape[1]
-    fixed = trained + max(0, kept[0] - one) + head_memory(model.vocab_size, hidden_size, device)  # gradients first
+    fixed = (
+        trained + max(0, kept[0] - one) + head_memory(model.vocab_size, hidden_size, device, batch.rows.ids_BT.size)
+    )  # gradients first
     rows = rows_that_fit(group_rows, seq_len, one, free_bytes(device), fixed, len(batch.rows.ids_BT))
     return min(ranks.all_of(rows))

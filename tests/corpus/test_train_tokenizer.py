@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,47 @@ def test_rare_characters_leave_room_for_words(tmp_path):
     learnt = [t for t in load_tokenizer(str(tmp_path)).vocabulary() if t not in (EOS, UNKNOWN, *BYTES)]
     assert len(learnt) == 42
     assert sum(len(t) == 1 for t in learnt) <= 21
+
+
+@pytest.mark.parametrize("texts", [["eee a e the"] * 50, ["漢字漢字也" * 9], ["aaaa"], []])
+def test_a_space_comes_back_even_where_none_was_learnt_from(texts, tmp_path):
+    assert train_tokenizer(texts, 260, tmp_path) <= 260
+    tokenizer = load_tokenizer(str(tmp_path))
+    ids = tokenizer.encode(["a b  c"])[0].tolist()
+    assert tokenizer.hf.decode(ids) == "a b  c"
+    assert SentencePieceProcessor(model_file=str(tmp_path / "tokenizer.model")).encode("a b  c") == ids
+
+
+def test_long_runs_make_no_entry_that_sentencepiece_refuses(tmp_path):
+    train_tokenizer(["the fox and the hen\n" + " " * 6000 + "x\n" + "-" * 9000] * 9, 400, tmp_path)
+    tokenizer = load_tokenizer(str(tmp_path))
+    assert max(len(t) for t in tokenizer.vocabulary()) <= 64
+    text = " " * 5000 + "-" * 5000
+    ids = tokenizer.encode([text])[0].tolist()
+    assert SentencePieceProcessor(model_file=str(tmp_path / "tokenizer.model")).encode(text) == ids
+
+
+def test_a_tokenizer_is_saved_though_its_folder_is_gone(directory, tmp_path):
+    shutil.copytree(directory, tmp_path / "was")
+    loaded = load_tokenizer(str(tmp_path / "was"))
+    shutil.rmtree(tmp_path / "was")
+    loaded.save(tmp_path / "saved")
+    assert (tmp_path / "saved" / "tokenizer.model").read_bytes() == (directory / "tokenizer.model").read_bytes()
+
+
+@pytest.mark.parametrize("what", ["two ids changed", "no SentencePiece"])
+def test_a_form_that_gives_other_ids_is_not_handed_on(directory, tmp_path, what, capsys):
+    shutil.copytree(directory, tmp_path / "was")
+    if what == "two ids changed":
+        made = json.loads((tmp_path / "was" / "tokenizer.json").read_text())
+        vocab = made["model"]["vocab"]
+        vocab["<0x71>"], vocab["<0x77>"] = vocab["<0x77>"], vocab["<0x71>"]
+        (tmp_path / "was" / "tokenizer.json").write_text(json.dumps(made))
+    else:
+        (tmp_path / "was" / "tokenizer.model").write_bytes(b"IQ== 0\nIg== 1\n")
+    load_tokenizer(str(tmp_path / "was")).save(tmp_path / "saved")
+    assert not (tmp_path / "saved" / "tokenizer.model").exists()
+    assert "left out tokenizer.model" in capsys.readouterr().err
 
 
 def test_the_same_texts_give_the_same_tokenizer_ties_included(directory, tmp_path):

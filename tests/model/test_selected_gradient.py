@@ -90,6 +90,21 @@ def test_logits_handed_over_give_the_same_gradients(name, keep, make_model):
         assert kept.logits_RV is None, "a chunk of logits is kept beyond its use"
 
 
+@pytest.mark.usefixtures("small_chunks")
+def test_logits_of_which_none_is_selected_are_let_go_before_others_are_made(make_model):
+    split = make_model("llama")
+    ids_BT, mask_N = ids_of(split), torch.arange(46) < 20
+    wanted_loss, wanted = naive(split, ids_BT, mask_N)
+    hidden_ND, labels_N = split.hidden(ids_BT, None)[:, :-1].flatten(0, 1), ids_BT[:, 1:].flatten()
+    _, kept = live_losses(split, hidden_ND.detach(), labels_N, 16)
+    own = split.logits
+    split.logits = lambda *a: (kept.logits_RV is None, own(*a))[1] if kept.logits_RV is None else pytest.fail("two chunks")
+    loss, _ = selected_loss(split, hidden_ND[mask_N], labels_N[mask_N], DIVISOR, kept, torch.zeros(0, dtype=torch.int64))
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(float(wanted_loss), abs=1e-12)
+    assert worst(gradients(split), wanted) < 1e-12
+
+
 @given(rows=st.integers(0, 40), share=st.floats(0, 1), block=st.integers(1, 9), seed=st.integers(0, 99))
 def test_kept_logits_move_to_the_front_of_their_own_memory(rows, share, block, seed):
     logits_RV = torch.randn(rows, 3, generator=torch.Generator().manual_seed(seed))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from slmctl.model import losses
-from slmctl.model.losses import CACHE_BYTES, MEMORY_SHARE, MIN_CHUNK_ROWS, chunk_rows, head_memory
+from slmctl.model.losses import CACHE_BYTES, CPU_BYTES, GPU_SHARE, MIN_CHUNK_ROWS, chunk_rows, head_memory
 from slmctl.training.flops import flops_per_token, peak_flops
 
 
@@ -90,19 +90,22 @@ def test_on_a_gpu_a_chunk_takes_its_share_of_the_memory(memory, vocab_size, rows
     gpu(memory)
     assert chunk_rows(vocab_size, "cuda") == chunk_rows(vocab_size, "cuda", gradient=True) == rows
     if rows > MIN_CHUNK_ROWS:
-        assert 4 * vocab_size * rows <= memory // MEMORY_SHARE < 4 * vocab_size * (rows + 1)
+        assert 4 * vocab_size * rows <= memory // GPU_SHARE < 4 * vocab_size * (rows + 1)
 
 
 @pytest.mark.parametrize(
     ("memory", "vocab_size", "rows"),
     [
-        (24 * 2**30, 150_000, 671),  # 400 MB of logits
-        (24 * 2**30, 32_000, 3145),
+        (512 * 2**30, 32_000, CPU_BYTES // 128_000),
+        (24 * 2**30, 32_000, 3145),  # 400 MB of logits, on any machine
+        (6 * 2**30, 32_000, 3145),
+        (6 * 2**30 - 1, 32_000, 1572),
+        (2**30, 32_000, 393),
         (2**30, 150_000, MIN_CHUNK_ROWS),
-        (2**28, 4096, 512),  # what the cache holds is more
+        (2**26, 4096, 512),  # what the cache holds is more
     ],
 )
-def test_on_a_cpu_a_chunk_with_gradient_is_larger_as_far_as_memory_allows(memory, vocab_size, rows, monkeypatch):
+def test_on_a_cpu_a_chunk_with_gradient_is_the_same_on_all_machines_that_have_room(memory, vocab_size, rows, monkeypatch):
     chunk_rows.cache_clear()
     monkeypatch.setattr(losses, "memory_limit", lambda: memory)
     assert chunk_rows(vocab_size, "cpu", gradient=True) == rows
@@ -112,4 +115,5 @@ def test_on_a_cpu_a_chunk_with_gradient_is_larger_as_far_as_memory_allows(memory
 
 def test_head_memory_holds_three_chunks_and_two_gradients_of_the_weights():
     rows = chunk_rows(1000, "cpu", gradient=True)
-    assert head_memory(1000, 64, "cpu") == 4 * (3 * rows * 1000 + 2 * 1000 * 64)
+    assert head_memory(1000, 64, "cpu", 10**9) == 4 * (3 * rows * 1000 + 2 * 1000 * 64)
+    assert head_memory(1000, 64, "cpu", 100) == 4 * (3 * 100 * 1000 + 2 * 1000 * 64), "no more than there are positions"
