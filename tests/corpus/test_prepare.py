@@ -279,9 +279,9 @@ def test_a_changed_input_is_made_anew_says_what_changed_and_keeps_the_old(
     prepare(new)
     said = capsys.readouterr().err
     what = {
-        "seq_len": "seq_len: found 32, wanted 16",
-        "seed": "seed: found 0, wanted 9",
-        "text": "texts[0].content[0]: found",
+        "seq_len": "seq_len: was 32, is now 16",
+        "seed": "seed: was 0, is now 9",
+        "text": "texts[0].content: was [",
     }
     assert what[change] in said
     kept = list((new.root / "stale").glob("tokens-corpus-*"))
