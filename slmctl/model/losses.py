@@ -27,7 +27,7 @@ MIN_CHUNK_ROWS = 256
 """Below this the head's weights are read too often for the work done with them."""
 GPU_SHARE = 64
 """On a GPU a chunk of logits takes this part of the memory (1.25 GB of 80)."""
-CPU_BYTES, CPU_SHARE = 3 * 2**27, 16
+CPU_BYTES, CPU_SHARE = 2**29, 16
 """On a CPU it takes so many bytes, whatever the machine, so that a resumed run rounds as before; half, or a quarter, where that
 is more than this part of the memory."""
 
