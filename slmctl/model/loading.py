@@ -16,6 +16,9 @@ from slmctl.corpus.tokenizer import Tokenizer
 from slmctl.errors import InputError
 from slmctl.files import HashCache
 from slmctl.model.attention import register
+from slmctl.model.gguf_weights import refuse_gguf_unused
+from slmctl.model.weight_files import refuse_pointer, stored_weights
+from slmctl.model.weights import check_written, refuse_bad_values, refuse_difference, refuse_ties_undone, watched
 
 WEIGHT_PATTERNS = ("*.safetensors", "*.bin", "*.gguf")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -37,24 +40,41 @@ class ModelSource:
 
 
 def load_model(source: ModelSource, dtype: str = "float32", device: str = "cpu") -> Any:
-    """Loads a causal LM in eval mode. Raises `InputError` with the reason."""
+    """Loads a causal LM in eval mode. Raises `InputError` with the reason, also where its weights are not all and only those of
+    its files."""
     from transformers import AutoModelForCausalLM
 
-    if not source.gguf_file and Path(source.path).is_dir() and not (Path(source.path) / "config.json").is_file():
-        raise InputError(f"{source.path} has no config.json: it is not a Hugging Face model directory.")
+    folder, stored = Path(source.path), {}
+    if not source.gguf_file and folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise InputError(f"{source.path} has no config.json: it is not a Hugging Face model directory.")
+        stored = stored_weights(folder)
+    elif source.gguf_file:
+        refuse_pointer(folder / source.gguf_file)
     register()
     try:
-        with quiet_transformers():
+        with quiet_transformers(), watched() as found:
             model = AutoModelForCausalLM.from_pretrained(
-                source.path, dtype=DTYPES[dtype], attn_implementation=source.attn_implementation, **source.options()
+                source.path,
+                dtype=DTYPES[dtype],
+                attn_implementation=source.attn_implementation,
+                ignore_mismatched_sizes=True,  # they are refused below, by name
+                **source.options(),
             )
     except Exception as e:  # the library raises many kinds
+        if found and found[0].unmade:
+            refuse_difference(source.path, empty_model(source), found, stored)
         reason = str(e).strip().split("\n")[0]
         hint = " Install the extra: pip install 'slmctl[gguf]'." if source.gguf_file and "gguf" in reason.lower() else ""
         raise InputError(f"cannot load a model from {source.path!r}: {reason}{hint}") from e
+    refuse_difference(source.path, model, found, stored)
+    refuse_ties_undone(source.path, model)
     if source.gguf_file:
+        refuse_gguf_unused(folder / source.gguf_file, model)
         _forget_quantisation(model)
-    return model.to(device).eval()
+    model = model.to(device).eval()
+    refuse_bad_values(source.path, model)
+    return model
 
 
 def _forget_quantisation(model: Any) -> None:
@@ -88,10 +108,11 @@ def empty_model(source: ModelSource) -> Any:
 
 def save_model(model: Any, tokenizer: Tokenizer, directory: Path, state: dict[str, Any] | None = None) -> None:
     """Writes a directory that `AutoModelForCausalLM` and `AutoTokenizer` load; `state` are the weights where the model itself
-    holds only a part of them."""
+    holds only a part of them. Raises `InputError` where what was written is not the model that its configuration describes."""
     with quiet_transformers():
         model.save_pretrained(directory, **({"state_dict": state} if state is not None else {}))
         tokenizer.save(directory)
+        check_written(directory)
 
 
 def model_fingerprint(source: ModelSource, hashes: HashCache) -> dict[str, Any]:
