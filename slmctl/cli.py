@@ -299,18 +299,22 @@ def sweep(
 def validate(
     config: Config,
     override: Override = None,
-    inputs: Annotated[bool, typer.Option("--inputs", help="An input file that is absent here is a mistake too.")] = False,
+    inputs: Annotated[
+        bool,
+        typer.Option("--inputs", help="An input file that is absent here is a mistake too, and a model that is here not whole."),
+    ] = False,
 ) -> None:
     """Every mistake of a configuration at once; touches no GPU and loads no model.
 
     Example: `slmctl validate pipelines/rho-math-1b.yaml`
     """
     from slmctl.config_file import load_config
-    from slmctl.stages.validate import missing_inputs
+    from slmctl.stages.validate import missing_inputs, wrong_models
 
-    missing = missing_inputs(load_config(config, override))
-    if missing and inputs:
-        raise ConfigError("\n  ".join([f"{config}: inputs that are not here", *missing]))
+    loaded = load_config(config, override)
+    missing = missing_inputs(loaded)
+    if inputs and (wrong := [*missing, *wrong_models(loaded)]):
+        raise ConfigError("\n  ".join([f"{config}: inputs that are not here, or not whole", *wrong]))
     for line in missing:
         say(f"note: {line}")
     out.print(f"{config}: valid")

@@ -16,9 +16,16 @@ from slmctl.corpus.tokenizer import Tokenizer
 from slmctl.errors import InputError
 from slmctl.files import HashCache
 from slmctl.model.attention import register
-from slmctl.model.gguf_weights import refuse_gguf_unused
-from slmctl.model.weight_files import refuse_pointer, stored_weights
-from slmctl.model.weights import check_written, refuse_bad_values, refuse_difference, refuse_ties_undone, watched
+from slmctl.model.gguf_weights import read_header, refuse_gguf_unused
+from slmctl.model.weight_files import Stored, stored_weights
+from slmctl.model.weights import (
+    refuse_bad_values,
+    refuse_difference,
+    refuse_other_names,
+    refuse_other_rotary,
+    refuse_ties_undone,
+    watched,
+)
 
 WEIGHT_PATTERNS = ("*.safetensors", "*.bin", "*.gguf")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -44,13 +51,7 @@ def load_model(source: ModelSource, dtype: str = "float32", device: str = "cpu")
     its files."""
     from transformers import AutoModelForCausalLM
 
-    folder, stored = Path(source.path), {}
-    if not source.gguf_file and folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise InputError(f"{source.path} has no config.json: it is not a Hugging Face model directory.")
-        stored = stored_weights(folder)
-    elif source.gguf_file:
-        refuse_pointer(folder / source.gguf_file)
+    stored = _stored(source)
     register()
     try:
         with quiet_transformers(), watched() as found:
@@ -62,19 +63,56 @@ def load_model(source: ModelSource, dtype: str = "float32", device: str = "cpu")
                 **source.options(),
             )
     except Exception as e:  # the library raises many kinds
-        if found and found[0].unmade:
-            refuse_difference(source.path, empty_model(source), found, stored)
+        if stored:
+            check_source(source)  # which tells it by name, where the weights are why
         reason = str(e).strip().split("\n")[0]
         hint = " Install the extra: pip install 'slmctl[gguf]'." if source.gguf_file and "gguf" in reason.lower() else ""
         raise InputError(f"cannot load a model from {source.path!r}: {reason}{hint}") from e
     refuse_difference(source.path, model, found, stored)
     refuse_ties_undone(source.path, model)
+    refuse_other_rotary(source.path, model, stored)
     if source.gguf_file:
-        refuse_gguf_unused(folder / source.gguf_file, model)
+        refuse_gguf_unused(Path(source.path) / source.gguf_file, model)
         _forget_quantisation(model)
     model = model.to(device).eval()
     refuse_bad_values(source.path, model)
     return model
+
+
+def _stored(source: ModelSource) -> dict[str, Stored]:
+    """What a local model's files say they hold; nothing of a GGUF file, nor of one on the Hub."""
+    folder = Path(source.path)
+    if source.gguf_file:
+        if (folder / source.gguf_file).is_file():
+            read_header(folder / source.gguf_file)
+        return {}
+    if not folder.is_dir():
+        return {}
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{source.path} has no config.json: it is not a Hugging Face model directory.")
+    return stored_weights(folder)
+
+
+def check_source(source: ModelSource) -> None:
+    """Raises `InputError` where a local model's files are not whole, or do not hold what its configuration describes, by names
+    and shapes; reads no weights, and of a GGUF file no more than whether it is whole."""
+    stored = _stored(source)
+    if source.gguf_file:
+        if not (file := Path(source.path) / source.gguf_file).is_file():
+            raise InputError(f"{file} does not exist.")
+        return
+    if not stored:
+        raise InputError(f"{source.path} holds no model weights ({', '.join(WEIGHT_PATTERNS[:2])}).")
+    from transformers import AutoConfig
+
+    register()
+    try:
+        with quiet_transformers():
+            refuse_other_names(source.path, AutoConfig.from_pretrained(source.path), stored)
+    except InputError:
+        raise
+    except Exception as e:  # the library raises many kinds
+        raise InputError(f"cannot make a model of {source.path!r}: {str(e).strip().splitlines()[0]}") from e
 
 
 def _forget_quantisation(model: Any) -> None:
@@ -112,7 +150,7 @@ def save_model(model: Any, tokenizer: Tokenizer, directory: Path, state: dict[st
     with quiet_transformers():
         model.save_pretrained(directory, **({"state_dict": state} if state is not None else {}))
         tokenizer.save(directory)
-        check_written(directory)
+    check_source(ModelSource(str(directory)))
 
 
 def model_fingerprint(source: ModelSource, hashes: HashCache) -> dict[str, Any]:

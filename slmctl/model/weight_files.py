@@ -171,6 +171,17 @@ def _pickled(file: Path) -> dict[str, Stored]:
     return {n: Stored(_NAMES.get(t.dtype, str(t.dtype)), tuple(t.shape), file) for n, t in held.items()}
 
 
+def read_weight(name: str, file: Path) -> torch.Tensor:
+    """One tensor of a weight file."""
+    if file.suffix == ".safetensors":
+        from safetensors import safe_open
+
+        with safe_open(file, "pt") as weights:
+            return weights.get_tensor(name)  # type: ignore[no-any-return]
+    weight: torch.Tensor = torch.load(file, map_location="cpu", weights_only=True)[name]
+    return weight
+
+
 def few(names: Iterable[str], shown: int = 3) -> str:
     """The first of some names, and how many there are besides."""
     every = list(names)

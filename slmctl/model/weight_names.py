@@ -28,8 +28,10 @@ def mend(difference: Difference, model: Any, stored: dict[str, Stored]) -> str:
     if any("lora_" in n for n in unexpected):
         return "The file holds a LoRA adapter: merge it (`model.merge_and_unload()`) and save the merged model."
     short = missing | {n.removeprefix(f"{model.base_model_prefix}.") for n in missing}
-    if unexpected and missing and (told := _wrapped(short, unexpected, stored) or _renamed(short, unexpected, stored)):
-        return told
+    if unexpected and missing:
+        told = (f(names, unexpected, stored) for f in (_wrapped, _renamed) for names in (missing, short))
+        if advice := next((t for t in told if t is not None), None):
+            return advice
     heads = {n for n, p in model.named_parameters() if p is getattr(model.get_output_embeddings(), "weight", None)}
     if missing and missing <= heads and not unexpected:
         return (

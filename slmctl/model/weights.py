@@ -10,14 +10,13 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from slmctl.errors import InputError
-from slmctl.model.weight_files import Stored, few, stored_weights
+from slmctl.model.weight_files import Stored, few, read_weight
 from slmctl.model.weight_names import mend
 
 _CACHES = re.compile(
@@ -138,9 +137,25 @@ def _refuse_whole_numbers(where: str, model: Any, stored: dict[str, Stored]) -> 
     whole = {n for n, s in stored.items() if not s.is_float and n.rpartition(".")[2] not in buffers}
     if odd := [f"{n}: {stored[n].dtype}" for n in ordered(whole) if not _MASKS.search(n) and not _CACHES.search(n)]:
         raise InputError(
-            f"{where} holds {len(odd)} weights that are not floating point of 16, 32 or 64 bits ({few(odd)}): it is quantised, and "
-            "its configuration does not say how. Use the original model."
+            f"{where} holds {len(odd)} weights that are not floating point of 16, 32 or 64 bits ({few(odd)}): it is quantised, "
+            "and its configuration does not say how. Use the original model."
         )
+
+
+def refuse_other_rotary(where: str, model: Any, stored: dict[str, Stored]) -> None:
+    """Raises `InputError` where a file of old tells of rotary frequencies that are not those of its configuration."""
+    kept = {n: s for n, s in stored.items() if n.endswith("inv_freq") and len(s.shape) == 1}
+    own = [b.float().cpu() for n, b in model.named_buffers() if n.endswith("inv_freq")]
+    theta = (getattr(model.config.get_text_config(), "rope_parameters", None) or {}).get("rope_theta")
+    for name, one in kept.items():
+        length = one.shape[0]
+        plain = [theta ** (-torch.arange(length) / length)] if theta else []  # files of old tell it before it is scaled
+        found = read_weight(name, one.file).float()
+        if own and not any(len(f) == length and torch.allclose(found, f, 1e-2, 1e-7) for f in [*own, *plain]):
+            raise InputError(
+                f"{where} was trained with rotary frequencies ({name}, from {found[0]:g} down to {found[-1]:g}) that its "
+                f"config.json does not give (rope_theta {theta}). Use the config.json that the weights were saved with."
+            )
 
 
 def refuse_ties_undone(where: str, model: Any) -> None:
@@ -169,22 +184,18 @@ def refuse_bad_values(where: str, model: Any) -> None:
             raise InputError(f"{name} of {where} holds nothing but zeros: the file is not whole. Copy or download it again.")
 
 
-def check_written(directory: Path) -> None:
-    """Raises `InputError` where the weights in a model directory are not those of its configuration, by names and shapes; reads
-    no weights."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+def refuse_other_names(where: str, config: Any, stored: dict[str, Stored]) -> None:
+    """Raises `InputError` where `stored` is not what a model of `config` consists of, by names and shapes; reads no weights."""
+    from transformers import AutoModelForCausalLM
 
-    stored = stored_weights(directory)
-    config = AutoConfig.from_pretrained(directory)
     with torch.device("meta"):
-        cls = type(AutoModelForCausalLM.from_config(config))
+        model = AutoModelForCausalLM.from_config(config)
     state = {n: torch.empty(s.shape, device="meta") for n, s in stored.items()}
+    options = {"state_dict": state, "device_map": "meta", "ignore_mismatched_sizes": True}
     with watched() as found:
         try:
-            model = cls.from_pretrained(None, config=config, state_dict=state, device_map="meta", ignore_mismatched_sizes=True)
-        except RuntimeError:
+            type(model).from_pretrained(None, config=config, **options)
+        except RuntimeError:  # parts that do not fit together, which were recorded
             if not found:
                 raise
-            with torch.device("meta"):
-                model = cls(config)
-    refuse_difference(str(directory), model, found, stored)
+    refuse_difference(where, model, found, stored)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
-from slmctl.config import PipelineConfig, SourceConfig
+from slmctl.config import PipelineConfig, ReferenceModel, SourceConfig
 from slmctl.config_eval import TaskConfig
 from slmctl.corpus.sources import files_of
 from slmctl.errors import SlmError
@@ -42,3 +43,24 @@ def missing_inputs(config: PipelineConfig) -> list[str]:
     refuse(task_mistakes(config))
     result_names([t for t in config.eval.tasks if (t.path if isinstance(t, TaskConfig) else t.data) not in absent])
     return missing
+
+
+def wrong_models(config: PipelineConfig) -> list[str]:
+    """Local models whose files do not hold the weights that their configuration describes, by names and shapes; those on the
+    Hub are not looked at."""
+    from slmctl.model.loading import ModelSource, check_source
+
+    base = config.model
+    found = {"model": ModelSource(str(base.path), base.gguf_file)} if base.scratch is None else {}
+    for name, given in config.score.references.items():
+        if given != "reference":
+            model = ReferenceModel(path=given) if isinstance(given, str) else given
+            found[f"score.references.{name}"] = ModelSource(model.path, model.gguf_file)
+    wrong = []
+    for where, source in found.items():
+        try:
+            if Path(source.path).is_dir():
+                check_source(source)
+        except SlmError as e:
+            wrong.append(f"{where}: {e}")
+    return wrong

@@ -25,6 +25,7 @@ from slmctl.console import warn
 from slmctl.errors import CorruptError, InputError, SlmError
 from slmctl.files import disk_errors, fsync_dir, read_json, sha256_file, sha256_json, sweep, temporary_beside, write_json
 from slmctl.store.manifest import refuse_mismatch
+from slmctl.training.checkpoint_names import parted, refuse_other_tensors, refuse_untied
 from slmctl.training.ranks import Ranks
 
 STATE = "state.json"
@@ -97,7 +98,7 @@ def require_checkpoint(root: Path, step: int) -> Path:
 def load_weights(directory: Path, model: nn.Module) -> Progress:
     """Loads the weights of a checkpoint, and nothing else of it, into a model that lies on one device.
 
-    Raises `CorruptError` where a file of it is absent or altered.
+    Raises `CorruptError` where a file of it is absent or altered, `MismatchError` where its weights are another model's.
     """
     from torch.distributed.checkpoint import state_dict_loader
     from torch.distributed.checkpoint.filesystem import FileSystemReader
@@ -110,8 +111,11 @@ def load_weights(directory: Path, model: nn.Module) -> Progress:
     if problem is not None:
         raise CorruptError(f"{problem} Delete it, and evaluate the others.")
     weights = get_model_state_dict(model)
+    refuse_other_tensors(directory, {"model": weights})
     with _quiet():
-        state_dict_loader.load({"model": weights}, storage_reader=FileSystemReader(directory), no_dist=True)
+        read = parted(weights)
+        state_dict_loader.load({"model": read}, storage_reader=FileSystemReader(directory), no_dist=True)
+    refuse_untied(directory, weights, read)
     set_model_state_dict(model, weights)
     return Progress(**facts["progress"])
 
@@ -296,6 +300,7 @@ class Checkpoints:
         from torch.distributed.checkpoint.filesystem import FileSystemReader
 
         state = training.state(training.counts.cpu().clone())
+        refuse_other_tensors(directory, state)
         try:
             with _quiet():
                 reader, alone = FileSystemReader(directory), self.ranks.size == 1
