@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 import signal
 import subprocess
@@ -73,6 +74,25 @@ def test_validate_inputs_names_absent_files(slmctl: Any, tiny: Tiny) -> None:
     assert code == 2
     assert "data.corpus" in err
     assert "absent.jsonl" in err
+
+
+def test_validate_inputs_tells_of_a_model_whose_files_are_not_it(slmctl: Any, tiny: Tiny, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    base, far = tmp_path / "base", tmp_path / "far"
+    sizes = {"vocab_size": 61, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    for folder in (base, far):
+        LlamaForCausalLM(LlamaConfig(**sizes)).save_pretrained(folder)
+    path = tiny(lambda s: s.update(model={"path": str(base)}) or s["score"].update(references={"far": str(far)}))
+    assert slmctl("validate", path, "--inputs")[0] == 0
+    for folder in (base, far):
+        file = folder / "model.safetensors"
+        save_file({f"{folder.name}.{k}": v for k, v in load_file(file).items()}, file, {"format": "pt"})
+    assert slmctl("validate", path)[0] == 0, "which looks at no model"
+    code, _, err = slmctl("validate", path, "--inputs")
+    assert code == 2
+    assert re.search(r"model: the weights of .*begin with `base\.`(.|\n)*score\.references\.far: .*begin with `far\.`", err), err
 
 
 def test_run_makes_everything_then_skips_then_remakes_what_a_change_touches(slmctl: Any, tiny: Tiny, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -47,7 +48,9 @@ def read_header(file: Path) -> Header:
     try:
         with file.open("rb") as stream:
             return _read(stream, file)
-    except (struct.error, ValueError, KeyError, TypeError) as e:
+    except ImportError as e:
+        raise InputError("GGUF files need the extra: pip install 'slmctl[gguf]'.") from e
+    except (struct.error, ValueError, KeyError, TypeError, OverflowError, MemoryError) as e:
         raise InputError(f"{file} is not a whole GGUF file ({e}). Copy or download it again.") from e
 
 
@@ -69,9 +72,19 @@ def _read(stream: BinaryIO, file: Path) -> Header:
         entries[name] = Entry(tuple(reversed(shape)), kind, offset)
     alignment = int(found.get("general.alignment", 32))
     start = -(-stream.tell() // alignment) * alignment
-    if entries and start + max(e.start for e in entries.values()) >= file.stat().st_size:
+    entries = {n: e._replace(start=start + e.start) for n, e in entries.items()}
+    if max((e.start + _bytes(e) for e in entries.values()), default=0) > file.stat().st_size:
         raise ValueError(f"it is cut short at {file.stat().st_size:,} bytes")
-    return Header(found, {n: e._replace(start=start + e.start) for n, e in entries.items()})
+    return Header(found, entries)
+
+
+def _bytes(entry: Entry) -> int:
+    """How long a tensor is in the file; 1 where its type is not known here."""
+    from gguf.constants import GGML_QUANT_SIZES  # the extra
+
+    sizes: Mapping[int, tuple[int, int]] = {int(k): s for k, s in GGML_QUANT_SIZES.items()}
+    values, size = sizes.get(entry.kind, (0, 0))
+    return math.prod(entry.shape) // values * size if values else 1
 
 
 def _unpack(stream: BinaryIO, form: str) -> tuple[Any, ...]:
@@ -105,16 +118,24 @@ def refuse_gguf_unused(file: Path, model: Any) -> None:
     _refuse_other_rotary(file, header, model)
     every = {id(t): t for t in model.state_dict(keep_vars=True).values()}
     values = sum(t.numel() for t in every.values())
-    held = {n: math.prod(e.shape) for n, e in header.tensors.items() if n != _FACTORS}
+    layers = int(model.config.get_text_config().num_hidden_layers)
+    ahead = header.facts.get(f"{header.facts.get('general.architecture')}.nextn_predict_layers", 0)
+    aside = {_FACTORS, *(n for n in header.tensors if layers <= _layer(n) < layers + ahead)}  # heads for later tokens
+    held = {n: math.prod(e.shape) for n, e in header.tensors.items() if n not in aside}
     if sum(held.values()) == values:  # each parameter is filled, so that what is over was not used
         return
-    layers = model.config.get_text_config().num_hidden_layers
-    unknown = _unknown(held, model) or [n for n in held if n.startswith("blk.") and int(n.split(".")[1]) >= layers]
+    unknown = [n for n in held if _layer(n) >= layers] or _unknown(held, model)
     named = f", as {few(unknown)}" if unknown else ""
     raise InputError(
         f"{file} holds {sum(held.values()):,} values, and the {type(model).__name__} that transformers makes of it {values:,}: "
         f"some were passed over{named}. {_AS_ORIGINAL}"
     )
+
+
+def _layer(name: str) -> int:
+    """The number of the layer that a tensor is of; -1 for one of none."""
+    parts = name.split(".")
+    return int(parts[1]) if parts[0] == "blk" and len(parts) > 1 and parts[1].isdigit() else -1
 
 
 def _unknown(names: dict[str, int], model: Any) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from slmctl.corpus.tokenizer import Tokenizer
-from slmctl.errors import InputError
+from slmctl.errors import InputError, TrainingError
 from slmctl.files import HashCache
 from slmctl.model.attention import register
 from slmctl.model.gguf_weights import read_header, refuse_gguf_unused
@@ -146,11 +146,14 @@ def empty_model(source: ModelSource) -> Any:
 
 def save_model(model: Any, tokenizer: Tokenizer, directory: Path, state: dict[str, Any] | None = None) -> None:
     """Writes a directory that `AutoModelForCausalLM` and `AutoTokenizer` load; `state` are the weights where the model itself
-    holds only a part of them. Raises `InputError` where what was written is not the model that its configuration describes."""
+    holds only a part of them. Raises `TrainingError` where what was written is not the model that its configuration describes."""
     with quiet_transformers():
         model.save_pretrained(directory, **({"state_dict": state} if state is not None else {}))
         tokenizer.save(directory)
-    check_source(ModelSource(str(directory)))
+    try:
+        check_source(ModelSource(str(directory)))
+    except InputError as e:
+        raise TrainingError(f"the model that was written is not whole, and is not published: {e}") from e
 
 
 def model_fingerprint(source: ModelSource, hashes: HashCache) -> dict[str, Any]:

@@ -84,7 +84,10 @@ def test_a_whole_file_is_loaded_in_whatever_precision_it_is(tmp_path, tied, dtyp
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (prefixed("_orig_mod."), r"21 missing \(lm_head\.weight.* and 18 more\).*`_orig_mod\.`, left by torch\.compile.*model\._orig_mod"),
+        (
+            prefixed("_orig_mod."),
+            r"21 missing \(lm_head\.weight.* and 18 more\).*`_orig_mod\.`, left by torch\.compile.*model\._orig_mod",
+        ),
         (prefixed("module."), r"21 that the model has no place for \(module\.lm_head.*model\.module"),
         (prefixed("module._orig_mod."), r"DistributedDataParallel"),
         (prefixed("base_model.model."), r"PEFT"),
@@ -145,7 +148,12 @@ def test_a_configuration_of_another_model_is_refused(tmp_path, keys, told):
 
 @pytest.mark.parametrize(
     "extra",
-    ["v_head.weight", "score.weight", "model.layers.0.self_attn.q_proj.lora_A.default.weight", "model.layers.0.self_attn.q_proj.bias"],
+    [
+        "v_head.weight",
+        "score.weight",
+        "model.layers.0.self_attn.q_proj.lora_A.default.weight",
+        "model.layers.0.self_attn.q_proj.bias",
+    ],
 )
 def test_what_the_model_has_no_place_for_is_refused(tmp_path, extra):
     saved(tmp_path)

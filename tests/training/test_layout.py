@@ -12,7 +12,7 @@ import transformers as tf
 from torch import nn
 
 from slmctl.config import SelectionConfig, TrainingConfig
-from slmctl.errors import ConfigError
+from slmctl.errors import ConfigError, TrainingError
 from slmctl.model.split import SplitModel
 from slmctl.training.batches import Batcher
 from slmctl.training.export import export_model
@@ -198,6 +198,20 @@ def test_a_recomputed_model_is_exported_like_a_plain_one(tmp_path, make_llama):
     wanted = make_llama(True, torch.float32).model.state_dict()
     assert loaded.keys() == wanted.keys()
     assert all(torch.equal(loaded[n], wanted[n]) for n in wanted)
+
+
+@pytest.mark.parametrize("fault", ["absent", "wrapped", "shape"])
+def test_an_export_that_is_not_the_whole_model_is_not_published(tmp_path, make_llama, monkeypatch, fault):
+    split = make_llama(False, torch.float32)
+    state = dict(split.model.state_dict())
+    head = state.pop("lm_head.weight")
+    if fault != "absent":
+        state |= {"_orig_mod.lm_head.weight": head} if fault == "wrapped" else {"lm_head.weight": head[:-1]}
+    save = split.model.save_pretrained
+    monkeypatch.setattr(split.model, "save_pretrained", lambda folder, **_: save(folder, state_dict=state))
+    with pytest.raises(TrainingError, match=r"1 missing \(lm_head\.weight|1 of another shape \(lm_head\.weight: \[60, 16\]"):
+        export_model(split, SimpleNamespace(save=lambda _: None), tmp_path / "model", Ranks())
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(shutil.which("c++") is None and shutil.which("g++") is None, reason="no C++ compiler")

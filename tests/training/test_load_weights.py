@@ -8,7 +8,7 @@ import json
 import pytest
 import torch
 
-from slmctl.errors import CorruptError
+from slmctl.errors import CorruptError, MismatchError
 from slmctl.training.checkpoint import STATE, Checkpoints, Progress, Training, all_checkpoints, load_weights
 from slmctl.training.ranks import Ranks
 
@@ -103,3 +103,42 @@ def test_a_broken_checkpoint_is_refused_before_anything_is_loaded(saved, make_ll
         load_weights(directories[1], other)
     assert torch.equal(logits(other.model), before)
     load_weights(directories[2], other)
+
+
+def test_a_checkpoint_of_another_model_is_refused_by_name_and_shape(saved, make_llama):
+    directories, _ = saved()
+    other = make_llama(True, torch.float32, seed=7)
+    before = logits(other.model)
+    del other.model.model.layers[1]
+    with pytest.raises(MismatchError, match=r"9 that the model has no place for \(model\.model\.model\.layers\.1\.input"):
+        load_weights(directories[0], other)
+    other = make_llama(True, torch.float32, seed=7)
+    other.model.model.layers.append(copy.deepcopy(other.model.model.layers[0]))
+    with pytest.raises(MismatchError, match=r"9 missing \(model\.model\.model\.layers\.2\.input"):
+        load_weights(directories[0], other)
+    other = make_llama(True, torch.float32, seed=7)
+    other.model.resize_token_embeddings(64)
+    with pytest.raises(MismatchError, match=r"2 of another shape \(.*\[61, 16\], not \[64, 16\]"):
+        load_weights(directories[0], other)
+    other = make_llama(True, torch.float32, seed=7)
+    load_weights(directories[0], other)
+    assert not torch.equal(logits(other.model), before)
+
+
+def test_a_checkpoint_with_a_head_of_its_own_is_not_that_of_a_tied_model(saved, make_llama):
+    directories, _ = saved(tied=False)
+    with pytest.raises(MismatchError, match="a weight of its own, which this model ties"):
+        load_weights(directories[0], make_llama(True, torch.float32))
+
+
+@pytest.mark.parametrize("more", [True, False])
+def test_a_run_does_not_go_on_from_a_checkpoint_of_another_model(saved, make_llama, tmp_path, more):
+    directories, _ = saved()
+    other = make_llama(True, torch.float32).train()
+    layers = other.model.model.layers
+    layers.append(copy.deepcopy(layers[0])) if more else layers.pop(1)
+    training = Training(other, torch.optim.AdamW(other.parameters()), torch.zeros(2, 61, dtype=torch.int64))
+    told = r"36 missing \(" if more else r"36 that the model has no place for \("
+    with pytest.raises(MismatchError, match=told):
+        Checkpoints(tmp_path / "checkpoints", {"what": "this run"}, 99, 0, Ranks()).load(training)
+    assert all_checkpoints(tmp_path / "checkpoints") == directories, "it is not broken, and stays where it is"
