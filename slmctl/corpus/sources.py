@@ -8,7 +8,7 @@ of the input alone, so any worker can make any slice.
 from __future__ import annotations
 
 import glob
-import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +17,10 @@ from typing import Any, BinaryIO
 import pyarrow.parquet as pq
 
 from slmctl.config import SourceConfig
+from slmctl.corpus.json_lines import parse
 from slmctl.corpus.text_files import (
     BLOCK,
     content_id,
-    expand,
     is_folder,
     kind_of,
     open_raw,
@@ -29,6 +29,7 @@ from slmctl.corpus.text_files import (
     skip,
     text_size,
 )
+from slmctl.corpus.unreadable import expand, folder, told, why_unreadable, wrong_heads
 from slmctl.errors import InputError
 from slmctl.files import HashCache
 from slmctl.storage import is_url
@@ -62,19 +63,31 @@ class Tally:
 
 
 def files_of(source: SourceConfig) -> list[str]:
-    """The files of a source, globs expanded and sorted. Raises `InputError` where there are none."""
-    found: list[str] = []
-    for pattern in source.path or []:
-        matches = expand(pattern)
-        if not matches:
-            what = "matches no file" if glob.has_magic(pattern) else "does not exist"
-            if is_folder(pattern):
-                what = f"is a folder, not a file: give a pattern such as {pattern}/*.jsonl"
-            raise InputError(f"{pattern} {what}. Correct the path in the configuration, or give it with -o.")
-        found += matches
+    """The files of a source, globs expanded and sorted. Raises `InputError` where there are none, and where some that are
+    there cannot be read, naming all of these."""
+    found, problems = look_for(source)
+    if problems:
+        raise InputError(told(problems, MEND))
     for file in found:
         kind_of(file)
-    return list(dict.fromkeys(found))
+    return found
+
+
+MEND = "Correct the path in the configuration, or give it with -o."
+
+
+def look_for(source: SourceConfig) -> tuple[list[str], list[str]]:
+    """The files of a source, and a line on each pattern without a file and each file that cannot be read."""
+    found: list[str] = []
+    problems: list[str] = []
+    for pattern in source.path or []:
+        matches, unreadable = expand(pattern)
+        found += matches
+        problems += unreadable
+        if not matches and not unreadable:
+            what = "matches no file" if glob.has_magic(pattern) else "does not exist"
+            problems.append(f"{pattern} {folder(pattern) if is_folder(pattern) else what}")
+    return list(dict.fromkeys(found)), list(dict.fromkeys(problems))
 
 
 def plan(sources: list[SourceConfig], shard_bytes: int, beat: Callable[[], None] = lambda: None) -> list[Slice]:
@@ -107,7 +120,10 @@ def _count_records(source: SourceConfig, piece: Slice) -> int:
 
 
 def _file_slices(i: int, source: SourceConfig, shard_bytes: int) -> Iterator[Slice]:
-    for file in files_of(source):
+    files = files_of(source)
+    if wrong := list(wrong_heads(files)):
+        raise InputError(told(wrong, "Mend these files, or leave them out of the source's path."))
+    for file in files:
         kind = kind_of(file)
         if kind == "parquet":
             with reading(file), open_raw(file) as raw, pq.ParquetFile(raw) as parquet:
@@ -156,13 +172,18 @@ def input_fingerprint(sources: list[SourceConfig], hashes: HashCache) -> list[di
     """
     found: list[dict[str, Any]] = []
     for source in sources:
-        how = source.model_dump(include={"text", "txt_split", "max_documents", "on_bad", "parse_special_tokens"})
+        how = reading_of(source)
         if source.hub is not None:
             found.append({"hub": _hub_identity(source, hashes), **how})
         else:
             found.append({"content": [content_id(f, hashes) for f in files_of(source)], **how})
     hashes.save()
     return found
+
+
+def reading_of(source: SourceConfig) -> dict[str, Any]:
+    """What decides a source's documents, given its content."""
+    return source.model_dump(include={"text", "txt_split", "max_documents", "on_bad", "parse_special_tokens"})
 
 
 def unhashed_bytes(sources: list[SourceConfig], hashes: HashCache) -> int:
@@ -175,8 +196,12 @@ def _hub_identity(source: SourceConfig, hashes: HashCache) -> dict[str, Any]:
     assert source.hub is not None
     identity: dict[str, Any] = {"config": source.hub_config, "split": source.split}
     if Path(source.hub).is_dir():
-        files = sorted(f for f in Path(source.hub).rglob("*") if f.is_file())
-        return {**identity, "files": [hashes.sha256(f) for f in files]}
+        there = [f for f in sorted(Path(source.hub).rglob("*")) if not f.is_dir()]
+        if problems := [f"{f} {why}" for f in there if ".git" not in f.parts and (why := why_unreadable(str(f)))]:
+            raise InputError(told(problems, "Mend this dataset's folder."))
+        return {**identity, "files": [hashes.sha256(f) for f in there if f.is_file()]}
+    if source.revision is not None and re.fullmatch("[0-9a-f]{40}", source.revision):
+        return {**identity, "hub": source.hub, "commit": source.revision}  # what it names never changes
     try:
         import huggingface_hub
 
@@ -199,7 +224,7 @@ def documents(source: SourceConfig, piece: Slice, tally: Tally) -> Iterator[tupl
         text = ""
         if problem is None:
             try:
-                text = template(record)
+                text = template.document(record)
                 text.encode("utf-8")
             except FieldError as e:
                 problem = f"{e}, which text: {source.text!r} asks for"
@@ -213,7 +238,7 @@ def documents(source: SourceConfig, piece: Slice, tally: Tally) -> Iterator[tupl
                 )
             tally.skipped += 1
             continue
-        if not text.strip():
+        if not text:
             tally.empty += 1
             continue
         tally.documents += 1
@@ -261,30 +286,13 @@ def _records(source: SourceConfig, piece: Slice) -> Iterator[tuple[Place, Any, s
         elif kind == "jsonl":
             for at, line in _lines(piece):
                 if line.strip():
-                    yield (piece.file, "byte", at), *_parse(line)
+                    yield (piece.file, "byte", at), *parse(line)
         else:
             for at, text in _texts(source, piece):
                 try:
                     yield (piece.file, "byte", at), {"text": text.decode("utf-8")}, None
                 except UnicodeDecodeError as e:
                     yield (piece.file, "byte", at + e.start), None, f"invalid UTF-8 ({e.reason})"
-
-
-def _parse(line: bytes) -> tuple[Any, str | None]:
-    line = line.removeprefix(b"\xef\xbb\xbf")  # a byte order mark, as some editors write at a file's start
-    try:
-        record = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as e:
-        return None, f"invalid UTF-8 at column {e.start + 1} ({e.reason})"
-    except json.JSONDecodeError as e:
-        return None, f"not valid JSON ({e.msg}, column {e.colno})"
-    except RecursionError:
-        return None, "not JSON that can be read (nested too deep)"
-    except ValueError as e:  # a number of thousands of digits
-        return None, f"not JSON that can be read ({e})"
-    if not isinstance(record, dict):
-        return None, f"want a JSON object, found {type(record).__name__}"
-    return record, None
 
 
 def _lines(piece: Slice) -> Iterator[tuple[int, bytes]]:
@@ -315,7 +323,7 @@ class _Kept:
             if self.key == self._key(piece.file) and self.stop <= piece.start:
                 return stream, self.at
             stream.close()
-        return open_text(piece.file), 0
+        return open_text(piece.file, look=piece.start == 0), 0
 
     def put(self, piece: Slice, stream: BinaryIO, at: int) -> None:
         if self.stream is not None:
@@ -376,6 +384,8 @@ def _parquet_records(source: SourceConfig, piece: Slice) -> Iterator[tuple[Place
     wanted = {field[0] for _, field in Template(source.text).parts if field}
     with open_raw(piece.file) as raw, pq.ParquetFile(raw) as parquet:
         found = [c for c in parquet.schema_arrow.names if c in wanted]
+        if twice := sorted({c for c in found if found.count(c) > 1}):
+            raise InputError(f"{piece.file} has more than one column named {', '.join(twice)}. Name each differently.")
         columns = found if len(found) == len(wanted) else None  # one is absent: read all, so that the message lists them
         row = sum(parquet.metadata.row_group(g).num_rows for g in range(piece.start))
         for batch in parquet.iter_batches(batch_size=1024, row_groups=range(piece.start, piece.stop), columns=columns):
@@ -384,6 +394,8 @@ def _parquet_records(source: SourceConfig, piece: Slice) -> Iterator[tuple[Place
                     yield (piece.file, "row", row), batch.slice(i, 1).to_pylist()[0], None
                 except UnicodeDecodeError as e:
                     yield (piece.file, "row", row), None, f"invalid UTF-8 ({e.reason})"
+                except (ValueError, OverflowError) as e:  # such as a date beyond Python's, or a struct of equal names
+                    yield (piece.file, "row", row), None, f"holds a value that cannot be read ({e})"
                 row += 1
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import glob
 import gzip
 import io
-import re
 import zlib
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -13,6 +11,7 @@ from typing import Any, BinaryIO, cast
 import pyarrow as pa
 import zstandard
 
+from slmctl.corpus.heads import HEAD, not_text
 from slmctl.errors import InputError, SlmError
 from slmctl.files import HashCache
 from slmctl.storage import filesystem, is_url, remote_errors
@@ -85,24 +84,6 @@ class _ZstdReader(io.RawIOBase):
         super().close()
 
 
-def expand(pattern: str) -> list[str]:
-    """The files that a path, glob or URL names, sorted; empty where there are none."""
-    if not is_url(pattern):
-        matches = [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern, recursive=True))
-        return [m for m in matches if Path(m).is_file()]
-    fs, path = filesystem(pattern)
-    if not glob.has_magic(path):
-        return [str(fs.unstrip_protocol(path))] if is_file(pattern) else []
-    try:
-        with remote_errors(pattern):
-            found = fs.glob(path, detail=True)
-            if not found:
-                fs.ls(re.split(r"[*?[]", path, maxsplit=1)[0].rpartition("/")[0])  # raises what a glob passes over
-    except FileNotFoundError:
-        return []
-    return sorted(str(fs.unstrip_protocol(p)) for p, info in found.items() if info["type"] == "file")
-
-
 def is_file(place: str) -> bool:
     """Whether a path or URL names a file."""
     return _remote_type(place) == "file" if is_url(place) else Path(place).is_file()
@@ -161,8 +142,26 @@ def content_id(file: str, hashes: HashCache) -> str:
         return hashes.stream(open_raw(file))
 
 
-def open_text(file: str) -> BinaryIO:
-    """The uncompressed bytes of a line file."""
+def open_text(file: str, look: bool = True) -> BinaryIO:
+    """The uncompressed bytes of a line file. Raises `InputError` where the first ones are not those of UTF-8 text, unless
+    they are not to be looked at, as by those who read from farther on."""
+    stream = _open_text(file)
+    if look:
+        try:
+            if isinstance(stream, io.BufferedReader):
+                head = stream.peek(HEAD)[:HEAD]
+            else:
+                head = stream.read(HEAD)
+                stream.seek(0)
+            if why := not_text(head, file):
+                raise InputError(f"{file} {why}.")
+        except BaseException:
+            stream.close()
+            raise
+    return stream
+
+
+def _open_text(file: str) -> BinaryIO:
     if file.endswith(".gz"):
         return io.BufferedReader(cast(io.RawIOBase, gzip.GzipFile(fileobj=open_raw(file))), BLOCK)
     if file.endswith(".zst"):

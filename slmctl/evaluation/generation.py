@@ -6,7 +6,6 @@ user's own JSON Lines task (`TaskConfig`) becomes one by `own_task`; `slmctl.eva
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 
 from slmctl.config_eval import TaskConfig
+from slmctl.corpus.json_lines import decode
 from slmctl.corpus.text_files import open_text, reading
 from slmctl.errors import ConfigError, InputError
 from slmctl.store.order import permutation
@@ -94,10 +94,10 @@ def read_items(task: TaskConfig) -> list[Item]:
 
 def _item(task: TaskConfig, line: bytes, place: str) -> Item:
     try:
-        item = make_item(task, json.loads(line))
+        item = make_item(task, decode(line))
     except FieldError as e:
         raise InputError(f"{place}: {e}. Correct prompt and answer of task {task.name}, which ask for it, or the file.") from None
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise InputError(f"{place}: no JSON: {e}. A task's file is JSON Lines, an item a line.") from None
     if item is None:
         raise InputError(f"{place}: the answer holds no number. Correct the answer of task {task.name}, or the file.")

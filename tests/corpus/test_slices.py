@@ -153,10 +153,10 @@ def test_a_hub_dataset_is_streamed_shard_by_shard(tmp_path: Path, monkeypatch: p
 
 
 def test_templates_reach_into_nested_fields(tmp_path: Path) -> None:
-    records = [{"q": {"body": f"q{i}", "more": {"n": i}}, "a": i / 2, "ok": True} for i in range(4)]
+    records = [{"q": {"body": f"q{i}", "more": {"n": i}}, "a": i / 2, "ok": "yes"} for i in range(4)]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
     pq.write_table(pa.Table.from_pylist(records), tmp_path / "b.parquet")
-    want = [f"q{i} {i} {{x}}\n{i / 2} True" for i in range(4)]
+    want = [f"q{i} {i} {{x}}\n{i / 2} yes" for i in range(4)]
     for name in ("a.jsonl", "b.parquet"):
         source = SourceConfig(path=str(tmp_path / name), text="{q.body} {q.more.n} {{x}}\n{a} {ok}")
         assert read(source, 50) == want

@@ -6,6 +6,7 @@ A reader takes a record and gives a `Record`, or None for one that the task leav
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ def gsm8k(r: Fields) -> Record:
 def mathematics(r: Fields) -> Record:
     """`problem`, `solution` (its last box is the answer), and in some files `answer`."""
     boxes = boxed(str(r.get("solution") or ""))
-    target = str(r["answer"]).strip() if r.get("answer") not in (None, "") else boxes[-1] if boxes else ""
+    target = _text(r["answer"]) if r.get("answer") not in (None, "") else boxes[-1] if boxes else ""
     if not target:
         raise ValueError("neither an answer nor a box in its solution")
     return Record(_text(r["problem"]), target)
@@ -93,7 +94,7 @@ def mmlu_stem(r: Fields) -> Record | None:
     if subject is not None and subject not in STEM:
         return None
     answer = r["answer"]
-    letter = LETTERS[answer] if isinstance(answer, int) else LETTERS[int(answer)] if str(answer).isdigit() else str(answer)
+    letter = LETTERS[answer] if type(answer) is int else LETTERS[int(answer)] if str(answer).isdigit() else str(answer)
     return multiple_choice(_text(r["question"]), tuple(_text(c) for c in r["choices"]), letter)
 
 
@@ -132,8 +133,8 @@ def lettered(text: str, letters: str, mark: str) -> tuple[str, ...]:
 
 
 def _text(value: Any) -> str:
-    if value is None or isinstance(value, list | dict):
-        raise TypeError(f"{type(value).__name__} where text is wanted")
+    if value is None or isinstance(value, list | dict | bool) or (isinstance(value, float) and not math.isfinite(value)):
+        raise TypeError(f"{value if isinstance(value, float) else type(value).__name__} where text is wanted")
     return str(value).strip()
 
 

@@ -1,0 +1,43 @@
+"""One line of JSON Lines to a record."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+from slmctl.template import Repeated
+
+
+def parse(line: bytes) -> tuple[Any, str | None]:
+    """(record, None), or (None, why the line is no object). A key that an object has more than once is `Repeated` there:
+    which of its values was meant is not known, and a template that asks for it says so."""
+    try:
+        record = decode(line)
+    except UnicodeDecodeError as e:
+        return None, f"invalid UTF-8 at column {e.start + 1} ({e.reason})"
+    except json.JSONDecodeError as e:
+        return None, f"not valid JSON ({e.msg}, column {e.colno})"
+    except RecursionError:
+        return None, "not JSON that can be read (nested too deep)"
+    except ValueError as e:  # a number of thousands of digits
+        return None, f"not JSON that can be read ({e})"
+    if not isinstance(record, dict):
+        return None, f"want a JSON object, found {type(record).__name__}"
+    return record, None
+
+
+def decode(line: bytes) -> Any:
+    """What stands on the line, an object or not. Raises `ValueError` or `RecursionError`."""
+    line = line.removeprefix(b"\xef\xbb\xbf")  # a byte order mark, as some editors write at a file's start
+    return _JSON.decode(line.decode("utf-8"))
+
+
+def _fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        found |= {k: Repeated() for k, n in Counter(k for k, _ in pairs).items() if n > 1}
+    return found
+
+
+_JSON = json.JSONDecoder(object_pairs_hook=_fields)
