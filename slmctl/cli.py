@@ -301,7 +301,10 @@ def validate(
     override: Override = None,
     inputs: Annotated[
         bool,
-        typer.Option("--inputs", help="An input file that is absent here is a mistake too, and a model that is here not whole."),
+        typer.Option(
+            "--inputs",
+            help="An input file that is absent or unreadable here is a mistake too, and a model that is here not whole.",
+        ),
     ] = False,
 ) -> None:
     """Every mistake of a configuration at once; touches no GPU and loads no model.
@@ -312,7 +315,7 @@ def validate(
     from slmctl.stages.validate import missing_inputs, wrong_models
 
     loaded = load_config(config, override)
-    missing = missing_inputs(loaded)
+    missing = missing_inputs(loaded, look_inside=inputs)
     if inputs and (wrong := [*missing, *wrong_models(loaded)]):
         raise ConfigError("\n  ".join([f"{config}: inputs that are not here, or not whole", *wrong]))
     for line in missing:

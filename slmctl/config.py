@@ -96,13 +96,15 @@ class SourceConfig(Section):
     revision: str | None = None
     """Revision of the Hub dataset. Give a commit: else a change on the Hub makes the set anew at the next run."""
     text: TextTemplate = "{text}"
-    """Template of a document over the record's fields; `{a.b}` reaches into nested ones, `{{` is a brace."""
+    """Template of a document over the record's fields; `{a.b}` reaches into nested ones, `{{` is a brace. A number is text only
+    beside text, of the template or another field; NaN, infinities and booleans never are. Where all fields are blank, the
+    document is empty, whatever the template adds."""
     txt_split: Literal["file", "paragraph", "line"] = "file"
     """What a document is in a .txt file; paragraphs end at an empty line."""
     max_documents: PositiveInt | None = None
     """Stop after so many records of this source (empty and skipped ones count too); null reads all."""
     on_bad: Literal["stop", "skip"] = "stop"
-    """A broken line, invalid UTF-8 or an absent field: stop with its place, or skip and count it."""
+    """A broken line, invalid UTF-8, a field that is absent or no text: stop with its place, or skip and count it."""
     parse_special_tokens: bool = False
     """Read `<|endoftext|>` and the like in the text as special tokens; false keeps them plain text."""
 
@@ -316,6 +318,9 @@ class PipelineConfig(Section):
     accept_mismatch: Annotated[list[FieldName], AsList] = Field(default=[])
     """Fields in which what is found may differ from what the configuration wants, as a refusal names them
     (`tokens/corpus:seed`); recorded in the run. What would break the join by position is never accepted."""
+    missing_inputs: Literal["stop", "accept"] = "stop"
+    """Texts that a token set was made from are gone, all or some, or cannot be read: stop, or go on with the set as it is. accept
+    is for stages on other machines, which have the shards alone."""
     seed: SeedInt = 0
     """Seed of packing, order, random selection and initialisation."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -89,8 +89,8 @@ def _value(record: Mapping[str, Any], field: tuple[str, ...]) -> str | Real | De
     if isinstance(here, Real | Decimal) and not isinstance(here, bool):
         if math.isfinite(here):
             return here
-        what = "NaN, as a missing value is written," if math.isnan(here) else "infinite"
-        raise FieldError(f"field {name!r} is {what} and no text; want text or a number")
+        what = "NaN, a missing value" if math.isnan(here) else "infinite"
+        raise FieldError(f"field {name!r} is {what}; want text or a number")
     raise FieldError(f"field {name!r} is {_kind(here)}; want text or a number")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,8 @@ from slmctl.files import read_json, sha256_json
 from slmctl.model.loading import load_model_config
 from slmctl.processes import spread
 from slmctl.stages.build import Build
-from slmctl.stages.folders import DONE, INPUTS
+from slmctl.stages.folders import INPUTS
+from slmctl.stages.gone import Kept, inputs_here, refuse_unreadable
 from slmctl.stages.workers import Share, cores
 from slmctl.stages.workspace import Workspace
 from slmctl.storage import is_private
@@ -48,10 +48,14 @@ def prepare(workspace: Workspace, share: Share = Share()) -> None:  # noqa: B008
     """Makes every token set that is absent or no longer matches its inputs; of many workers, this one's share of the shards.
     Whoever completes a set writes its manifest."""
     with workspace.planning():
+        if workspace.config.missing_inputs == "stop":
+            sets = {name: workspace.sources(name) for name in set_names(workspace)}
+            refuse_unreadable(sets, lambda name: manifests.exists(workspace.tokens(name)))
         vocab_size = begin(workspace)
         for name in set_names(workspace):  # first, so that either all or none of what has changed is moved aside
-            with suppress(InputError):
-                workspace.claim_changed(workspace.tokens(name), f"tokens/{name}", workspace.set_inputs(name))
+            here = workspace.inputs_here(name, made_before(workspace, name))
+            if not isinstance(here, Kept):
+                workspace.claim_changed(workspace.tokens(name), f"tokens/{name}", here)
         found = [plan_set(workspace, name, vocab_size) for name in set_names(workspace)]
     builds = [b for b in found if isinstance(b, Build)]
     jobs: list[Job | None] = [j for f in found for j in (f.jobs if isinstance(f, Build) else [None] * f)]
@@ -79,15 +83,18 @@ def make_tokenizer(workspace: Workspace, scratch: ScratchConfig) -> None:
     """Trains the tokenizer of a model from scratch on curated and corpus text, half each."""
     data = workspace.config.data
     directory = workspace.own_tokenizer
-    inputs: dict[str, Any] = {"vocab_size": scratch.vocab_size, "sample_mb": scratch.tokenizer_sample_mb}
-    try:
-        inputs["curated"] = input_fingerprint(data.curated, workspace.hashes)
-        inputs["corpus"] = input_fingerprint(data.corpus, workspace.hashes)
-    except InputError as e:
-        if keeps(directory, inputs):
-            say(f"tokenizer: its texts cannot be read here, so the one made from them is kept ({e})")
-            return
-        raise
+    sizes: dict[str, Any] = {"vocab_size": scratch.vocab_size, "sample_mb": scratch.tokenizer_sample_mb}
+    texts = {"curated": data.curated, "corpus": data.corpus}
+
+    def look() -> dict[str, Any]:
+        return {**sizes, **{k: input_fingerprint(sources, workspace.hashes) for k, sources in texts.items()}}
+
+    made = read_json(directory / INPUTS) if (directory / INPUTS).is_file() else None
+    inputs = inputs_here(workspace.config, "tokenizer", made, look, texts, workspace.hashes)
+    if isinstance(inputs, Kept):
+        if not workspace.is_complete(directory, {**sizes, **inputs.inputs}):
+            raise InputError(f"the tokenizer cannot be made anew as the configuration wants it now: {inputs.why}")
+        return
     if workspace.begin(directory, inputs, lock=False):
         say("tokenizer: complete, skipped")
         return
@@ -110,12 +117,10 @@ def make_tokenizer(workspace: Workspace, scratch: ScratchConfig) -> None:
     say(f"tokenizer: {entries} entries{fewer}, trained on curated and corpus text")
 
 
-def keeps(directory: Path, inputs: dict[str, Any]) -> bool:
-    """Whether a folder is complete, and made from `inputs` as far as these go."""
-    if not (directory / DONE).is_file() or not (directory / INPUTS).is_file():
-        return False
-    made = read_json(directory / INPUTS)
-    return all(made.get(k) == v for k, v in inputs.items())
+def made_before(workspace: Workspace, name: str) -> dict[str, Any] | None:
+    """What a set that is there, or was planned, is made from."""
+    planned = read_plan(workspace.tokens(name))
+    return planned["made_from"] if planned else None
 
 
 def plan_set(workspace: Workspace, name: str, vocab_size: int) -> Build | int:
@@ -124,14 +129,14 @@ def plan_set(workspace: Workspace, name: str, vocab_size: int) -> Build | int:
     config, folder, sources = workspace.config, workspace.tokens(name), workspace.sources(name)
     tokenizer = workspace.tokenizer()
     tokenizer.check_ids(np.array([tokenizer.eos_id]), vocab_size)
-    try:
-        made_from = workspace.set_inputs(name)
-    except InputError as e:
+    made_from = workspace.inputs_here(name, made_before(workspace, name))
+    if isinstance(made_from, Kept):
         kept = load_manifest(folder, "tokens") if manifests.exists(folder) else None
-        if kept is not None and all(kept.made_from.get(k) == v for k, v in workspace.packing_inputs().items()):
-            say(f"prepare {name}: its texts cannot be read here, so the set made from them is kept ({e})")
+        wanted = {**workspace.packing_inputs(), **made_from.inputs}
+        if kept is not None and all(kept.made_from.get(k) == v for k, v in wanted.items()):
+            say(f"prepare {name}: kept as it is")
             return len(kept.shards)
-        raise
+        raise InputError(f"tokens/{name} cannot be made as the configuration wants it now: {made_from.why}")
 
     def slices() -> dict[str, Any]:
         pieces = plan(sources, config.data.shard_bytes, workspace.hashes.beat)

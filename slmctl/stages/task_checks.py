@@ -8,7 +8,8 @@ from itertools import chain
 from slmctl.config import PipelineConfig
 from slmctl.config_eval import TaskConfig
 from slmctl.corpus.sources import files_of
-from slmctl.corpus.text_files import is_file, is_folder
+from slmctl.corpus.text_files import is_file
+from slmctl.corpus.unreadable import place_problems
 from slmctl.errors import ConfigError, InputError, SlmError
 from slmctl.evaluation.general_suite import result_names
 from slmctl.evaluation.generation import read_items
@@ -19,8 +20,8 @@ FIRST = 1000
 
 
 def check_tasks(config: PipelineConfig) -> None:
-    """Raises `ConfigError` with every mistake in eval.tasks that its files tell; a file that is absent is one."""
-    absent = [f"{key}: {place} does not exist." for key, place in task_data(config) if not is_there(place)]
+    """Raises `ConfigError` with every mistake in eval.tasks that its files tell; one that is absent or unreadable is one."""
+    absent = [f"{key}: {problem}." for key, place in task_data(config) for problem in place_problems(place)]
     refuse(absent + task_mistakes(config))
     result_names(config.eval.tasks)
 
@@ -38,10 +39,6 @@ def task_data(config: PipelineConfig) -> Iterator[tuple[str, str]]:
         key, place = ("path", task.path) if isinstance(task, TaskConfig) else ("data", task.data)
         if place is not None:
             yield f"eval.tasks.{i}.{key}", place
-
-
-def is_there(place: str) -> bool:
-    return is_file(place) or is_folder(place)
 
 
 def task_mistakes(config: PipelineConfig) -> list[str]:

@@ -8,9 +8,10 @@ from pathlib import Path
 from slmctl.config import PipelineConfig, ReferenceModel, SourceConfig
 from slmctl.config_eval import TaskConfig
 from slmctl.corpus.sources import files_of
+from slmctl.corpus.unreadable import place_problems, wrong_heads
 from slmctl.errors import SlmError
 from slmctl.evaluation.general_suite import result_names
-from slmctl.stages.task_checks import is_there, refuse, task_data, task_mistakes
+from slmctl.stages.task_checks import refuse, task_data, task_mistakes
 
 
 def sources_of(config: PipelineConfig) -> Iterator[tuple[str, SourceConfig]]:
@@ -22,24 +23,26 @@ def sources_of(config: PipelineConfig) -> Iterator[tuple[str, SourceConfig]]:
             yield f"data.{name}" + (f".{i}" if len(sources) > 1 else ""), source
 
 
-def missing_inputs(config: PipelineConfig) -> list[str]:
-    """Files that the configuration names and this machine lacks. Raises `ConfigError` for tasks that those that are here show to
+def missing_inputs(config: PipelineConfig, look_inside: bool = False) -> list[str]:
+    """Files that the configuration names and this machine lacks, or cannot read; with `look_inside` also those whose first bytes
+    are not what their names say. Raises `ConfigError` for tasks that those that are here show to
     be mistaken."""
     missing = []
     for where, source in sources_of(config):
         try:
-            files_of(source)
+            found = files_of(source)
+            missing += [f"{where}: {problem}" for problem in (wrong_heads(found) if look_inside else ())]
         except SlmError as e:
             missing.append(f"{where}: {e}")
     absent = set()
     for key, place in task_data(config):
         try:
-            if is_there(place):
-                continue
-            missing.append(f"{key}: {place} does not exist.")
+            problems = place_problems(place)
         except SlmError as e:
-            missing.append(f"{key}: {e}")
-        absent.add(place)
+            problems = [str(e).rstrip(".")]
+        missing += [f"{key}: {problem}." for problem in problems]
+        if problems:
+            absent.add(place)
     refuse(task_mistakes(config))
     result_names([t for t in config.eval.tasks if (t.path if isinstance(t, TaskConfig) else t.data) not in absent])
     return missing

@@ -15,6 +15,7 @@ from slmctl.errors import InputError, MismatchError
 from slmctl.files import read_json
 from slmctl.model.loading import ModelSource, local_copy, model_fingerprint, pick_device
 from slmctl.stages.folders import DONE, INPUTS, SETS, Folders
+from slmctl.stages.gone import Kept, fewer_than_made, inputs_here
 from slmctl.storage import Folder
 from slmctl.store.manifest import differences, exists, load_manifest
 from slmctl.store.reader import ScoreSet, TokenSet
@@ -204,6 +205,19 @@ class Workspace(Folders):
         """All that a token set depends on. Raises `InputError` where its texts cannot be read."""
         return {"texts": input_fingerprint(self.sources(name), self.hashes), **self.packing_inputs()}
 
+    def inputs_here(self, name: str, made: dict[str, Any] | None, by_content: bool = True) -> dict[str, Any] | Kept:
+        """As `set_inputs`, but where texts that the set was `made` from are gone (see `slmctl.stages.gone`)."""
+        sources = self.sources(name)
+
+        def look() -> dict[str, Any]:
+            if by_content or unhashed_bytes(sources, self.hashes) <= HASHED_BY_READERS:
+                return self.set_inputs(name)
+            if made and (fewer := fewer_than_made(made.get("texts"), sources)):
+                raise InputError(fewer)
+            return {}
+
+        return inputs_here(self.config, f"tokens/{name}", made, look, {"texts": sources}, self.hashes)
+
     def packing_inputs(self) -> dict[str, Any]:
         data = self.config.data
         tokenizer = self.tokenizer().fingerprint()
@@ -212,16 +226,15 @@ class Workspace(Folders):
     def open_tokens(self, name: str) -> TokenSet:
         """Opens `curated`, `corpus` or `heldout/<name>`.
 
-        Raises `MismatchError` where it was made from other texts (where those can be read here), or packed with another
-        tokenizer, seq_len or seed.
+        Raises `MismatchError` where it was made from other texts, or packed with another tokenizer, seq_len or seed;
+        `InputError` where texts that it was made from are gone, unless the configuration accepts that.
         """
         self.locks.hold(f"tokens/{name}")
         found = TokenSet(self.tokens(name))
         made = found.manifest.made_from
         wanted = self.packing_inputs()
-        with suppress(InputError):  # a stage may run on a machine that has the shards alone
-            if unhashed_bytes(self.sources(name), self.hashes) <= HASHED_BY_READERS:
-                wanted = self.set_inputs(name)
+        here = self.inputs_here(name, made, by_content=False)
+        wanted |= here.inputs if isinstance(here, Kept) else here
         self.refuse(f"tokens/{name}", {k: made.get(k) for k in wanted}, wanted, "Run `slmctl prepare` again.")
         return found
 

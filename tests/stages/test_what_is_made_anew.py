@@ -97,15 +97,26 @@ def test_a_renamed_text_of_the_same_content_forces_nothing_anew(opened: Open, tm
     assert not (workspace.root / "stale").exists()
 
 
-def test_finished_sets_outlive_their_texts(opened: Open, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_finished_sets_outlive_their_texts_where_that_is_accepted(
+    opened: Open, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def accepting(**data: Any) -> Workspace:
+        return opened(lambda s: (s.update(missing_inputs="accept"), s["data"].update(data)))
+
     before = weights(opened())
     for name in ("curated", "corpus", "target"):
         (tmp_path / f"{name}.jsonl").unlink()
-    run(opened())
+    for stage in (prepare, score, pretrain, evaluate):
+        with pytest.raises(InputError, match=r"\w+\.jsonl does not exist(.|\n)*missing_inputs=accept"):
+            stage(opened())
+    run(accepting())
     assert weights(opened()) == before
-    assert "cannot be read here" in capsys.readouterr().err
-    with pytest.raises(InputError, match=r"curated\.jsonl does not exist"):
-        prepare(opened(lambda s: s["data"].update(seq_len=64)))
+    said = capsys.readouterr().err
+    assert all(f"tokens/{name}: texts that it was made from are gone" in said for name in ("curated", "corpus", "heldout/target"))
+    for change in ({"seq_len": 64}, {"corpus": {"path": str(tmp_path / "corpus.jsonl"), "text": "{text}!"}}):
+        with pytest.raises(InputError, match=r"cannot be made as the configuration wants it now: .*\.jsonl does not exist"):
+            prepare(accepting(**change))
+    assert not (tmp_path / "run" / "stale").exists()
 
 
 @pytest.mark.parametrize(
