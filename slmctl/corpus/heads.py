@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zlib
 
 HEAD = 512
 """First bytes that are looked at."""
@@ -56,6 +57,18 @@ def not_text(head: bytes, file: str) -> str | None:
     if head[:2] in (b"\xff\xfe", b"\xfe\xff") or _alternates(head):
         return _encoded("UTF-16")
     return pointer(head) or _kind(head) or (_page(head) if ".json" in file or ".ndjson" in file else None)
+
+
+def unpacked(head: bytes, file: str) -> bytes:
+    """The first bytes of the text, as far as a file's stored ones tell them."""
+    if file.endswith((".zst", ".parquet", ".pq")):
+        return b""
+    if not file.endswith(".gz"):
+        return head
+    try:
+        return zlib.decompressobj(31).decompress(head, HEAD)
+    except zlib.error:  # which reading it says better
+        return b""
 
 
 def _kind(head: bytes) -> str | None:

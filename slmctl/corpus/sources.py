@@ -68,8 +68,6 @@ def files_of(source: SourceConfig) -> list[str]:
     found, problems = look_for(source)
     if problems:
         raise InputError(told(problems, MEND))
-    for file in found:
-        kind_of(file)
     return found
 
 
@@ -87,6 +85,11 @@ def look_for(source: SourceConfig) -> tuple[list[str], list[str]]:
         if not matches and not unreadable:
             what = "matches no file" if glob.has_magic(pattern) else "does not exist"
             problems.append(f"{pattern} {folder(pattern) if is_folder(pattern) else what}")
+    for file in found:
+        try:
+            kind_of(file)
+        except InputError as e:
+            problems.append(str(e).rstrip("."))
     return list(dict.fromkeys(found)), list(dict.fromkeys(problems))
 
 
@@ -207,7 +210,8 @@ def _hub_identity(source: SourceConfig, hashes: HashCache) -> dict[str, Any]:
 
         commit = huggingface_hub.HfApi().dataset_info(source.hub, revision=source.revision).sha
     except Exception as e:  # offline, or no such dataset
-        raise InputError(f"cannot reach dataset {source.hub!r} on the Hub: {e}") from e
+        hint = "For a full commit as its revision, the Hub is asked only when its set is made."
+        raise InputError(f"cannot reach dataset {source.hub!r} on the Hub: {e}. {hint}") from e
     source.revision = commit
     return {**identity, "hub": source.hub, "commit": commit}
 

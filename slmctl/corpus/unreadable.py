@@ -16,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from slmctl.corpus.heads import HEAD, not_stored_as, not_text, pointer
+from slmctl.corpus.heads import HEAD, not_stored_as, not_text, pointer, unpacked
 from slmctl.corpus.text_files import COMPRESSED, is_folder, kind_of, open_raw
 from slmctl.errors import InputError
 from slmctl.storage import filesystem, is_url, remote_errors
@@ -174,7 +174,7 @@ def wrong_heads(files: Iterable[str]) -> Iterator[str]:
         except OSError as e:
             yield f"{file} cannot be read ({e.strerror})"
             continue
-        why = not_stored_as(head, file) if file.endswith(NEVER_EMPTY) else not_text(head, file)
+        why = not_stored_as(head, file) or not_text(unpacked(head, file), file)
         if why is not None:
             yield f"{file} {why}"
 

@@ -51,6 +51,8 @@ class Folders:
         self.hashes = HashCache(self.root / ".cache" / "hashes.json")
         self.accepted: list[str] = []
         """What `accept_mismatch` let through since a stage began."""
+        self.noted: set[str] = set()
+        """Labels of what is used though texts that it was made from are gone, once that was said."""
 
     def open(self) -> Self:
         """Takes the output_dir for this pipeline.

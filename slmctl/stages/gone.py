@@ -12,12 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from slmctl.config import PipelineConfig, SourceConfig
+from slmctl.config import SourceConfig
 from slmctl.console import say
 from slmctl.corpus.sources import MEND, files_of, look_for, reading_of
 from slmctl.corpus.unreadable import LISTED, told
 from slmctl.errors import InputError
 from slmctl.files import HashCache
+from slmctl.stages.folders import Folders
+from slmctl.storage import is_url
 
 Inputs = dict[str, Any]
 Texts = dict[str, list[SourceConfig]]
@@ -50,9 +52,7 @@ class Kept:
         self.inputs, self.why = inputs, why
 
 
-def inputs_here(
-    config: PipelineConfig, label: str, made: Inputs | None, look: Callable[[], Inputs], texts: Texts, hashes: HashCache
-) -> Inputs | Kept:
+def inputs_here(folders: Folders, label: str, made: Inputs | None, look: Callable[[], Inputs], texts: Texts) -> Inputs | Kept:
     """What a result made from texts depends on, as `look` finds it on this machine.
 
     Where texts that it was `made` from (None: it is not there) are gone, and the configuration accepts that: the contents it was
@@ -60,22 +60,26 @@ def inputs_here(
     """
     try:
         now = look()
-        why = next((w for k in texts if made and k in now and (w := which_are_gone(made.get(k), now[k], hashes))), None)
+        why = next(
+            (w for k in texts if made and k in now and (w := which_are_gone(made.get(k), now[k], texts[k], folders.hashes))), None
+        )
     except InputError as e:
         if made is None:
             raise
-        now, why = {}, str(e)
+        now, why = {}, str(e).removesuffix(MEND).strip()
     if why is None or made is None:
         return now
-    if config.missing_inputs == "stop":
+    if folders.config.missing_inputs == "stop":
         raise InputError(f"{label} was made from texts that are gone: {why}\nMend the path in the configuration. {ACCEPT}")
-    say(f"note: {label}: texts that it was made from are gone, which missing_inputs accepts ({why})")
+    if label not in folders.noted:
+        say(f"note: {label}: texts that it was made from are gone, which missing_inputs accepts ({why})")
+        folders.noted.add(label)
     return Kept({k: _assumed(made.get(k), sources) for k, sources in texts.items()}, why)
 
 
-def which_are_gone(made: Any, now: list[Inputs], hashes: HashCache) -> str | None:
+def which_are_gone(made: Any, now: list[Inputs], sources: list[SourceConfig], hashes: HashCache) -> str | None:
     """Which files that a result was made from are gone, where all that are found were among them; None where none is, where
-    others have come, and where the configuration just asks for fewer: then they are still there."""
+    others have come, and where the configuration just asks for fewer: then they still lie beside those that are found."""
     if not isinstance(made, list) or len(made) != len(now):
         return None
     gone: Counter[str] = Counter()
@@ -84,20 +88,22 @@ def which_are_gone(made: Any, now: list[Inputs], hashes: HashCache) -> str | Non
         if what != still or after - before:
             return None
         gone += before - after
-    places: dict[str, list[str]] = {}
-    for path, (_, _, digest) in hashes.known.items():
-        places.setdefault(digest, []).append(path)
-    names = []
-    for digest in gone.elements():
-        known = places.get(digest, [])
-        away = [path for path in known if not Path(path).exists()]
-        names += away[:1] if known else [f"one with the content {digest[:12]}…"]
+    if not gone:
+        return None
+    asked = {Path(f).resolve() for source in sources if source.hub is None for f in files_of(source) if not is_url(f)}
+    folders = {f.parent for f in asked}
+    names: list[str] = []
+    for digest, count in gone.items():
+        places = [Path(path) for path, known in hashes.known.items() if known[2] == digest]
+        left_out = [p for p in places if p not in asked and p.parent in folders and p.exists()]
+        away = [str(p) for p in places if not p.exists()]
+        names += [*away, *[f"one with the content {digest[:12]}…"] * count][: max(0, count - len(left_out))]
     if not names:
         return None
     of = sum(_contents(was)[1].total() for was in made)
-    count = f"{len(names)} of {of} files {'is' if len(names) == 1 else 'are'} not there any more"
+    how_many = f"{len(names)} of {of} files {'is' if len(names) == 1 else 'are'} not there any more"
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return f"{count}: {', '.join(sorted(names)[:LISTED])}{more}. (To make it anew without, take its folder away.)"
+    return f"{how_many}: {', '.join(sorted(names)[:LISTED])}{more}. (To make it anew without, take its folder away.)"
 
 
 def _contents(source: Inputs) -> tuple[Any, Counter[str]]:

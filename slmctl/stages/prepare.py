@@ -90,10 +90,10 @@ def make_tokenizer(workspace: Workspace, scratch: ScratchConfig) -> None:
         return {**sizes, **{k: input_fingerprint(sources, workspace.hashes) for k, sources in texts.items()}}
 
     made = read_json(directory / INPUTS) if (directory / INPUTS).is_file() else None
-    inputs = inputs_here(workspace.config, "tokenizer", made, look, texts, workspace.hashes)
+    inputs = inputs_here(workspace, "tokenizer", made, look, texts)
     if isinstance(inputs, Kept):
         if not workspace.is_complete(directory, {**sizes, **inputs.inputs}):
-            raise InputError(f"the tokenizer cannot be made anew as the configuration wants it now: {inputs.why}")
+            raise InputError(f"the tokenizer cannot be made as the configuration wants it now: {inputs.why}")
         return
     if workspace.begin(directory, inputs, lock=False):
         say("tokenizer: complete, skipped")

@@ -216,7 +216,7 @@ class Workspace(Folders):
                 raise InputError(fewer)
             return {}
 
-        return inputs_here(self.config, f"tokens/{name}", made, look, {"texts": sources}, self.hashes)
+        return inputs_here(self, f"tokens/{name}", made, look, {"texts": sources})
 
     def packing_inputs(self) -> dict[str, Any]:
         data = self.config.data
