@@ -60,9 +60,8 @@ def inputs_here(folders: Folders, label: str, made: Inputs | None, look: Callabl
     """
     try:
         now = look()
-        why = next(
-            (w for k in texts if made and k in now and (w := which_are_gone(made.get(k), now[k], texts[k], folders.hashes))), None
-        )
+        found = [which_are_gone(made.get(k), now[k], texts[k], folders.hashes) for k in texts if made and k in now]
+        why = next(filter(None, found), None)
     except InputError as e:
         if made is None:
             raise

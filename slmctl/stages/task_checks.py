@@ -8,7 +8,6 @@ from itertools import chain
 from slmctl.config import PipelineConfig
 from slmctl.config_eval import TaskConfig
 from slmctl.corpus.sources import files_of
-from slmctl.corpus.text_files import is_file
 from slmctl.corpus.unreadable import place_problems
 from slmctl.errors import ConfigError, InputError, SlmError
 from slmctl.evaluation.general_suite import result_names
@@ -43,7 +42,7 @@ def task_data(config: PipelineConfig) -> Iterator[tuple[str, str]]:
 
 def task_mistakes(config: PipelineConfig) -> list[str]:
     """What is wrong with tasks of one's own, by the first records of their files and of the curated set. A file that is not
-    here tells nothing."""
+    here, or cannot be read, tells nothing."""
     found = []
     for i, task in enumerate(config.eval.tasks):
         if isinstance(task, TaskConfig):
@@ -53,7 +52,7 @@ def task_mistakes(config: PipelineConfig) -> list[str]:
 
 def _in_items(task: TaskConfig) -> str | None:
     try:
-        if not is_file(task.path):
+        if place_problems(task.path):
             return None
     except SlmError:  # out of reach
         return None

@@ -13,7 +13,7 @@ import zstandard
 from slmctl.config_eval import SuiteConfig
 from slmctl.errors import ConfigError, InputError
 from slmctl.evaluation.generation import run_task
-from slmctl.evaluation.tasks import NINE, TASKS, suite_files, suite_tasks
+from slmctl.evaluation.tasks import NINE, TASKS, records, suite_files, suite_tasks
 from slmctl.evaluation.tasks import mathematics as suite
 from slmctl.evaluation.tasks.mathematics import examples_of, suite_names, worked_examples
 from slmctl.evaluation.tasks.records import lettered
@@ -235,3 +235,21 @@ def test_every_gold_answer_of_the_real_files_equals_itself():
             assert found is not None, item
             assert task.same(found, item.target), item
         print(task.name, len(task.items))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), True, None])
+@pytest.mark.parametrize(
+    ("read", "record", "field"),
+    [
+        (records.gsm8k, {"question": "q", "answer": "#### 2"}, "question"),
+        (records.gsm8k, {"question": "q", "answer": "#### 2"}, "answer"),
+        (records.mathematics, {"problem": "p", "solution": "no box", "answer": "2"}, "answer"),
+        (records.svamp, {"Body": "b", "Question": "q", "Answer": 2.0}, "Body"),
+        (records.svamp, {"Body": "b", "Question": "q", "Answer": 2.0}, "Answer"),
+        (records.mmlu_stem, {"question": "q", "choices": list("abcd"), "answer": 1}, "answer"),
+    ],
+)
+def test_a_missing_value_is_no_record(read, record, field, value):
+    assert read(record) is not None
+    with pytest.raises((TypeError, ValueError)):
+        read(record | {field: value})

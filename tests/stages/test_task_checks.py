@@ -38,11 +38,11 @@ def configure(tmp_path):
     return make
 
 
-def exit_code(tmp_path, settings, command="validate"):
+def exit_code(tmp_path, settings, command="validate", *options):
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(settings), encoding="utf-8")
     try:
-        main([command, str(path)])
+        main([command, str(path), *options])
     except SystemExit as e:
         return e.code or 0
     return 0
@@ -157,3 +157,55 @@ def test_a_failure_while_running_exits_with_1(own_copy, tmp_path, capsys):
     assert exit_code(tmp_path, own_copy.settings, "eval") == 1
     assert "sums.jsonl, line 1201" in capsys.readouterr().err.replace("\n", " ")
     assert json.loads((tmp_path / "run" / "eval" / "results.json").read_text(encoding="utf-8"))["schema"] == 2
+
+
+def test_every_data_file_that_cannot_be_read_is_named_before_anything_is_measured(configure, tmp_path, capsys):
+    """A task whose file is a dangling link would else be left out of a suite as if it had none."""
+    data = tmp_path / "suite"
+    write_jsonl(data / "svamp.jsonl", [{"Body": "a", "Question": "b", "Answer": 1}])
+    (data / "gsm8k.jsonl").symlink_to("/no/such/disk")
+    (data / "mawps.jsonl.gz").write_bytes(b"")
+    (data / "asdiv.jsonl").mkdir()
+    (data / "notes.md").symlink_to("/nowhere")
+    pointer = write_jsonl(tmp_path / "own.jsonl", SUMS)
+    pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 9\n")
+    (tmp_path / "piqa.train.jsonl").symlink_to("/no/such/disk")
+    write_jsonl(tmp_path / "piqa.jsonl", [{"goal": "x"}])
+    settings = configure({"path": str(pointer), "shots": 0})
+    settings["eval"]["tasks"] += [
+        {"suite": "rho-math", "data": str(data)},
+        {"harness": "piqa", "data": str(tmp_path / "piqa.jsonl")},
+    ]
+    wanted = (
+        "own.jsonl is a Git LFS pointer",
+        "gsm8k.jsonl is a link to /no/such/disk",
+        "mawps.jsonl.gz has no bytes",
+        "asdiv.jsonl is a folder",
+        "piqa.train.jsonl is a link to /no/such/disk",
+    )
+    with pytest.raises(ConfigError) as e:
+        check_tasks(check(settings, "tiny"))
+    assert all(line in str(e.value) for line in wanted)
+    assert "notes.md" not in str(e.value)
+    assert exit_code(tmp_path, settings, "validate", "--inputs") == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert all(line in said for line in wanted)
+
+
+@pytest.mark.parametrize(("value", "why"), [(float("nan"), "NaN, a missing value"), (True, "a boolean")])
+def test_a_tasks_missing_values_are_no_text(configure, tmp_path, value, why):
+    write_jsonl(tmp_path / "own.jsonl", [{"question": "1 + 1 =", "answer": 2}, {"question": value, "answer": 2}])
+    with pytest.raises(ConfigError, match=rf"line 2: field 'question' is {why}"):
+        check_tasks(check(configure({"path": str(tmp_path / "own.jsonl"), "shots": 0}), "tiny"))
+
+
+def test_validate_looks_into_every_input_where_it_is_asked_to(configure, tmp_path, capsys):
+    settings = configure()
+    (tmp_path / "web").mkdir()
+    for k in range(3):
+        (tmp_path / "web" / f"{k}.jsonl.gz").write_bytes(gzip.compress(b'{"text": "x"}\n') if k == 1 else b'{"text": "x"}\n')
+    settings["data"]["corpus"] = {"path": str(tmp_path / "web" / "*.gz")}
+    assert exit_code(tmp_path, settings) == 0
+    assert exit_code(tmp_path, settings, "validate", "--inputs") == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert all(f"web/{k}.jsonl.gz is plain text, not .gz" in said for k in (0, 2))
