@@ -74,6 +74,7 @@ def unpacked(head: bytes, file: str) -> bytes:
 def _kind(head: bytes) -> str | None:
     """What is known of bytes that are no text."""
     found = next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None)
+    found = "a tar archive" if head[257:262] == b"ustar" else found
     found = found or ("Parquet" if _PARQUET.match(head) else "bzip2" if _BZIP2.match(head) else None)
     return f"holds {found}: name it as what it is, or unpack it" if found else None
 

@@ -29,7 +29,7 @@ from slmctl.corpus.text_files import (
     skip,
     text_size,
 )
-from slmctl.corpus.unreadable import expand, folder, told, why_unreadable, wrong_heads
+from slmctl.corpus.unreadable import dataset_problems, expand, folder, told, wrong_heads
 from slmctl.errors import InputError
 from slmctl.files import HashCache
 from slmctl.storage import is_url
@@ -75,9 +75,10 @@ MEND = "Correct the path in the configuration, or give it with -o."
 
 
 def look_for(source: SourceConfig) -> tuple[list[str], list[str]]:
-    """The files of a source, and a line on each pattern without a file and each file that cannot be read."""
+    """The files of a source, and a line on each pattern without a file and each file that cannot be read; of a dataset in a
+    folder the latter alone."""
     found: list[str] = []
-    problems: list[str] = []
+    problems = dataset_problems(source.hub) if source.hub is not None and Path(source.hub).is_dir() else []
     for pattern in source.path or []:
         matches, unreadable = expand(pattern)
         found += matches
@@ -199,10 +200,10 @@ def _hub_identity(source: SourceConfig, hashes: HashCache) -> dict[str, Any]:
     assert source.hub is not None
     identity: dict[str, Any] = {"config": source.hub_config, "split": source.split}
     if Path(source.hub).is_dir():
-        there = [f for f in sorted(Path(source.hub).rglob("*")) if not f.is_dir()]
-        if problems := [f"{f} {why}" for f in there if ".git" not in f.parts and (why := why_unreadable(str(f)))]:
-            raise InputError(told(problems, "Mend this dataset's folder."))
-        return {**identity, "files": [hashes.sha256(f) for f in there if f.is_file()]}
+        if problems := dataset_problems(source.hub):
+            raise InputError(told(problems, MEND))
+        files = sorted(f for f in Path(source.hub).rglob("*") if f.is_file())
+        return {**identity, "files": [hashes.sha256(f) for f in files]}
     if source.revision is not None and re.fullmatch("[0-9a-f]{40}", source.revision):
         return {**identity, "hub": source.hub, "commit": source.revision}  # what it names never changes
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import zlib
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -86,12 +87,12 @@ class _ZstdReader(io.RawIOBase):
 
 def is_file(place: str) -> bool:
     """Whether a path or URL names a file."""
-    return _remote_type(place) == "file" if is_url(place) else Path(place).is_file()
+    return _remote_type(place) == "file" if is_url(place) else os.path.isfile(place)
 
 
 def is_folder(place: str) -> bool:
     """Whether a path or URL names a folder."""
-    return _remote_type(place) == "directory" if is_url(place) else Path(place).is_dir()
+    return _remote_type(place) == "directory" if is_url(place) else os.path.isdir(place)
 
 
 def _remote_type(url: str) -> str | None:

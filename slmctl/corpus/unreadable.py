@@ -25,26 +25,29 @@ POINTER_BYTES = 1024
 """Files below this size are looked into: pointers are that small."""
 NEVER_EMPTY = (*COMPRESSED, ".parquet", ".pq")
 """What cannot be a file of no bytes."""
+ABSENT = "does not exist"
+CLOSED = "is a folder that may not be read"
 LISTED = 100
 """Files that a message names."""
 
 
 def expand(pattern: str) -> tuple[list[str], list[str]]:
     """The files that a path, glob or URL names, sorted; and a line on each that is there and cannot be read."""
+    pattern = pattern.removeprefix("file://")
     return _expand_url(pattern) if is_url(pattern) else _expand_local(pattern)
 
 
 def _expand_local(pattern: str) -> tuple[list[str], list[str]]:
     single = os.path.lexists(pattern) or not glob.has_magic(pattern)
     matches = [pattern] if single else sorted(glob.glob(pattern, recursive=True))
-    files, problems, folders = [], [f"{f} is a folder that may not be read" for f in _closed_folders(pattern, single)], []
+    files, problems, folders = [], _lost_folders(pattern, single), []
     for match in matches:
         why = why_unreadable(match)
         if why is None:
             files.append(match)
         elif os.path.isdir(match):
             folders.append(match)
-        elif not single or os.path.lexists(match):
+        elif why != ABSENT:
             problems.append(f"{match} {why}")
     return files, problems + _data_folders([] if single else folders, files)
 
@@ -69,23 +72,35 @@ def folder(place: str) -> str:
     return f"is a folder, not a file: give a pattern such as {place}/*{ending}"
 
 
-def _closed_folders(pattern: str, single: bool) -> list[str]:
-    """The folders that would have to be listed, or passed through, for a pattern and may not be: a glob finds nothing in them."""
-    parts = Path(pattern).parts[:-1]
+def _lost_folders(pattern: str, single: bool) -> list[str]:
+    """A line on each folder that has to be listed, or passed through, for a pattern and cannot be: a glob finds nothing there."""
+    parts = Path(pattern).parts
+    parts = parts if parts[-1:] == ("**",) else parts[:-1]
     fixed = 0
     while fixed < len(parts) and (single or not glob.has_magic(parts[fixed])):
         fixed += 1
         here = os.path.join(*parts[:fixed])
         if os.path.isdir(here) and not os.access(here, os.X_OK):
-            return [here]
-    if single:
-        return []
-    found = set()
-    for depth in range(fixed, len(parts) + 1):
+            return [f"{here} {CLOSED}"]
+    found: set[str] = set()
+    for depth in range(fixed, 0 if single else len(parts) + 1):
         here = os.path.join(*parts[:depth]) if depth else "."
-        within = glob.glob(os.path.join(here, ""), recursive=True) if glob.has_magic(here) else [here]
-        found |= {f.rstrip("/") or f for f in within if os.path.isdir(f) and not os.access(f, os.R_OK | os.X_OK)}
+        for f in glob.glob(here, recursive=True) if glob.has_magic(here) else [here]:
+            if os.path.isdir(f):
+                if not _lists(f):
+                    found.add(f"{f.rstrip('/') or f} {CLOSED}")
+            elif os.path.islink(f) and not os.path.exists(f) and (parts[depth - 1] != "**" or not Path(f).suffix):
+                found.add(f"{f} {why_unreadable(f)}")
     return sorted(found)
+
+
+def _lists(folder: str) -> bool:
+    """Whether a folder's files can be listed and reached."""
+    try:
+        os.scandir(folder).close()
+    except OSError:
+        return False
+    return os.access(folder, os.R_OK | os.X_OK)
 
 
 def _expand_url(url: str) -> tuple[list[str], list[str]]:
@@ -99,13 +114,15 @@ def _expand_url(url: str) -> tuple[list[str], list[str]]:
     except FileNotFoundError:
         return [], []
     named = sorted((str(fs.unstrip_protocol(p)), info) for p, info in infos.items())
-    problems = {name: why for name, info in named if info["type"] == "file" and (why := _why_remote(name, info))}
+    problems = {name: why for name, info in named if info["type"] != "directory" and (why := _why_remote(name, info))}
     files = [name for name, info in named if info["type"] == "file" and name not in problems]
     folders = [name for name, info in named if info["type"] == "directory" and glob.has_magic(path)]
     return files, [f"{name} {why}" for name, why in problems.items()] + _data_folders(folders, files)
 
 
 def _why_remote(url: str, info: dict[str, Any]) -> str | None:
+    if info["type"] != "file":
+        return f"is neither a file nor a folder (but a {info['type']})"
     size = info.get("size")
     if size == 0:
         return _no_bytes(url)
@@ -132,7 +149,7 @@ def why_unreadable(file: str) -> str | None:
 
 def _why_no_entry(file: str, e: OSError) -> str:
     if not os.path.islink(file):
-        return "does not exist" if isinstance(e, FileNotFoundError) else f"cannot be looked at ({e.strerror})"
+        return ABSENT if isinstance(e, FileNotFoundError) else f"cannot be looked at ({e.strerror})"
     target = os.readlink(file)
     if not isinstance(e, FileNotFoundError):
         return f"is a link to {target}, which cannot be followed ({e.strerror})"
@@ -177,6 +194,12 @@ def wrong_heads(files: Iterable[str]) -> Iterator[str]:
         why = not_stored_as(head, file) or not_text(unpacked(head, file), file)
         if why is not None:
             yield f"{file} {why}"
+
+
+def dataset_problems(folder: str) -> list[str]:
+    """A line on each file of a dataset's folder that cannot be read."""
+    inside = (str(f) for f in sorted(Path(folder).rglob("*")) if ".git" not in f.parts and not f.is_dir())
+    return [f"{f} {why}" for f in inside if (why := why_unreadable(f))]
 
 
 def place_problems(place: str) -> list[str]:

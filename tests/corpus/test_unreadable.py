@@ -145,6 +145,19 @@ def test_a_folder_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.Monke
         read(tmp_path / pattern)
 
 
+@pytest.mark.parametrize("pattern", ["*/*.jsonl", "**/*.jsonl", "**", "w?b/*.jsonl", "*/a.jsonl"])
+def test_a_link_to_a_folder_that_is_not_there(tmp_path: Path, pattern: str) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jsonl").write_bytes(GOOD)
+    (tmp_path / "notes").write_bytes(b"a file among folders")
+    (tmp_path / "web").symlink_to("in")
+    assert read(tmp_path / pattern.replace("**", "**/*.jsonl" if pattern == "**" else "**"))
+    (tmp_path / "web").unlink()
+    (tmp_path / "web").symlink_to("/no/such/disk")
+    with pytest.raises(InputError, match=r"/web is a link to /no/such/disk, which does not exist"):
+        read(tmp_path / pattern)
+
+
 TEXT = 'line "one"\nline two\n' * 40
 BY_THEIR_BYTES: dict[str, tuple[str, bytes, str]] = {
     "plain named gz": ("x.jsonl.gz", GOOD * 99, "is plain text, not .gz"),
@@ -159,6 +172,7 @@ BY_THEIR_BYTES: dict[str, tuple[str, bytes, str]] = {
     "page within gz": ("x.jsonl.gz", gzip.compress(PAGE), "is an HTML or XML page"),
     "gzip twice": ("x.jsonl.gz", gzip.compress(gzip.compress(GOOD)), "holds gzip"),
     "zstd within zstd": ("x.txt.zst", zstandard.compress(zstandard.compress(GOOD)), "holds Zstandard"),
+    "tar within gz": ("x.jsonl.gz", gzip.compress(b"x.jsonl" + b"\0" * 250 + b"ustar\x0000" + GOOD * 99), "holds a tar archive"),
     "zip": ("x.txt", b"PK\x03\x04" + b"\0" * 99, "holds a zip archive"),
     "xz": ("x.jsonl", b"\xfd7zXZ\x00" + b"\0" * 99, "holds xz"),
     **{f"{code} txt": ("x.txt", TEXT.encode(code), f"is {code[:6].upper()} text") for code in ("utf-16", "utf-32", "utf-16-le")},
@@ -182,7 +196,6 @@ def test_texts_that_only_look_odd_are_read(tmp_path: Path) -> None:
         "<html> is how a page begins",
         "PAR1 is a name",
         "BZh as well",
-        "\ufeffmarked",
         "naïve 漢字 🦊",
         "a\0b\0c",
         "version 1 of it",
@@ -213,8 +226,24 @@ def test_a_dataset_in_a_folder_is_whole(tmp_path: Path) -> None:
     input_fingerprint([source], HashCache(tmp_path.parent / "hashes.json"))
     (tmp_path / "b.parquet").write_bytes(LFS)
     (tmp_path / "c.jsonl").symlink_to("/no/such/disk")
-    with pytest.raises(InputError, match=r"(?s)b\.parquet is a Git LFS pointer.*c\.jsonl is a link"):
-        input_fingerprint([source], HashCache(tmp_path.parent / "hashes.json"))
+    for look in (lambda: input_fingerprint([source], HashCache(tmp_path.parent / "hashes.json")), lambda: files_of(source)):
+        with pytest.raises(InputError, match=r"(?s)b\.parquet is a Git LFS pointer.*c\.jsonl is a link"):
+            look()
+
+
+def test_a_local_file_by_its_url(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(GOOD)
+    assert read(f"file://{tmp_path}/*.jsonl") == ["fine"]  # type: ignore[arg-type]
+    (tmp_path / "b.jsonl").symlink_to("/no/such/disk")
+    with pytest.raises(InputError, match=r"b\.jsonl is a link"):
+        read(f"file://{tmp_path}/*.jsonl")  # type: ignore[arg-type]
+
+
+def test_a_name_that_cannot_be_looked_up(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(GOOD)
+    for name, why in (("x" * 300 + ".jsonl", "cannot be looked at"), ("file/x.jsonl", "does not exist|cannot be looked at")):
+        with pytest.raises(InputError, match=why):
+            read(tmp_path / name)
 
 
 def test_objects_in_a_store() -> None:
