@@ -12,6 +12,7 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator
+from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -74,24 +75,40 @@ def folder(place: str) -> str:
 
 def _lost_folders(pattern: str, single: bool) -> list[str]:
     """A line on each folder that has to be listed, or passed through, for a pattern and cannot be: a glob finds nothing there."""
-    parts = Path(pattern).parts
-    parts = parts if parts[-1:] == ("**",) else parts[:-1]
-    fixed = 0
-    while fixed < len(parts) and (single or not glob.has_magic(parts[fixed])):
-        fixed += 1
-        here = os.path.join(*parts[:fixed])
-        if os.path.isdir(here) and not os.access(here, os.X_OK):
-            return [f"{here} {CLOSED}"]
-    found: set[str] = set()
-    for depth in range(fixed, 0 if single else len(parts) + 1):
-        here = os.path.join(*parts[:depth]) if depth else "."
-        for f in glob.glob(here, recursive=True) if glob.has_magic(here) else [here]:
-            if os.path.isdir(f):
-                if not _lists(f):
-                    found.add(f"{f.rstrip('/') or f} {CLOSED}")
-            elif os.path.islink(f) and not os.path.exists(f) and (parts[depth - 1] != "**" or not Path(f).suffix):
-                found.add(f"{f} {why_unreadable(f)}")
-    return sorted(found)
+    *parts, last = Path(pattern).parts or ("",)
+    lost: list[str] = []
+    level = [""]
+    for part in [*parts, last] if last == "**" else parts:
+        if single or not glob.has_magic(part):
+            level = [f for f in (os.path.join(folder, part) for folder in level) if os.path.isdir(f)]
+            closed = [f for f in level if not os.access(f, os.X_OK)]
+            lost += [f"{f} {CLOSED}" for f in closed]
+            level = [f for f in level if f not in closed]
+        else:
+            level = [f for folder in level for f in _folders(folder, part, lost)]
+    if not single and last != "**":
+        lost += [f"{folder or '.'} {CLOSED}" for folder in level if not _lists(folder or ".")]
+    return sorted(set(lost))
+
+
+def _folders(folder: str, part: str, lost: list[str]) -> list[str]:
+    """The folders in `folder` that a part of a pattern matches; of `**` itself and all below it. Those that cannot be looked
+    into, and links that lead to none, are added to `lost`."""
+    deep = part == "**"
+    if not _lists(folder or "."):
+        lost.append(f"{folder or '.'} {CLOSED}")
+        return []
+    found = [folder] if deep else []
+    with os.scandir(folder or ".") as entries:
+        for entry in entries:
+            if (entry.name.startswith(".") and not part.startswith(".")) or not (deep or fnmatchcase(entry.name, part)):
+                continue
+            place = os.path.join(folder, entry.name)
+            if os.path.isdir(place) if entry.is_symlink() else entry.is_dir():
+                found += _folders(place, part, lost) if deep else [place]
+            elif entry.is_symlink() and not os.path.exists(place) and not (deep and Path(place).suffix):
+                lost.append(f"{place} {why_unreadable(place)}")
+    return found
 
 
 def _lists(folder: str) -> bool:
