@@ -94,7 +94,8 @@ class SourceConfig(Section):
     split: str = "train"
     """Split of the Hub dataset."""
     revision: str | None = None
-    """Revision of the Hub dataset. Give a commit: else a change on the Hub makes the set anew at the next run."""
+    """Revision of the Hub dataset. Give a full commit: else a change on the Hub makes the set anew at the next run, and every
+    stage has to reach the Hub."""
     text: TextTemplate = "{text}"
     """Template of a document over the record's fields; `{a.b}` reaches into nested ones, `{{` is a brace. A number is text only
     beside text, of the template or another field; NaN, infinities and booleans never are. Where all fields are blank, the

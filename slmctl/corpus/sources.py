@@ -7,7 +7,6 @@ of the input alone, so any worker can make any slice.
 
 from __future__ import annotations
 
-import glob
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,10 +17,11 @@ import pyarrow.parquet as pq
 
 from slmctl.config import SourceConfig
 from slmctl.corpus.json_lines import parse
+from slmctl.corpus.source_files import MEND
+from slmctl.corpus.source_files import files_of as files_of
 from slmctl.corpus.text_files import (
     BLOCK,
     content_id,
-    is_folder,
     kind_of,
     open_raw,
     open_text,
@@ -29,7 +29,7 @@ from slmctl.corpus.text_files import (
     skip,
     text_size,
 )
-from slmctl.corpus.unreadable import dataset_problems, expand, folder, told, wrong_heads
+from slmctl.corpus.unreadable import dataset_problems, told, wrong_heads
 from slmctl.errors import InputError
 from slmctl.files import HashCache
 from slmctl.storage import is_url
@@ -60,38 +60,6 @@ class Tally:
     text_bytes: int = 0
     empty: int = 0
     skipped: int = 0
-
-
-def files_of(source: SourceConfig) -> list[str]:
-    """The files of a source, globs expanded and sorted. Raises `InputError` where there are none, and where some that are
-    there cannot be read, naming all of these."""
-    found, problems = look_for(source)
-    if problems:
-        raise InputError(told(problems, MEND))
-    return found
-
-
-MEND = "Correct the path in the configuration, or give it with -o."
-
-
-def look_for(source: SourceConfig) -> tuple[list[str], list[str]]:
-    """The files of a source, and a line on each pattern without a file and each file that cannot be read; of a dataset in a
-    folder the latter alone."""
-    found: list[str] = []
-    problems = dataset_problems(source.hub) if source.hub is not None and Path(source.hub).is_dir() else []
-    for pattern in source.path or []:
-        matches, unreadable = expand(pattern)
-        found += matches
-        problems += unreadable
-        if not matches and not unreadable:
-            what = "matches no file" if glob.has_magic(pattern) else "does not exist"
-            problems.append(f"{pattern} {folder(pattern) if is_folder(pattern) else what}")
-    for file in found:
-        try:
-            kind_of(file)
-        except InputError as e:
-            problems.append(str(e).rstrip("."))
-    return list(dict.fromkeys(found)), list(dict.fromkeys(problems))
 
 
 def plan(sources: list[SourceConfig], shard_bytes: int, beat: Callable[[], None] = lambda: None) -> list[Slice]:

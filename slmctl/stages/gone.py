@@ -14,7 +14,8 @@ from typing import Any
 
 from slmctl.config import SourceConfig
 from slmctl.console import say
-from slmctl.corpus.sources import MEND, files_of, look_for, reading_of
+from slmctl.corpus.source_files import MEND, files_of, look_for
+from slmctl.corpus.sources import reading_of
 from slmctl.corpus.unreadable import LISTED, told
 from slmctl.errors import InputError
 from slmctl.files import HashCache

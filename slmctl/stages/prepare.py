@@ -119,8 +119,11 @@ def make_tokenizer(workspace: Workspace, scratch: ScratchConfig) -> None:
 
 def made_before(workspace: Workspace, name: str) -> dict[str, Any] | None:
     """What a set that is there, or was planned, is made from."""
-    planned = read_plan(workspace.tokens(name))
-    return planned["made_from"] if planned else None
+    folder = workspace.tokens(name)
+    if (planned := read_plan(folder)) is not None:
+        made: dict[str, Any] = planned["made_from"]
+        return made
+    return load_manifest(folder, "tokens").made_from if manifests.exists(folder) else None
 
 
 def plan_set(workspace: Workspace, name: str, vocab_size: int) -> Build | int:
