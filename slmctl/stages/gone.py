@@ -103,7 +103,7 @@ def which_are_gone(made: Any, now: list[Inputs], sources: list[SourceConfig], ha
     of = sum(_contents(was)[1].total() for was in made)
     how_many = f"{len(names)} of {of} files {'is' if len(names) == 1 else 'are'} not there any more"
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return f"{how_many}: {', '.join(sorted(names)[:LISTED])}{more}. (To make it anew without, take its folder away.)"
+    return f"{how_many}: {', '.join(sorted(names)[:LISTED])}{more}. (To make it anew without them, move its folder away.)"
 
 
 def _contents(source: Inputs) -> tuple[Any, Counter[str]]:
