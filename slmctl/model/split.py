@@ -1,7 +1,7 @@
 """A causal LM as trunk and head, so that logits are made only where they are needed, a chunk at a time.
 
-`SplitModel` checks itself against the model's own logits: a model that post-processes them in a way that it does not
-know is refused, never computed wrongly.
+`SplitModel.check` compares it with the model itself: one that does something else than it knows is refused, never computed
+wrongly.
 
 Shapes: B rows, T tokens of a row, D hidden, V vocabulary, N any number of positions.
 """
@@ -18,9 +18,32 @@ from torch import Tensor, nn
 from slmctl.corpus.packing import document_starts
 from slmctl.errors import ConfigError, InputError, MismatchError
 from slmctl.memory import keep_freed_blocks
-from slmctl.model.attention import VARLEN, plain_attention, refuse_dropout
+from slmctl.model.attention import VARLEN, refuse_dropout
+from slmctl.model.check import check
 
 R = TypeVar("R")
+
+SOFTCAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+"""What configurations call c where logits are made c·tanh(logits / c)."""
+MULTIPLIERS = ("logit_scale", "lm_head_multiplier", "output_multiplier")
+DIVISORS = ("logits_scaling", "logits_mup_width_multiplier")
+CONTEXTS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "max_target_positions")
+"""What they call the tokens that a model has positions for."""
+MULTIPLIED_BY_SCALING = ("hyperclovax",)
+"""Types whose `logits_scaling` multiplies; all others divide by it."""
+
+
+def logit_changes(config: Any) -> tuple[float, float | None]:
+    """What a model does to its head's output, as far as its configuration says: the factor and then the softcap."""
+
+    def numbers(names: tuple[str, ...]) -> list[float]:
+        found = [getattr(config, n, None) for n in names]
+        return [float(v) for v in found if isinstance(v, int | float) and not isinstance(v, bool) and v != 0]
+
+    divisors = numbers(DIVISORS)
+    if config.model_type in MULTIPLIED_BY_SCALING:
+        divisors = [1 / d for d in divisors]
+    return math.prod(numbers(MULTIPLIERS)) / math.prod(divisors), next(iter(numbers(SOFTCAPS)), None)
 
 
 def refuse_ids_beyond(max_id: int, vocab_size: int, path: str) -> None:
@@ -35,12 +58,23 @@ def refuse_ids_beyond(max_id: int, vocab_size: int, path: str) -> None:
 def refuse_rows_beyond(seq_len: int, model: SplitModel, path: str) -> None:
     """Raises `MismatchError` where rows are longer than the context of a model: what it says beyond is not a language
     model's loss."""
-    room = getattr(model.model.config.get_text_config(), "max_position_embeddings", None)
+    room = _positions(model)
     if room is not None and seq_len > room:
         raise MismatchError(
             f"rows of {seq_len} tokens are longer than the {room} positions of {path}. Use data.seq_len of at most {room}, or "
             "another model."
         )
+
+
+def _positions(model: SplitModel) -> int | None:
+    """How many tokens a model has positions for; None where it does not say."""
+    config = model.model.config.get_text_config()
+    named = [v for n in CONTEXTS if isinstance(v := getattr(config, n, None), int) and v > 0]
+    for name, module in model.model.base_model.named_modules():
+        # RoBERTa and its kin begin to count at the padding's id: of their table, the first rows are never used.
+        if isinstance(module, nn.Embedding) and "position" in name and module.padding_idx is not None:
+            named.append(module.num_embeddings - module.padding_idx - 1)
+    return min(named, default=None)
 
 
 class SplitModel(nn.Module):
@@ -56,13 +90,8 @@ class SplitModel(nn.Module):
         if model.config._attn_implementation == VARLEN:
             refuse_dropout(model.config)
         config = model.config.get_text_config()
-        self.vocab_size = int(config.vocab_size)
-        self.softcap: float | None = getattr(config, "final_logit_softcapping", None)
-        self.multiplier = 1.0
-        if getattr(config, "logit_scale", None) is not None:  # Cohere
-            self.multiplier = float(config.logit_scale)
-        if getattr(config, "logits_scaling", None) is not None:  # Granite
-            self.multiplier = 1.0 / float(config.logits_scaling)
+        self.vocab_size = int(getattr(config, "vocab_size", 0))
+        self.multiplier, self.softcap = logit_changes(config)
         head = model.get_output_embeddings()
         if not isinstance(head, nn.Linear) or not isinstance(model.base_model, nn.Module) or model.base_model is model:
             raise InputError(f"{type(model).__name__} is not a trunk with a linear head; slmctl cannot split it.")
@@ -106,45 +135,6 @@ class SplitModel(nn.Module):
             logits_NV = self.softcap * torch.tanh(logits_NV / self.softcap)
         return logits_NV
 
-    @torch.no_grad()
-    def check(self, eos_id: int, low_precision: bool = False) -> None:
-        """Compares with the model's own logits on a tiny batch, and, where attention restarts at documents, with each
-        document alone. Raises `InputError` where they differ by more than rounding (bfloat16's, under autocast)."""
-        device = self.head.weight.device
-        was_training = self.model.training
-        self.model.eval()
-        try:
-            ids_BT = (torch.arange(48, device=device).view(2, 24) * 7919 + 13) % self.vocab_size
-            ids_BT[:, 11] = eos_id
-            with plain_attention(self.model):
-                own = self.model(input_ids=ids_BT, use_cache=False).logits
-                plain = self.model.base_model(input_ids=ids_BT, use_cache=False)[0]
-            ours = self.logits(plain, self.head.weight, self.head.bias)
-            self._same(ours, own.double(), "its logits are not head(trunk) as slmctl knows it", low_precision)
-            if self.intra_document_mask:
-                lengths = (12, 7)  # of each row's first document: a mask shared by rows would show
-                position = torch.stack([torch.cat([torch.arange(n), torch.arange(24 - n)]) for n in lengths]).to(device)
-                packed = self.hidden(ids_BT, position)
-                alone = torch.zeros_like(packed)
-                with plain_attention(self.model):
-                    for b, n in enumerate(lengths):
-                        for part in (slice(0, n), slice(n, 24)):
-                            alone[b, part] = self.model.base_model(input_ids=ids_BT[b : b + 1, part], use_cache=False)[0][0]
-                attention = self.model.config._attn_implementation
-                reason = f"with {attention} attention, documents packed in a row see each other"
-                self._same(packed, alone.double(), reason, low_precision)
-        finally:
-            self.model.train(was_training)
-
-    def _same(self, ours: Tensor, theirs: Tensor, reason: str, low_precision: bool) -> None:
-        low_precision = low_precision or self.head.weight.dtype in (torch.bfloat16, torch.float16)
-        tolerance = 2e-2 if low_precision else 1e-3
-        finite = theirs.isfinite()
-        same_places = bool((finite == ours.isfinite()).all() and finite.any())
-        worst = (ours.double() - theirs)[finite].abs().max().item() if same_places else math.inf
-        size = theirs[finite].abs().max().item() if same_places else math.nan
-        if not worst <= tolerance * max(size, 1e-6):
-            raise InputError(
-                f"{type(self.model).__name__} is refused: {reason} (difference {worst:.3g}, values up to {size:.3g}). "
-                "Use another model, or another model.attn_implementation, or data.intra_document_mask: false."
-            )
+    def check(self, eos_id: int, seq_len: int, low_precision: bool = False) -> None:
+        """Raises `InputError` where the model is not what slmctl takes it for in rows of `seq_len` tokens (`model.check`)."""
+        check(self, eos_id, seq_len, low_precision)

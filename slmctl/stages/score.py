@@ -75,9 +75,9 @@ def score_set(workspace: Workspace, name: str, share: Share) -> None:
     if mine:
         refuse_other_vocabulary(workspace, name, source)
         model = SplitModel(load_model(source, settings.precision, workspace.device), config.data.intra_document_mask)
-        model.check(workspace.tokenizer().eos_id)
         refuse_ids_beyond(tokens.manifest.format["max_id"], model.vocab_size, source.path)
         refuse_rows_beyond(tokens.seq_len, model, source.path)
+        model.check(workspace.tokenizer().eos_id, tokens.seq_len)
         label = f"score {name}" + (f", worker {share.index} of {share.count}" if share.count > 1 else "")
         positions = sum(tokens.manifest.shards[i].rows for i in mine) * tokens.seq_len
         with progress(label, positions, "tokens") as ticker:

@@ -15,6 +15,8 @@ from slmctl.console import say, warn
 from slmctl.errors import ConfigError, InputError, MismatchError
 from slmctl.evaluation.heldout import HeldoutLoss, autocast, heldout_loss
 from slmctl.files import publishing, sweep
+from slmctl.model.check import lent
+from slmctl.model.experts import refuse_auxiliary_loss
 from slmctl.model.loading import ModelSource, load_model, save_model
 from slmctl.model.split import SplitModel, refuse_ids_beyond, refuse_rows_beyond
 from slmctl.stages.cards import write_card
@@ -218,12 +220,14 @@ def _load(workspace: Workspace, ranks: Ranks, source: ModelSource, settings: Tra
     dtype = "bfloat16" if settings.precision == "bfloat16" else "float32"
     device = workspace.device if ranks.size == 1 else "cpu"
     split = SplitModel(load_model(source, dtype, device), workspace.config.data.intra_document_mask)
+    refuse_auxiliary_loss(split.model, source.path)
     for tokens in sets:
         refuse_ids_beyond(tokens.manifest.format["max_id"], split.vocab_size, source.path)
         refuse_rows_beyond(tokens.seq_len, split, source.path)
     bf16 = settings.precision == "bf16_autocast"
-    with autocast(device, bf16):
-        split.check(workspace.tokenizer().eos_id, bf16)
+    if ranks.is_first:  # the others hear of its verdict before they begin
+        with lent(split.model, workspace.device) as where, autocast(where, bf16):
+            split.check(workspace.tokenizer().eos_id, sets[0].seq_len, bf16)
     if settings.precision == "bfloat16" and settings.lr < 1e-4:
         warn(
             f"precision bfloat16 with lr {settings.lr}: weights of 8 significant bits swallow updates below about 1/256 of "

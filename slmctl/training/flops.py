@@ -6,7 +6,8 @@ import re
 from typing import Any
 
 import torch
-from torch import nn
+
+from slmctl.model.experts import matrices
 
 PEAK_BF16 = {
     "H200": 989e12,
@@ -22,15 +23,27 @@ PEAK_BF16 = {
 
 
 def flops_per_token(model: Any, seq_len: int) -> float:
-    """6·N_matmul + 12·L·heads·head_dim·s: forward and backward of all-token training. What selection leaves out is not
-    subtracted, so the figure compares arms by the work that plain training would do."""
-    config = model.config.get_text_config()
-    head = id(model.get_output_embeddings().weight)
-    lookups = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)} - {head}
-    matrices = {id(p): p.numel() for p in model.parameters() if p.ndim >= 2 and id(p) not in lookups}
-    heads = config.num_attention_heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    return float(6 * sum(matrices.values()) + 12 * config.num_hidden_layers * heads * head_dim * seq_len)
+    """6·N + 6·A·s: forward and backward of all-token training, with N the weights of the matrices that a token passes (of
+    experts, those of the chosen ones) and A the widths of keys and values of all heads and layers with attention. What selection
+    leaves out is not subtracted, so the figure compares arms by the work that plain training would do; nor is what
+    recurrences and linear attention do beside their matrices counted."""
+    passed = sum(parameter.numel() * share for parameter, share in matrices(model))
+    return float(6 * passed + 6 * _attention_width(model.config.get_text_config()) * seq_len)
+
+
+def _attention_width(config: Any) -> int:
+    """heads x (width of a key + width of a value), summed over the layers that attend to tokens one by one; 0 for state spaces
+    and recurrences."""
+    heads = getattr(config, "num_attention_heads", None)
+    if not isinstance(heads, int) or not heads:
+        return 0
+    key = getattr(config, "head_dim", None) or config.hidden_size // heads
+    value = getattr(config, "v_head_dim", None) or key
+    if getattr(config, "qk_nope_head_dim", None):  # keys in two parts, with and without position (DeepSeek)
+        key = config.qk_nope_head_dim + config.qk_rope_head_dim
+    kinds = getattr(config, "layer_types", None) or ["attention"] * config.num_hidden_layers
+    layers = sum(("attention" in kind and "linear" not in kind) or "hybrid" in kind for kind in kinds)
+    return layers * heads * (key + value)
 
 
 def peak_flops(device: str) -> float | None:

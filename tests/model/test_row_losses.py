@@ -41,7 +41,7 @@ def test_each_loss_is_at_its_own_token_and_nan_elsewhere(make_model):
 
 def test_documents_in_a_row_give_the_losses_that_they_give_alone(family, make_model):
     split = make_model(family, intra_document_mask=True)
-    split.check(eos_id=1)
+    split.check(eos_id=1, seq_len=48)
     ids_BT = packed(split.vocab_size, DOCUMENTS)
     losses, _, target = row_losses(split, ids_BT, DOCUMENTS, "cpu")
     wanted = np.full(losses.shape, np.nan)
@@ -58,9 +58,9 @@ def test_documents_in_a_row_give_the_losses_that_they_give_alone(family, make_mo
 
 
 def test_a_family_that_ignores_restarting_positions_is_refused(family_without_restart, make_model):
-    make_model(family_without_restart).check(eos_id=1)  # fine without the mask
+    make_model(family_without_restart).check(eos_id=1, seq_len=48)  # fine without the mask
     with pytest.raises(InputError, match="intra_document_mask"):
-        make_model(family_without_restart, intra_document_mask=True).check(eos_id=1)
+        make_model(family_without_restart, intra_document_mask=True).check(eos_id=1, seq_len=48)
 
 
 def test_a_model_in_training_mode_is_refused_since_it_would_drop_units(make_model):

@@ -64,13 +64,13 @@ def of(kind, dtype=torch.float32):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_the_plain_model_passes(dtype):
-    of(tf.LlamaForCausalLM, dtype).check(eos_id=1)
+    of(tf.LlamaForCausalLM, dtype).check(eos_id=1, seq_len=48)
 
 
 @pytest.mark.parametrize("kind", [Adds, Scales, Caps, BarsOneToken, BarsOneTokenFinitely, IsBroken])
 def test_unknown_post_processing_is_refused(kind):
     with pytest.raises(InputError, match=f"{kind.__name__} is refused"):
-        of(kind).check(eos_id=1)
+        of(kind).check(eos_id=1, seq_len=48)
 
 
 def test_a_head_with_a_layer_before_it_is_refused():
@@ -81,7 +81,7 @@ def test_a_head_with_a_layer_before_it_is_refused():
     model = tf.BertLMHeadModel(config)
     torch.nn.init.normal_(model.get_output_embeddings().weight)
     with pytest.raises(InputError):
-        SplitModel(model).check(eos_id=1)
+        SplitModel(model).check(eos_id=1, seq_len=48)
 
 
 def test_a_trunk_without_a_head_is_refused():
@@ -94,6 +94,6 @@ def test_the_check_leaves_mode_and_random_state_as_they_were(training, make_mode
     split = make_model("gpt2")  # has dropout
     split.model.train(training)
     before = torch.get_rng_state()
-    split.check(eos_id=1)
+    split.check(eos_id=1, seq_len=48)
     assert split.model.training is training
     assert torch.equal(torch.get_rng_state(), before)

@@ -44,7 +44,7 @@ def positions(split, ids_BT):
 @pytest.mark.usefixtures("small_chunks")
 def test_chunked_losses_and_entropies_equal_whole_logits(family, make_model):
     split = make_model(family)
-    split.check(eos_id=1)
+    split.check(eos_id=1, seq_len=48)
     ids_BT = rows(split.vocab_size)
     hidden_ND, labels_N = positions(split, ids_BT)
     losses, entropies = token_losses(split, hidden_ND, labels_N, entropy=True)

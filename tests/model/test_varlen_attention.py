@@ -181,7 +181,7 @@ def test_each_document_is_as_if_it_were_alone(family: str) -> None:
 def test_the_check_passes_and_leaves_attention_and_mode_as_they_were(family: str, dtype: torch.dtype) -> None:
     split = model_with(VARLEN, family, dtype)
     split.train()
-    split.check(eos_id=1)
+    split.check(eos_id=1, seq_len=48)
     assert split.model.config._attn_implementation == VARLEN
     assert split.model.training
 
@@ -192,7 +192,7 @@ def test_the_check_finds_documents_that_see_each_other(family: str, monkeypatch:
     split = model_with(VARLEN, family)
     monkeypatch.setattr(module, "document_starts", lambda p: np.arange(0, p.size + 1, p.shape[1], dtype=np.int32))
     with pytest.raises(InputError, match="with varlen attention, documents packed in a row see each other"):
-        split.check(eos_id=1)
+        split.check(eos_id=1, seq_len=48)
 
 
 def test_varlen_without_the_documents_mask_is_refused() -> None:
