@@ -34,7 +34,7 @@ def varlen_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    _mask: Tensor | None,
+    _mask: Tensor | None = None,
     scaling: float | None = None,
     dropout: float = 0.0,
     cu_seq_lens_q: Tensor | None = None,
@@ -49,8 +49,8 @@ def varlen_attention(
     """
     if cu_seq_lens_q is None or max_length_q is None:
         raise InputError(f"{VARLEN} attention: this model does not pass the documents' bounds on to its layers. {_INSTEAD}")
-    if sliding_window or softcap or dropout:
-        raise InputError(f"{VARLEN} attention knows no sliding window, no softcap and no dropout. {_INSTEAD}")
+    if (sliding_window and sliding_window < max_length_q) or softcap or dropout:
+        raise InputError(f"{VARLEN} attention knows no sliding window shorter than a row, no softcap and no dropout. {_INSTEAD}")
     if torch.is_autocast_enabled(query.device.type):  # rotated queries and keys are float32, values are not
         kind = torch.get_autocast_dtype(query.device.type)
         query, key, value = query.to(kind), key.to(kind), value.to(kind)
@@ -94,7 +94,10 @@ def plain_attention(model: Any) -> Iterator[None]:
     if model.config._attn_implementation != VARLEN:
         yield
         return
-    model.set_attn_implementation("sdpa")
+    try:
+        model.set_attn_implementation("sdpa")
+    except ValueError:  # some have their own way only
+        model.set_attn_implementation("eager")
     try:
         yield
     finally:

@@ -15,6 +15,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -36,6 +37,8 @@ EXACT, ROUGH, ROUGH_EXPERTS = 1e-3, 0.1, 0.3
 and by that of 16 bits where it sends tokens to other experts."""
 TRIALS = 3
 """Rounding moves other tokens each time (such as hang between two experts); what is wrong moves the same ones."""
+NOT_SPLIT = "its logits are not head(trunk) as slmctl knows it"
+KNOWN = "slmctl knows softcaps, multipliers and divisors of logits by their usual names in config.json; use another model"
 ALSO_IN_FLOAT32 = ("sdpa", "eager", "flex_attention", VARLEN)
 LENGTHS = ("original_max_position_embeddings", "attention_chunk_size", "sliding_window")
 """What configurations call lengths beyond which a model does something else."""
@@ -107,6 +110,8 @@ class _Check:
         ids_BT[:, length // 2] = self.eos_id
         with plain_attention(self.model):
             hidden_BTD = self._call(lambda: self.model.base_model(input_ids=ids_BT, use_cache=False)[0], ids_BT)
+            if hidden_BTD.shape[-1] != head.in_features:
+                raise self._refusal(f"{NOT_SPLIT} (its head does not take what its trunk gives)", KNOWN)
             largest = torch.nn.functional.linear(hidden_BTD, head.weight).abs().max().item()
             room = torch.finfo(hidden_BTD.dtype).max / max(8.0 * hidden_BTD.abs().max().item(), 1.0)
             largest *= abs(self.split.multiplier)
@@ -136,7 +141,7 @@ class _Check:
         worst, size = _worst(ours_BTV, own_BTV, self.logit_tolerance)
         if worst is not None:
             found = f"difference {worst:.3g}, values up to {size:.3g}"
-            raise self._refusal(f"its logits are not head(trunk) as slmctl knows it ({found})", advice)
+            raise self._refusal(f"{NOT_SPLIT} ({found})", KNOWN)
 
     def later_tokens(self, length: int) -> None:
         """One row with others that are the same but from some token on."""
@@ -164,10 +169,10 @@ class _Check:
         rest = length - first
         sizes = [n for n in (first, rest * 2 // 5, 1, rest // 4) if n]
         bounds = [*torch.tensor([0, *sizes]).cumsum(0).tolist(), length]
-        documents = [slice(a, b) for a, b in zip(bounds, bounds[1:], strict=False) if a < b <= length]
+        documents = [slice(a, b) for a, b in pairwise(bounds) if a < b]
         restarts = self.split.intra_document_mask
         attention = self.model.config._attn_implementation
-        lengths = [f"{v} ({k})" for k, v in self.settings if k in LENGTHS and isinstance(v, int) and 0 < v < length]
+        lengths = dict.fromkeys(f"{v} ({k})" for k, v in self.settings if k in LENGTHS and isinstance(v, int) and 0 < v < length)
         shorter = f", or data.seq_len of at most {' or '.join(lengths)}" if lengths and length > SHORT else ""
         beside = f"in rows of {length} tokens, what it predicts changes with later tokens, or with the row beside"
         mixed = f"with {attention} attention, documents packed in a row see each other"
@@ -206,7 +211,8 @@ class _Check:
     def _alone(self, ids_T: Tensor) -> Tensor:
         """Hidden states [T, D] of a row of these tokens, as the model itself makes them."""
         with plain_attention(self.model):
-            return self._call(lambda: self.model.base_model(input_ids=ids_T[None], use_cache=False)[0], ids_T[None])[0]
+            hidden_1TD: Tensor = self._call(lambda: self.model.base_model(input_ids=ids_T[None], use_cache=False)[0], ids_T[None])
+        return hidden_1TD[0]
 
     def _call(self, forward: Callable[[], Any], ids_BT: Tensor) -> Tensor:
         try:

@@ -13,11 +13,18 @@ CHOSEN = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_top_k
 """What configurations call the number of experts that a token passes."""
 
 
+UNUSED = ("vision", "visual", "image", "audio", "multi_modal", "encoder_attn", "crossattention", "cross_attn")
+"""Parts of names of modules that text alone does not pass."""
+
+
 def matrices(model: Any) -> Iterator[tuple[nn.Parameter, float]]:
     """Each matrix that tokens are multiplied by, as often as it stands in the model, and the share of it that one token
-    passes: of experts, that of the chosen ones. Embeddings are looked up, and are none; a head that is tied to one is."""
+    passes: of experts, that of the chosen ones. Embeddings are looked up, and are none; a head that is tied to one is. What
+    takes images, sound or another sequence is left out."""
     listed: dict[str, float] = {}
     for name, module in model.named_modules(remove_duplicate=False):
+        if any(part in name for part in UNUSED):
+            continue
         if _is_list_of_experts(name, module):
             listed[f"{name}."] = min(1.0, (_chosen(model, name) or len(module)) / len(module))
         fused = None if isinstance(module, nn.Embedding) else _fused(name, module)
@@ -64,9 +71,9 @@ def refuse_auxiliary_loss(model: Any, path: str) -> None:
             weight = getattr(config, "router_aux_loss_coef", None) or getattr(config, "aux_loss_coef", None)
             raise InputError(
                 f"output_router_logits is true in the config.json of {path}: this model is to be trained with an auxiliary loss "
-                f"that spreads tokens evenly over its experts{f' (weight {weight})' if weight else ''}, which slmctl does not add: "
-                "it trains on the losses of the selected tokens alone. Set output_router_logits to false in that file to train "
-                "without it; nothing then keeps the experts equally busy. Scoring and evaluation take the model as it is."
+                f"that spreads tokens evenly over its experts{f' (weight {weight})' if weight else ''}, which slmctl does not "
+                "add: it trains on the losses of the selected tokens alone. Set output_router_logits to false in that file to "
+                "train without it; nothing then keeps the experts equally busy. Scoring and evaluation take the model as it is."
             )
         if getattr(config, "z_loss_coefficient", None):
             raise InputError(

@@ -34,16 +34,22 @@ def flops_per_token(model: Any, seq_len: int) -> float:
 def _attention_width(config: Any) -> int:
     """heads x (width of a key + width of a value), summed over the layers that attend to tokens one by one; 0 for state spaces
     and recurrences."""
+    kinds = getattr(config, "layer_types", None) or ["attention"] * config.num_hidden_layers
+    differ = getattr(config, "is_heterogeneous", False)
+    layers = config.per_layer_config if differ else [config] * len(kinds)
+    attending = [("attention" in kind and "linear" not in kind) or "hybrid" in kind for kind in kinds]
+    return sum(_layer_width(layer) for layer, attends in zip(layers, attending, strict=True) if attends)
+
+
+def _layer_width(config: Any) -> int:
     heads = getattr(config, "num_attention_heads", None)
-    if not isinstance(heads, int) or not heads:
+    if not isinstance(heads, int):
         return 0
     key = getattr(config, "head_dim", None) or config.hidden_size // heads
     value = getattr(config, "v_head_dim", None) or key
     if getattr(config, "qk_nope_head_dim", None):  # keys in two parts, with and without position (DeepSeek)
         key = config.qk_nope_head_dim + config.qk_rope_head_dim
-    kinds = getattr(config, "layer_types", None) or ["attention"] * config.num_hidden_layers
-    layers = sum(("attention" in kind and "linear" not in kind) or "hybrid" in kind for kind in kinds)
-    return layers * heads * (key + value)
+    return int(heads * (key + value))
 
 
 def peak_flops(device: str) -> float | None:
