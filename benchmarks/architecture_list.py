@@ -80,14 +80,14 @@ class Case:
 
 
 PLAIN = """apertus arcee biogpt bitnet bloom cohere ctrl cwm diffllama doge ernie4_5 exaone4 falcon gemma glm glm4 gpt2
-gpt_bigcode gpt_neox gpt_neox_japanese helium hunyuan_v1_dense internlm3 jais2 lfm3 llama ministral ministral3 mistral modernbert-decoder
-moshi mpt nanochat nemotron olmo olmo2 olmo3 openai-gpt opt persimmon phi phi3 qwen2 qwen3 seed_oss smollm3 stablelm starcoder2
-vaultgemma xglm gpt-sw3 iquestcoder hrm_text granite_swa cpmant afmoe aria_text beam cohere2 cohere2_moe deepseek_v4 dots1
-ernie4_5_moe exaone_moe flex_olmo flint glm4_moe gpt_oss granitemoe granitemoeshared granitemoe_swa hunyuan_v1_moe hy_v3 hy_v4
-jetmoe kolibri1 laguna llama4_text mellum mimo_v2_flash minimax minimax_m2 minimax_m3_vl_text mixtral olmoe phimoe qwen2_moe
-qwen3_moe solar_open bailing_hybrid olmo_hybrid falcon_mamba mamba rwkv xlstm gemma2 gemma3_text gemma4_unified_text
-inkling_text inkling2_text xlnet xlm bart bigbird_pegasus blenderbot blenderbot-small marian mbart mvp pegasus plbart
-prophetnet trocr whisper recurrent_gemma""".split()
+gpt_bigcode gpt_neox gpt_neox_japanese helium hunyuan_v1_dense internlm3 jais2 lfm3 llama ministral ministral3 mistral
+modernbert-decoder moshi mpt nanochat nemotron olmo olmo2 olmo3 openai-gpt opt persimmon phi phi3 qwen2 qwen3 seed_oss
+smollm3 stablelm starcoder2 vaultgemma xglm gpt-sw3 iquestcoder hrm_text granite_swa cpmant afmoe aria_text beam
+cohere2 cohere2_moe deepseek_v4 dots1 ernie4_5_moe exaone_moe flex_olmo flint glm4_moe gpt_oss granitemoe
+granitemoeshared granitemoe_swa hunyuan_v1_moe hy_v3 hy_v4 jetmoe kolibri1 laguna llama4_text mellum mimo_v2_flash
+minimax minimax_m2 minimax_m3_vl_text mixtral olmoe phimoe qwen2_moe qwen3_moe solar_open bailing_hybrid olmo_hybrid
+falcon_mamba mamba rwkv xlstm gemma2 gemma3_text gemma4_unified_text inkling_text inkling2_text xlnet xlm bart
+bigbird_pegasus blenderbot blenderbot-small marian mbart mvp pegasus plbart prophetnet trocr whisper recurrent_gemma""".split()
 
 CASES = [
     *(Case(name) for name in PLAIN),

@@ -32,7 +32,7 @@ SHORT = 24
 """Tokens of a row where length does not matter."""
 LARGE_LOGIT = 1e3
 """Logits are compared up to this size: a cap on them does not show in small ones, but does when training makes them larger."""
-EXACT, ROUGH, ROUGH_EXPERTS = 1e-3, 0.1, 0.3
+EXACT, ROUGH, ROUGH_EXPERTS = 2e-4, 0.1, 0.3
 """How far, in its own length, a hidden state may be from what it should be: by the rounding of float32, by that of 16 bits,
 and by that of 16 bits where it sends tokens to other experts."""
 TRIALS = 3
@@ -92,7 +92,8 @@ class _Check:
         self.device = split.head.weight.device
         rough = low_precision or split.head.weight.dtype in (torch.bfloat16, torch.float16)
         self.logit_tolerance = 2e-2 if rough else 1e-3
-        self.tolerance = EXACT if not rough else ROUGH_EXPERTS if has_experts(self.model) else ROUGH
+        self.experts = has_experts(self.model)
+        self.tolerance = EXACT if not rough else ROUGH_EXPERTS if self.experts else ROUGH
         self.settings = list(_settings(self.model.config.to_dict()))
         usable = torch.ones(split.vocab_size, dtype=torch.bool)
         for name, value in self.settings:  # an id that stands for an image asks for one
@@ -112,7 +113,8 @@ class _Check:
             hidden_BTD = self._call(lambda: self.model.base_model(input_ids=ids_BT, use_cache=False)[0], ids_BT)
             if hidden_BTD.shape[-1] != head.in_features:
                 raise self._refusal(f"{NOT_SPLIT} (its head does not take what its trunk gives)", KNOWN)
-            largest = torch.nn.functional.linear(hidden_BTD, head.weight).abs().max().item()
+            weight = head.weight.to(hidden_BTD.dtype)  # Mamba's trunk gives float32, whatever its weights are
+            largest = torch.nn.functional.linear(hidden_BTD, weight).abs().max().item()
             room = torch.finfo(hidden_BTD.dtype).max / max(8.0 * hidden_BTD.abs().max().item(), 1.0)
             largest *= abs(self.split.multiplier)
             wanted = min(LARGE_LOGIT / largest if largest > 0 and math.isfinite(largest) else 1.0, room)
@@ -130,7 +132,7 @@ class _Check:
             finally:
                 hook.remove()
         scaled_BTD = hidden_BTD * factor_BT[..., None].to(hidden_BTD.dtype)
-        ours_BTV = self.split.logits(scaled_BTD, head.weight, head.bias)
+        ours_BTV = self.split.logits(scaled_BTD, weight, None if head.bias is None else head.bias.to(weight.dtype))
         advice = (
             "slmctl knows softcaps, multipliers and divisors of logits by their usual names in config.json; use another model"
         )
@@ -150,6 +152,8 @@ class _Check:
         hint = f" (its config.json says {', '.join(named)})" if named else ""
         reason = f"what it predicts changes with tokens that come later: it is no causal language model{hint}"
         advice = f"Use a causal language model{', or correct its config.json' if named else ''}"
+        if self.model.config._attn_implementation == VARLEN:
+            advice += ", or model.attn_implementation: sdpa"
 
         def compare(trial: int) -> list[tuple[str, str, Tensor]]:
             row_T, other_T = self._tokens(length, 4 * trial), self._tokens(length, 4 * trial + 1)
@@ -211,8 +215,9 @@ class _Check:
     def _alone(self, ids_T: Tensor) -> Tensor:
         """Hidden states [T, D] of a row of these tokens, as the model itself makes them."""
         with plain_attention(self.model):
-            hidden_1TD: Tensor = self._call(lambda: self.model.base_model(input_ids=ids_T[None], use_cache=False)[0], ids_T[None])
-        return hidden_1TD[0]
+            hidden_1TD = self._call(lambda: self.model.base_model(input_ids=ids_T[None], use_cache=False)[0], ids_T[None])
+        hidden_TD: Tensor = hidden_1TD[0]
+        return hidden_TD
 
     def _call(self, forward: Callable[[], Any], ids_BT: Tensor) -> Tensor:
         try:
@@ -233,13 +238,15 @@ class _Check:
     def _moved(self, found_TD: Tensor, wanted_TD: Tensor) -> Tensor:
         """Which of T hidden states differ by more than rounding. [T] bool"""
         found_TD, wanted_TD = found_TD.float(), wanted_TD.float()
-        usual = wanted_TD.norm(dim=-1).median()
-        return ~((found_TD - wanted_TD).norm(dim=-1) <= self.tolerance * usual.clamp_min(1e-12))  # so that NaN is a difference
+        allowed = self.tolerance * wanted_TD.norm(dim=-1).median().clamp_min(1e-12)
+        same: Tensor = (found_TD - wanted_TD).norm(dim=-1) <= allowed
+        return ~same  # so that NaN is a difference
 
     def _refuse_what_moves(self, compare: Callable[[int], list[tuple[str, str, Tensor]]]) -> None:
-        """Refuses, for the first reason, where a token moves in every trial; `compare` gives reasons, advice and what moved."""
+        """Refuses, for the first reason, where a token moves (between experts, in every trial); `compare` gives reasons, advice
+        and what moved."""
         found = compare(0)
-        for trial in range(1, TRIALS):
+        for trial in range(1, TRIALS if self.experts else 1):
             if not any(moved.any() for *_, moved in found):
                 return
             found = [(r, a, moved & again) for (r, a, moved), (*_, again) in zip(found, compare(trial), strict=True)]

@@ -248,6 +248,7 @@ def compare_storage(workspace: Workspace, which: str, rows: int) -> None:
 
 def _losses(workspace: Workspace, source: Any, precision: str, read: Any) -> tuple[np.ndarray, np.ndarray]:
     model = SplitModel(load_model(source, precision, workspace.device), workspace.config.data.intra_document_mask)
+    model.check(workspace.tokenizer().eos_id, read.ids_BT.shape[1])
     step = workspace.config.score.batch_rows
     parts: Iterator[tuple[np.ndarray, Any, np.ndarray]] = (
         row_losses(model, read.ids_BT[at : at + step], read.document_BT[at : at + step], workspace.device)

@@ -90,13 +90,19 @@ class Measure:
         self.root = workspace.evaluation
         self._sizes: dict[str, dict[int, int]] = {}
         self._task_notes: list[str] = []
+        self._checked: list[dict[str, Any]] = []
         self.sets = {n: workspace.open_tokens(f"heldout/{n}") for n in workspace.heldout_names()}
 
     # --- models ---
 
     def load(self, source: ModelSource) -> SplitModel:
         model = load_model(source, self.config.precision, self.device)
-        return SplitModel(model, self.workspace.config.data.intra_document_mask).eval()
+        split = SplitModel(model, self.workspace.config.data.intra_document_mask).eval()
+        kind = {k: v for k, v in model.config.to_dict().items() if not k.startswith("_")}
+        if kind not in self._checked:  # once for models that differ in weights alone
+            split.check(self.workspace.tokenizer().eos_id, self.workspace.config.data.seq_len)
+            self._checked.append(kind)
+        return split
 
     def model(self, name: str, source: ModelSource, beside: Beside | None = None) -> dict[str, Any]:
         """One model's entry of `models`, but for its kind."""
