@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator
-from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor
 
 from slmctl.errors import InputError, SlmError
+from slmctl.memory import memory_available
 from slmctl.model.attention import VARLEN, plain_attention
 from slmctl.model.experts import has_experts
 
@@ -55,18 +55,18 @@ def check(split: SplitModel, eos_id: int, seq_len: int, low_precision: bool = Fa
     split.model.eval()
     try:
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            # Small faults show in float32 only; of attention that takes 16 bits alone, large ones must do.
-            exact = low_precision and split.model.config._attn_implementation in ALSO_IN_FLOAT32
-            in_float32 = partial(torch.autocast, device.type, enabled=False) if exact else contextlib.nullcontext
-            precise, short = _Check(split, eos_id, low_precision and not exact), min(SHORT, seq_len)
-            with in_float32():
-                precise.later_tokens(short)
+            # Small faults show in float32 only; where there is no room for that, large ones must do.
+            exact = low_precision or _of_16_bits(split.model) != []
+            exact = exact and split.model.config._attn_implementation in ALSO_IN_FLOAT32 and _room_for_float32(split.model)
+            short = min(SHORT, seq_len)
+            with _in_float32(split.model) if exact else contextlib.nullcontext():
+                _Check(split, eos_id, low_precision and not exact).later_tokens(short)
             as_used = _Check(split, eos_id, low_precision)
             as_used.logits(short)
             if split.intra_document_mask:
                 as_used.rows(short)
-            with in_float32():
-                precise.rows(seq_len)
+            with _in_float32(split.model) if exact else contextlib.nullcontext():
+                _Check(split, eos_id, low_precision and not exact).rows(seq_len)
     finally:
         split.model.train(was_training)
 
@@ -84,6 +84,30 @@ def lent(model: Any, device: str) -> Iterator[str]:
         if away:
             model.to(home)
             torch.cuda.empty_cache()
+
+
+def _of_16_bits(model: Any) -> list[Tensor]:
+    return [t for t in (*model.parameters(), *model.buffers()) if t.dtype in (torch.bfloat16, torch.float16)]
+
+
+def _room_for_float32(model: Any) -> bool:
+    size = sum(4 * t.numel() for t in _of_16_bits(model))
+    on_gpu = next(model.parameters()).is_cuda
+    return size <= (torch.cuda.mem_get_info()[0] // 2 if on_gpu else memory_available() // 2)
+
+
+@contextlib.contextmanager
+def _in_float32(model: Any) -> Iterator[None]:
+    """Without autocast; weights of 16 bits are put aside, and float32 copies take their place."""
+    kept = [(t, t.data) for t in _of_16_bits(model)]
+    try:
+        for tensor, data in kept:
+            tensor.data = data.float()
+        with torch.autocast(next(model.parameters()).device.type, enabled=False):
+            yield
+    finally:
+        for tensor, data in kept:
+            tensor.data = data
 
 
 class _Check:
@@ -109,37 +133,31 @@ class _Check:
         head = self.split.head
         ids_BT = torch.stack([self._tokens(length, 0), self._tokens(length, 1)])
         ids_BT[:, length // 2] = self.eos_id
-        with plain_attention(self.model):
-            hidden_BTD = self._call(lambda: self.model.base_model(input_ids=ids_BT, use_cache=False)[0], ids_BT)
-            if hidden_BTD.shape[-1] != head.in_features:
-                raise self._refusal(f"{NOT_SPLIT} (its head does not take what its trunk gives)", KNOWN)
-            weight = head.weight.to(hidden_BTD.dtype)  # Mamba's trunk gives float32, whatever its weights are
-            largest = torch.nn.functional.linear(hidden_BTD, weight).abs().max().item()
-            room = torch.finfo(hidden_BTD.dtype).max / max(8.0 * hidden_BTD.abs().max().item(), 1.0)
-            largest *= abs(self.split.multiplier)
-            wanted = min(LARGE_LOGIT / largest if largest > 0 and math.isfinite(largest) else 1.0, room)
-            steps = math.log2(max(wanted, 1.0)) * torch.linspace(0, 1, length, device=self.device)
-            factor_BT = steps.ceil().exp2().expand(2, -1)
-            called: list[bool] = []
+        hidden_BTD = self._plain(ids_BT)
+        if hidden_BTD.shape[-1] != head.in_features:
+            raise self._refusal(f"{NOT_SPLIT} (its head does not take what its trunk gives)", KNOWN)
+        weight = head.weight.to(hidden_BTD.dtype)  # Mamba's trunk gives float32, whatever its weights are
+        largest = abs(self.split.multiplier) * torch.nn.functional.linear(hidden_BTD, weight).abs().max().item()
+        room = torch.finfo(hidden_BTD.dtype).max / max(8.0 * hidden_BTD.abs().max().item(), 1.0)
+        wanted = min(LARGE_LOGIT / largest if largest > 0 and math.isfinite(largest) else 1.0, room)
+        steps = math.log2(max(wanted, 1.0)) * torch.linspace(0, 1, length, device=self.device)
+        factor_BT = steps.ceil().exp2().expand(2, -1)
+        called: list[bool] = []
 
-            def enlarge(_: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
-                called.append(True)
-                return (args[0] * factor_BT.reshape(*args[0].shape[:-1], 1).to(args[0].dtype), *args[1:])
+        def enlarge(_: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+            called.append(True)
+            return (args[0] * factor_BT.reshape(*args[0].shape[:-1], 1).to(args[0].dtype), *args[1:])
 
-            hook = head.register_forward_pre_hook(enlarge)
-            try:
+        hook = head.register_forward_pre_hook(enlarge)
+        try:
+            with plain_attention(self.model):
                 own_BTV = self._call(lambda: self.model(input_ids=ids_BT, use_cache=False).logits, ids_BT)
-            finally:
-                hook.remove()
+        finally:
+            hook.remove()
         scaled_BTD = hidden_BTD * factor_BT[..., None].to(hidden_BTD.dtype)
         ours_BTV = self.split.logits(scaled_BTD, weight, None if head.bias is None else head.bias.to(weight.dtype))
-        advice = (
-            "slmctl knows softcaps, multipliers and divisors of logits by their usual names in config.json; use another model"
-        )
         if not called:
-            raise self._refusal(
-                "it does not call its head as a module, so that slmctl cannot tell what becomes of logits", advice
-            )
+            raise self._refusal("it does not call its head as a module, so that slmctl cannot tell what becomes of logits", KNOWN)
         worst, size = _worst(ours_BTV, own_BTV, self.logit_tolerance)
         if worst is not None:
             found = f"difference {worst:.3g}, values up to {size:.3g}"
@@ -158,8 +176,7 @@ class _Check:
         def compare(trial: int) -> list[tuple[str, str, Tensor]]:
             row_T, other_T = self._tokens(length, 4 * trial), self._tokens(length, 4 * trial + 1)
             ids_BT = torch.stack([row_T, *(torch.cat([row_T[:n], other_T[n:]]) for n in changes)])
-            with plain_attention(self.model):
-                hidden_BTD = self._call(lambda: self.model.base_model(input_ids=ids_BT, use_cache=False)[0], ids_BT)
+            hidden_BTD = self._plain(ids_BT)
             moved = [self._moved(hidden_BTD[b, :n], hidden_BTD[0, :n]) for b, n in enumerate(changes, 1)]
             return [(reason, advice, torch.cat(moved))]
 
@@ -195,11 +212,11 @@ class _Check:
                 one_by_one = torch.cat([torch.arange(p.stop - p.start) for p in documents])
                 position_BT = torch.stack([one_by_one, torch.arange(length)]).to(self.device)
             hidden_BTD = self._call(lambda: self.split.hidden(ids_BT, position_BT), ids_BT)
-            alone_TD = self._alone(one_T)
+            alone_TD = self._plain(one_T[None])[0]
             moved = [self._moved(hidden_BTD[1, :-1], alone_TD[:-1]), self._moved(hidden_BTD[0, :first], alone_TD[:first])]
             found = [(mixed if restarts else beside, instead if restarts else f"Use another model{shorter}", torch.cat(moved))]
             for part in documents[1:] if restarts else []:
-                found.append((mixed, instead, self._moved(hidden_BTD[0, part], self._alone(ids_BT[0, part]))))
+                found.append((mixed, instead, self._moved(hidden_BTD[0, part], self._plain(ids_BT[:1, part])[0])))
             return found
 
         if length > 1:
@@ -212,12 +229,10 @@ class _Check:
         at = torch.arange(count) * 7919 + 13 + seed * (len(self.usable_ids) // 3 + 1)
         return self.usable_ids[at % len(self.usable_ids)].to(self.device)
 
-    def _alone(self, ids_T: Tensor) -> Tensor:
-        """Hidden states [T, D] of a row of these tokens, as the model itself makes them."""
+    def _plain(self, ids_BT: Tensor) -> Tensor:
+        """Hidden states [B, T, D] as the model itself makes them of rows of one document."""
         with plain_attention(self.model):
-            hidden_1TD = self._call(lambda: self.model.base_model(input_ids=ids_T[None], use_cache=False)[0], ids_T[None])
-        hidden_TD: Tensor = hidden_1TD[0]
-        return hidden_TD
+            return self._call(lambda: self.model.base_model(input_ids=ids_BT, use_cache=False)[0], ids_BT)
 
     def _call(self, forward: Callable[[], Any], ids_BT: Tensor) -> Tensor:
         try:

@@ -67,7 +67,7 @@ def refuse_auxiliary_loss(model: Any, path: str) -> None:
     """Raises `InputError` where a model is set to be trained with a loss besides that of its tokens, which slmctl does not
     add: one that spreads tokens over experts, or one that keeps logits small."""
     for config in (model.config, model.config.get_text_config()):
-        if getattr(config, "output_router_logits", False):
+        if getattr(config, "output_router_logits", False) and has_experts(model):
             weight = getattr(config, "router_aux_loss_coef", None) or getattr(config, "aux_loss_coef", None)
             raise InputError(
                 f"output_router_logits is true in the config.json of {path}: this model is to be trained with an auxiliary loss "
