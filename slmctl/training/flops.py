@@ -25,8 +25,8 @@ PEAK_BF16 = {
 def flops_per_token(model: Any, seq_len: int) -> float:
     """6·N + 6·A·s: forward and backward of all-token training, with N the weights of the matrices that a token passes (of
     experts, those of the chosen ones) and A the widths of keys and values of all heads and layers with attention. What selection
-    leaves out is not subtracted, so the figure compares arms by the work that plain training would do; nor is what
-    recurrences and linear attention do beside their matrices counted."""
+    leaves out is not subtracted, so the figure compares arms by the work that plain training would do. What recurrences, linear
+    attention and the choice of tokens to attend to take besides is not counted."""
     passed = sum(parameter.numel() * share for parameter, share in matrices(model))
     return float(6 * passed + 6 * _attention_width(model.config.get_text_config()) * seq_len)
 
@@ -34,16 +34,17 @@ def flops_per_token(model: Any, seq_len: int) -> float:
 def _attention_width(config: Any) -> int:
     """heads x (width of a key + width of a value), summed over the layers that attend to tokens one by one; 0 for state spaces
     and recurrences."""
-    kinds = getattr(config, "layer_types", None) or ["attention"] * config.num_hidden_layers
+    layers = getattr(config, "decoder_layers", None) or getattr(config, "num_hidden_layers", 0)  # these may be the encoder's
+    kinds = getattr(config, "layer_types", None) or ["attention"] * layers
     differ = getattr(config, "is_heterogeneous", False)
-    layers = config.per_layer_config if differ else [config] * len(kinds)
+    configs = config.per_layer_config if differ else [config] * len(kinds)
     attending = [("attention" in kind and "linear" not in kind) or "hybrid" in kind for kind in kinds]
-    return sum(_layer_width(layer) for layer, attends in zip(layers, attending, strict=True) if attends)
+    return sum(_layer_width(layer) for layer, attends in zip(configs, attending, strict=False) if attends)
 
 
 def _layer_width(config: Any) -> int:
     heads = getattr(config, "num_attention_heads", None)
-    if not isinstance(heads, int):
+    if not isinstance(heads, int) or heads < 1:
         return 0
     key = getattr(config, "head_dim", None) or config.hidden_size // heads
     value = getattr(config, "v_head_dim", None) or key
