@@ -34,8 +34,8 @@ def flops_per_token(model: Any, seq_len: int) -> float:
 def _attention_width(config: Any) -> int:
     """heads x (width of a key + width of a value), summed over the layers that attend to tokens one by one; 0 for state spaces
     and recurrences."""
-    layers = getattr(config, "decoder_layers", None) or getattr(config, "num_hidden_layers", 0)  # these may be the encoder's
-    kinds = getattr(config, "layer_types", None) or ["attention"] * layers
+    of_all = getattr(config, "num_hidden_layers", 0)
+    kinds = getattr(config, "layer_types", None) or ["attention"] * getattr(config, "decoder_layers", of_all)
     differ = getattr(config, "is_heterogeneous", False)
     configs = config.per_layer_config if differ else [config] * len(kinds)
     attending = [("attention" in kind and "linear" not in kind) or "hybrid" in kind for kind in kinds]

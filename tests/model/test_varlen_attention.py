@@ -129,7 +129,7 @@ def test_without_a_scale_it_is_that_of_scaled_dot_product_attention() -> None:
     [
         ({"cu_seq_lens_q": None}, "does not pass the documents' bounds"),
         ({"max_length_q": None}, "does not pass the documents' bounds"),
-        ({"sliding_window": 4}, "no sliding window"),
+        ({"sliding_window": 2}, "no sliding window"),
         ({"softcap": 2.0}, "no softcap"),
         ({"dropout": 0.1}, "no dropout"),
     ],
