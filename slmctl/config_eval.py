@@ -92,6 +92,13 @@ class EvalConfig(Section):
     tasks: list[Annotated[AnyTask, BeforeValidator(_by_name)]] = Field(default=[])
     """Tasks: a file of one's own (`name`, `path`, …; greedy generation, exact match on the final number), a suite
     (`rho-math`, `rho-general`) or a task of lm-evaluation-harness by its name."""
+    contamination: Literal["warn", "stop", "off"] = "warn"
+    """Held-out documents that also stand in curated or corpus text: warn and go on, stop (`prepare` and `eval` refuse), or do not
+    look for any."""
+    contamination_overlap: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Share of a held-out document's runs of 13 words (GPT-3's measure) that stand in the other text from which on it counts as
+    contaminated; one that is there word for word always does. One changed word spoils 13 runs, so a copy with changes stays well
+    below 1, while texts that share phrases alone stay near 0."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of the evaluation."""
     batch_rows: PositiveInt = 8

@@ -7,7 +7,7 @@ makes a document count as contaminated.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -71,7 +71,7 @@ class HeldOut:
             return HeldOut(documents, shown_D=shown, **{k: arrays[k] for k in arrays.files if k != "about"})
 
 
-def index_heldout(sets: dict[str, Iterable[str]]) -> HeldOut:
+def index_heldout(sets: Mapping[str, Iterable[str]]) -> HeldOut:
     """The held-out sets by the hashes of their documents. A text that is there twice is two documents."""
     documents, shown = dict.fromkeys(sets, 0), []
     parts: list[np.ndarray] = [np.zeros(0, dtype=np.uint64)]
@@ -81,7 +81,7 @@ def index_heldout(sets: dict[str, Iterable[str]]) -> HeldOut:
             hashed = hash_texts(batch)
             documents[name] += len(batch)
             shown += [_beginning(t) for t in batch]
-            for first, n in zip(hashed.first_D.tolist(), hashed.words_D.tolist(), strict=True):
+            for first, n in zip(hashed.first().tolist(), hashed.words_D.tolist(), strict=True):
                 runs = hashed.run_W[first : first + max(0, n - RUN + 1)]
                 parts.append(runs[np.sort(np.unique(runs, return_index=True)[1])])
                 counts.append(len(parts[-1]))
@@ -224,12 +224,12 @@ def contamination(heldout: HeldOut, slices: Iterable[Found], least: float) -> di
     results, first = {}, 0
     for name, n in heldout.documents.items():
         part = slice(first, first + n)
-        where: list[list[int]] = []
+        where_D: list[list[int]] = []
         for d in range(first, first + n):
             own = heldout.of_document[heldout.first_D[d] : heldout.first_D[d + 1]]
             held = own[there_R[own]]
-            where.append(at_T[heldout.text_D[d]].tolist() if exact_D[d] else at_R[held[0]].tolist() if len(held) else [])
+            where_D.append(at_T[heldout.text_D[d]].tolist() if exact_D[d] else at_R[held[0]].tolist() if len(held) else [])
         exact, overlapping = np.flatnonzero(exact_D[part]), np.flatnonzero(overlap_D[part])
-        results[name] = Contamination(n, exact, overlapping, share_D[part], where)
+        results[name] = Contamination(n, exact, overlapping, share_D[part], where_D)
         first += n
     return results

@@ -10,6 +10,7 @@ from functools import partial
 import numpy as np
 
 from slmctl.config import SourceConfig
+from slmctl.corpus.look_over import Part
 from slmctl.corpus.packing import Packer
 from slmctl.corpus.sources import Slice, Tally, documents
 from slmctl.corpus.text_files import kind_of, stamp
@@ -49,6 +50,8 @@ class Job:
     slice: Slice
     stamp: str = ""
     """The file's, from when its content was compared with the plan."""
+    held_out: Part | None = None
+    """Where to keep what of the held-out texts it holds; null does not look."""
 
     def text_bytes(self) -> int:
         """About how much text it is: Parquet and Hub slices are counted in other units, and are about a shard each."""
@@ -76,6 +79,8 @@ def _write(encoder: Encoder, folder: Folder, job: Job) -> bool:
     block_rows = rows_per_group(seq_len)
     packer = Packer(seq_len, encoder.eos_id, block_rows)
     tally, rows, max_id = Tally(), 0, 0
+    watch = job.held_out.watch() if job.held_out is not None else None
+    texts = documents(source, job.slice, tally)
     with ShardWriter(folder, shard_name(index), packing.columns, block_rows * seq_len) as writer:
 
         def put(blocks: Iterator[tuple[np.ndarray, np.ndarray]]) -> None:
@@ -85,7 +90,7 @@ def _write(encoder: Encoder, folder: Folder, job: Job) -> bool:
                 rows += len(ids) // seq_len
                 max_id = max(max_id, int(ids.max()))
 
-        for number, window in enumerate(windows(documents(source, job.slice, tally), 2 * packing.shard_bytes)):
+        for number, window in enumerate(windows(watch.passing(texts) if watch else texts, 2 * packing.shard_bytes)):
             shuffled = [window[i] for i in permutation(len(window), packing.seed, "documents", index, number)]
             for batch, encoded in encoder.encode_batches(batches(shuffled), texts_of, source.parse_special_tokens):
                 for (ordinal, _), ids in zip(batch, encoded, strict=True):
@@ -107,6 +112,8 @@ def _write(encoder: Encoder, folder: Folder, job: Job) -> bool:
             "tokens": packer.tokens,
             "counts": counts,
         }
+    if job.held_out is not None and watch is not None:
+        job.held_out.keep(watch)
     return writer.won
 
 

@@ -64,10 +64,9 @@ class Hashed:
     text_D: np.ndarray
     """Hash of each whole document (uint64)."""
 
-    @property
-    def first_D(self) -> np.ndarray:
+    def first(self) -> np.ndarray:
         """The first word of each document."""
-        return np.concatenate([[0], np.cumsum(self.words_D)])[:-1]
+        return np.cumsum(self.words_D) - self.words_D
 
     def document_of(self, words: np.ndarray) -> np.ndarray:
         """The document that each word is of."""
@@ -75,7 +74,9 @@ class Hashed:
 
     def whole(self, words: np.ndarray) -> np.ndarray:
         """Of these words, those that a run within one document begins with."""
-        return words[words + RUN <= np.cumsum(self.words_D)[self.document_of(words)]]
+        ends_D = np.cumsum(self.words_D)
+        within: np.ndarray = words[words + RUN <= ends_D[self.document_of(words)]]
+        return within
 
 
 def hash_texts(texts: list[str]) -> Hashed:

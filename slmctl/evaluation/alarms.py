@@ -10,6 +10,7 @@ from typing import Any
 
 from slmctl.evaluation.alarms_against import cost, over_seeds, settings, target_loss, tasks
 from slmctl.evaluation.alarms_selection import alignment, reference, selection
+from slmctl.evaluation.alarms_texts import contamination
 from slmctl.evaluation.alarms_together import Figure, OfArm, together
 from slmctl.evaluation.comparing import (
     SEEDS,
@@ -172,6 +173,7 @@ def cut_prompts(results: Results) -> Iterator[Alarm]:
 
 RULES: tuple[Callable[[Results], Iterator[Alarm]], ...] = (
     finite,
+    contamination,
     controls,
     selection,
     alignment,

@@ -24,7 +24,7 @@ from slmctl.evaluation.harness_data import data_files
 from slmctl.evaluation.tasks import TASKS
 from slmctl.evaluation.token_text import token_texts
 from slmctl.model.loading import ModelSource, empty_model
-from slmctl.stages import compare_arms
+from slmctl.stages import compare_arms, contamination
 from slmctl.stages.cards import write_cards
 from slmctl.stages.diagnose import Diagnosis
 from slmctl.stages.folders import DONE
@@ -64,6 +64,7 @@ def _evaluate(workspace: Workspace) -> None:
     if not arms:
         raise InputError("no arm is trained to its end yet. Run `slmctl pretrain` first.")
     notes = [note for arm in arms for note in compare_arms.warn_of_changes(workspace, arm)]
+    leaked = contamination.facts(workspace)
     sources = sources_of(workspace)
     checkpoints = {a: checkpoints_of(workspace, a) for a in arms}
     common = _common_inputs(workspace)
@@ -75,6 +76,7 @@ def _evaluate(workspace: Workspace) -> None:
         "scores": _score_hashes(workspace),
         "sweeps": read_sweeps(workspace.root),
         "notes": notes,
+        "contamination": leaked,
     }
     if are_current(workspace, inputs):
         workspace.begin(workspace.evaluation, inputs, RESULTS)  # to record what was let through
@@ -88,6 +90,7 @@ def _evaluate(workspace: Workspace) -> None:
     results: dict[str, Any] = {
         **{"schema": SCHEMA, "pipeline": config.name, "seed": config.seed, "target": config.eval.target},
         **{"level": config.eval.level, "notes": notes, "versions": library_versions(), "models": {}, "arms": {}},
+        "contamination": leaked,
     }
     for name, source in sources.items():
         kind = name if name in ("base", "reference") else "arm"
@@ -135,7 +138,7 @@ def _common_inputs(workspace: Workspace) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "corpus": corpus.manifest.content_hash,
-        "settings": config.eval.model_dump(mode="json"),
+        "settings": config.eval.model_dump(mode="json", exclude={"contamination", "contamination_overlap"}),
         "seed": config.seed,
         "intra_document_mask": config.data.intra_document_mask,
         "attn_implementation": config.model.attn_implementation,

@@ -15,7 +15,7 @@ from slmctl.config import ScratchConfig
 from slmctl.console import progress, say
 from slmctl.corpus.make_shard import COUNTS, Job, Packing, make_shard, maker
 from slmctl.corpus.packing import PADDING
-from slmctl.corpus.sources import Slice, Tally, documents, files_of, input_fingerprint, plan
+from slmctl.corpus.sources import Tally, documents, files_of, input_fingerprint, plan
 from slmctl.corpus.text_files import stamp
 from slmctl.corpus.tokenizer import Tokenizer, up_to_bytes
 from slmctl.corpus.train_tokenizer import train_tokenizer
@@ -24,6 +24,7 @@ from slmctl.files import read_json, sha256_json
 from slmctl.model.loading import load_model_config
 from slmctl.processes import spread
 from slmctl.stages.build import Build
+from slmctl.stages.contamination import pieces_of, plan_check
 from slmctl.stages.folders import INPUTS
 from slmctl.stages.gone import Kept, inputs_here, refuse_unreadable
 from slmctl.stages.workers import Share, cores
@@ -46,7 +47,8 @@ def set_names(workspace: Workspace) -> list[str]:
 
 def prepare(workspace: Workspace, share: Share = Share()) -> None:  # noqa: B008 - frozen
     """Makes every token set that is absent or no longer matches its inputs; of many workers, this one's share of the shards.
-    Whoever completes a set writes its manifest."""
+    Whoever completes a set writes its manifest. Raises `InputError` where held-out documents stand in the texts and
+    eval.contamination says to stop."""
     with workspace.planning():
         if workspace.config.missing_inputs == "stop":
             sets = {name: workspace.sources(name) for name in set_names(workspace)}
@@ -57,11 +59,18 @@ def prepare(workspace: Workspace, share: Share = Share()) -> None:  # noqa: B008
             if not isinstance(here, Kept):
                 workspace.claim_changed(workspace.tokens(name), f"tokens/{name}", here)
         found = [plan_set(workspace, name, vocab_size) for name in set_names(workspace)]
+        check = plan_check(workspace)
+    if check is not None:
+        for name, build in zip(set_names(workspace), found, strict=True):
+            if isinstance(build, Build):
+                build.jobs = check.watched(name, build.jobs)
     builds = [b for b in found if isinstance(b, Build)]
     jobs: list[Job | None] = [j for f in found for j in (f.jobs if isinstance(f, Build) else [None] * f)]
     make_shards(workspace, [j for j in share.of(jobs) if j is not None], share)
     for build in builds:
         build.finish()
+    if check is not None:
+        check.finish(share)
 
 
 def begin(workspace: Workspace) -> int:
@@ -190,8 +199,7 @@ def _build(workspace: Workspace, name: str, found: dict[str, Any], vocab_size: i
 
     jobs = []
     if not look:
-        files = [files_of(s) if s.hub is None else [s.hub] for s in sources]
-        pieces = [Slice(s, files[s][f], start, stop, limit) for s, f, start, stop, limit in found["slices"]]
+        pieces = pieces_of(sources, found)
         stamps = {f: stamp(f) for f in {p.file for p in pieces}}
         jobs = [Job(packing, i, piece, stamps[piece.file]) for i, piece in enumerate(pieces)]
     count = len(found["slices"])
