@@ -66,7 +66,8 @@ class Hashed:
 
     def first(self) -> np.ndarray:
         """The first word of each document."""
-        return np.cumsum(self.words_D) - self.words_D
+        before_D: np.ndarray = np.cumsum(self.words_D) - self.words_D
+        return before_D
 
     def document_of(self, words: np.ndarray) -> np.ndarray:
         """The document that each word is of."""

@@ -15,7 +15,7 @@ def contamination(results: Results) -> Iterator[Alarm]:
     found = results.get("contamination")
     if not isinstance(found, dict):
         return
-    evaluated = next(iter(results["models"].values()), {}).get("heldout", {})
+    evaluated = {heldout for model in results["models"].values() for heldout in model["heldout"]}
     dirty = False
     for heldout, figures in found.get("heldout", {}).items():
         for side in (s for s in ("curated", "corpus") if heldout in evaluated and s in figures):

@@ -137,11 +137,33 @@ def many(results: Results) -> None:
 SELECTED, CONTROL = "arms.slm.selected", "arms.slm.control"
 INTERVAL = "differences.0.interval"  # of slm - clm on target
 
+
+def leaked(exact: int, overlap: int, documents: int) -> dict[str, Any]:
+    """As results.json has it: documents of the target that stand in the corpus."""
+    clean = {"exact": 0, "overlap": 0}
+    found = {"documents": documents, "curated": clean, "corpus": {"exact": exact, "overlap": overlap}}
+    return {"run": 13, "overlap": 0.5, "heldout": {"target": found}, "not_checked": {}}
+
+
 RINGS = [
     # name, level, what is changed, what the sentence must say
     ("finite", "bad", put("models.clm.heldout.general.loss", None), "The loss of clm on general is not finite"),
     ("finite", "bad", put("models.slm.heldout.target.loss", math.inf), "The loss of slm on target"),
     ("finite", "warning", put("arms.slm.evals.1.heldout.target", None), "at step 500"),
+    (
+        "contamination",
+        "bad",
+        put("contamination", leaked(9, 3, 100)),
+        "12 of the 100 documents of target (12%) also stand in corpus",
+    ),
+    (
+        "contamination",
+        "warning",
+        put("contamination", leaked(0, 4, 100)),
+        "0 word for word, 4 with at least 50% of their 13-grams",
+    ),
+    ("contamination", "good", put("contamination", leaked(0, 0, 100)), "None of 100 held-out documents"),
+    ("contamination", "note", put("contamination", {"not_checked": {"all": "it is off"}}), "not checked for being in"),
     ("controls", "bad", drop("clm", "random"), "There is no control"),
     ("controls", "warning", drop("clm"), "No arm trains on all tokens"),
     ("controls", "warning", drop("random"), "No arm selects at random"),
