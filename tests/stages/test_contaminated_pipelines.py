@@ -214,6 +214,7 @@ def test_stop_refuses_with_what_to_do(settings):
 
 
 def test_texts_that_are_not_here_are_not_called_clean(settings, tmp_path, capsys):
+    settings["missing_inputs"] = "accept"
     prepare(opened(settings))
     wanted, root = report_of(settings), Path(settings["output_dir"])
     (tmp_path / "corpus.jsonl").rename(tmp_path / "away.jsonl")
