@@ -126,6 +126,9 @@ class DataConfig(Section):
     """Tokens in a row."""
     intra_document_mask: bool = False
     """True: attention and positions restart at each document of a row."""
+    bos: Literal["auto", "always", "never"] = "auto"
+    """Begin each row (with intra_document_mask each document, and what is left of it in a further row) and each prompt with the
+    tokenizer's beginning-of-sequence token; auto: where the tokenizer's own template puts one in front of a text."""
     shard_bytes: Annotated[int, Field(ge=1024)] = 64 * 2**20
     """Bytes of text that one token shard is made from (uncompressed)."""
     curated: Sources

@@ -11,7 +11,7 @@ import numpy as np
 
 from slmctl.config import SourceConfig
 from slmctl.corpus.look_over import Part
-from slmctl.corpus.packing import Packer
+from slmctl.corpus.packing import BosPlace, Packer
 from slmctl.corpus.sources import Slice, Tally, documents
 from slmctl.corpus.text_files import kind_of, stamp
 from slmctl.corpus.tokenizer import Encoder
@@ -24,6 +24,8 @@ from slmctl.store.shards import ShardWriter, rows_per_group, shard_name
 BATCH_DOCUMENTS = 512
 BATCH_BYTES = 2**20
 COUNTS = ("documents", "text_bytes", "empty_documents", "skipped_documents", "split_documents", "tokens", "padding")
+BOS_TOKENS = "bos_tokens"
+"""The count of a set with BOS that others lack."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class Packing:
     vocab_size: int
     bound: dict[str, str]
     """Facts that bind a shard to the set's inputs."""
+    bos_id: int | None = None
+    bos_at: BosPlace = "row"
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ def _write(encoder: Encoder, folder: Folder, job: Job) -> bool:
     packing, index, source = job.packing, job.index, job.packing.sources[job.slice.source]
     seq_len = packing.seq_len
     block_rows = rows_per_group(seq_len)
-    packer = Packer(seq_len, encoder.eos_id, block_rows)
+    packer = Packer(seq_len, encoder.eos_id, block_rows, packing.bos_id, packing.bos_at)
     tally, rows, max_id = Tally(), 0, 0
     watch = job.held_out.watch() if job.held_out is not None else None
     texts = documents(source, job.slice, tally)
@@ -102,14 +106,15 @@ def _write(encoder: Encoder, folder: Folder, job: Job) -> bool:
         counts = {
             **{"documents": tally.documents, "text_bytes": tally.text_bytes, "empty_documents": tally.empty},
             **{"skipped_documents": tally.skipped, "split_documents": packer.split, "tokens": packer.tokens},
-            "padding": rows * seq_len - packer.tokens,
+            "padding": rows * seq_len - packer.tokens - packer.bos,
+            **({BOS_TOKENS: packer.bos} if packing.bos_id is not None else {}),
         }
         writer.facts = {
             **packing.bound,
             "max_id": max_id,
             "slice": index,
             "rows": rows,
-            "tokens": packer.tokens,
+            "tokens": packer.tokens + packer.bos,
             "counts": counts,
         }
     if job.held_out is not None and watch is not None:

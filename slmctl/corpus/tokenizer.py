@@ -123,6 +123,28 @@ class Tokenizer(Encoder):
             )
         super().__init__(hf.backend_tokenizer, hf.eos_token_id)
         self.size: int = len(hf)
+        self.origin = origin
+        """The directory or Hub id that it was loaded from."""
+
+    @property
+    def bos_id(self) -> int | None:
+        """The id that it names as beginning of sequence, whether it puts that in front of texts or not."""
+        found: int | None = self.hf.bos_token_id
+        return found
+
+    @property
+    def bos_token(self) -> str | None:
+        return self.name_of([self.bos_id]) if self.bos_id is not None else None
+
+    def template_front(self) -> list[int]:
+        """Ids that its template puts in front of a text, such as a beginning-of-sequence token's."""
+        whole, bare = (list(self.hf("x", add_special_tokens=special)["input_ids"]) for special in (True, False))
+        at = next((i for i in range(len(whole)) if bare and whole[i : i + len(bare)] == bare), 0)
+        return whole[:at]
+
+    def name_of(self, ids: list[int]) -> str:
+        """Ids as their entries in the vocabulary, one after the other."""
+        return "".join(map(str, self.hf.convert_ids_to_tokens(ids)))
 
     def fingerprint(self) -> str:
         """Hash of all that decides which ids a text becomes, and of the end-of-sequence id."""

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from slmctl.config_eval import TaskConfig
+from slmctl.corpus.bos import cut_left, in_front
 from slmctl.corpus.json_lines import decode
 from slmctl.corpus.text_files import open_text, reading
 from slmctl.errors import ConfigError, InputError
@@ -149,19 +150,21 @@ def cut(text: str, stop: tuple[str, ...] = ("\n\n",)) -> str:
     return text[: min((at for s in stop if (at := text.find(s)) >= 0), default=len(text))]
 
 
-def run_task(model: Any, tokenizer: Any, task: GenerationTask, device: str) -> dict[str, Any]:
+def run_task(model: Any, tokenizer: Any, task: GenerationTask, device: str, bos_id: int | None = None) -> dict[str, Any]:
     """Accuracy, its standard error, and every item's output and verdict, in the items' order.
 
-    The prompt is cut from the left where the model's context is too short for it; how often is reported. Raises
+    Prompts begin with `bos_id` where it is given, and with nothing that the tokenizer's template would put there. A prompt is cut
+    from the left, but for its BOS, where the model's context is too short for it; how often is reported. Raises
     `InputError` where the task has no item, `ConfigError` where the longest generation leaves no room for a prompt.
     """
     if not task.items:
         raise InputError(f"task {task.name} has no item.")
     room = context_of(model) - task.max_new_tokens
-    if room < 1:
+    if room < (1 if bos_id is None else 2):
         raise ConfigError(f"task {task.name}: max_new_tokens {task.max_new_tokens} fills the model's whole context: lower it.")
-    prompts = [tokenizer(task.prefix + i.prompt, add_special_tokens=False)["input_ids"] for i in task.items]
-    texts = _generate_all(model, tokenizer, task, [p[-room:] for p in prompts], device)
+    bare = (list(tokenizer(task.prefix + i.prompt, add_special_tokens=False)["input_ids"]) for i in task.items)
+    prompts = [in_front(ids, bos_id) for ids in bare]
+    texts = _generate_all(model, tokenizer, task, [cut_left(p, room, bos_id) for p in prompts], device)
     outputs = [_verdict(task, i, item, text) for i, (item, text) in enumerate(zip(task.items, texts, strict=True))]
     n = len(outputs)
     accuracy = sum(o["correct"] for o in outputs) / n

@@ -45,6 +45,7 @@ def run_harness(
     device: str,
     seed: int,
     progress: Progress | None = None,
+    bos_id: int | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Runs tasks on `model` (a transformers causal LM, where it is). By name of each task, and of each group asked for (a
     suite may give its tasks other names than the harness'):
@@ -57,7 +58,8 @@ def run_harness(
 
     `task.data` is a JSON Lines file with the Hub dataset's fields (for a group also a folder, see `local_rows`). Few-shot
     examples written into the task stay; others are drawn by `seed` from NAME.train.jsonl beside NAME.jsonl, or from the file
-    itself less the item at hand. With local data nothing is fetched. `progress(task, requests done, of how many)` is called
+    itself less the item at hand. With local data nothing is fetched. Prompts begin with `bos_id`, once, where it is given, and
+    else with nothing that the tokenizer's template would put there. `progress(task, requests done, of how many)` is called
     after every batch. Random state, the model's mode and settings of generation, and the tokenizer are left as they were.
 
     Raises `ConfigError` where the harness is not installed, a name is unknown, or two results would have one name;
@@ -77,8 +79,9 @@ def run_harness(
                 backend="causal",
                 batch_size=plan.task.batch_size,
                 softmax_dtype="float32",
+                prefix_token_id=bos_id if bos_id is not None else tokenizer.eos_token_id,  # what documents of a row come after
             )
-            watched.report = progress
+            watched.bos_id, watched.report = bos_id, progress
             _run_plan(plan, watched, seed, found)
     return found
 

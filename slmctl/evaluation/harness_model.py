@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from slmctl.corpus.bos import cut_left, in_front
 from slmctl.errors import InputError
 from slmctl.model.loading import quiet_transformers
 
@@ -33,9 +35,12 @@ def model_class() -> Any:
     from lm_eval.models.huggingface import HFLM
 
     class Watched(HFLM):  # type: ignore[misc]
-        """The harness' model that reports every batch, and counts prompts that do not fit."""
+        """The harness' model that reports every batch, counts prompts that do not fit, and puts BOS in front of a text where
+        rows have it: the harness goes by the tokenizer's template, and cuts BOS off a text that is too long."""
 
         report: Progress | None = None
+        bos_id: int | None = None
+        rolling = False
 
         def begin(self, task: str) -> None:
             self.task, self.done, self.total = task, 0, 0
@@ -46,15 +51,38 @@ def model_class() -> Any:
             if self.report is not None:
                 self.report(self.task, self.done, self.total)
 
+        def tok_encode(
+            self, string: str, add_special_tokens: bool | None = None, left_truncate_len: int | None = None, **_: Any
+        ) -> list[int]:
+            bos_id = None if add_special_tokens is False or self.rolling else self.bos_id
+            ids = in_front(list(self.tokenizer.encode(string, add_special_tokens=False)), bos_id)
+            return cut_left(ids, left_truncate_len, bos_id) if left_truncate_len else ids
+
+        def tok_batch_encode(
+            self, strings: list[str], *_: Any, left_truncate_len: int | None = None, **__: Any
+        ) -> tuple[Tensor, Tensor]:  # padded on the left, as generation needs it, and not cut on the right
+            rows = [self.tok_encode(s, left_truncate_len=left_truncate_len) for s in strings]
+            blank = [max(map(len, rows)) - len(ids) for ids in rows]
+            padded = [[self.tokenizer.pad_token_id] * n + ids for n, ids in zip(blank, rows, strict=True)]
+            mask = [[0] * n + [1] * len(ids) for n, ids in zip(blank, rows, strict=True)]
+            return torch.tensor(padded), torch.tensor(mask)
+
+        def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = True) -> Any:  # noqa: ARG002 - no bars
+            self.rolling = True  # the prefix is put before a text by the harness here
+            try:
+                return super().loglikelihood_rolling(requests, disable_tqdm=True)
+            finally:
+                self.rolling = False
+
         def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> Any:  # noqa: ARG002 - no bars
             self.done, self.total = 0, len(requests)
             return super().loglikelihood(requests, disable_tqdm=True)
 
         def _loglikelihood_tokens(self, requests: Any, *args: Any, **options: Any) -> Any:
-            self.cut |= {
-                text[0] for text, context, answer in requests if text and len(context) + len(answer) > self.max_length + 1
-            }
-            return super()._loglikelihood_tokens(requests, *args, **options)
+            room = self.max_length + 1
+            self.cut |= {text[0] for text, context, answer in requests if text and len(context) + len(answer) > room}
+            fitting = [(t, cut_left(c or [self.prefix_token_id], max(1, room - len(a)), self.bos_id), a) for t, c, a in requests]
+            return super()._loglikelihood_tokens(fitting, *args, **options)
 
         def generate_until(self, requests: Any, disable_tqdm: bool = True) -> Any:  # noqa: ARG002 - no bars
             from lm_eval.models.utils import normalize_gen_kwargs

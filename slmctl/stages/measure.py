@@ -248,16 +248,18 @@ class Measure:
 
     def _tasks(self, model: SplitModel, name: str) -> dict[str, Any]:
         found: dict[str, Any] = {}
-        tokenizer = self.workspace.tokenizer().hf
+        tokenizer, bos = self.workspace.tokenizer().hf, self.workspace.bos()
+        bos_id = bos.id if bos is not None else None
         if self.generation_tasks:
             from slmctl.evaluation.generation import run_task
 
             for task in self.generation_tasks:
-                found[task.name] = run_task(model.model, tokenizer, task, self.device)
+                found[task.name] = run_task(model.model, tokenizer, task, self.device, bos_id)
         if self.harness_tasks:
             from slmctl.evaluation.harness import run_harness
 
-            others = run_harness(self.harness_tasks, model.model, tokenizer, self.device, self.workspace.config.seed)
+            seed = self.workspace.config.seed
+            others = run_harness(self.harness_tasks, model.model, tokenizer, self.device, seed, bos_id=bos_id)
             if twice := sorted(set(found) & set(others)):
                 raise ConfigError(f"eval.tasks: {twice[0]!r} is a task of lm-evaluation-harness, too. Rename your own.")
             found |= others

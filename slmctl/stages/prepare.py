@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from slmctl.config import ScratchConfig
-from slmctl.console import progress, say
-from slmctl.corpus.make_shard import COUNTS, Job, Packing, make_shard, maker
+from slmctl.console import progress, say, warn
+from slmctl.corpus.bos import contradiction, described
+from slmctl.corpus.make_shard import BOS_TOKENS, COUNTS, Job, Packing, make_shard, maker
 from slmctl.corpus.packing import PADDING
 from slmctl.corpus.sources import Tally, documents, files_of, input_fingerprint, plan
 from slmctl.corpus.text_files import stamp
@@ -28,11 +29,11 @@ from slmctl.stages.contamination import pieces_of, plan_check
 from slmctl.stages.folders import INPUTS
 from slmctl.stages.gone import Kept, inputs_here, refuse_unreadable
 from slmctl.stages.workers import Share, cores
-from slmctl.stages.workspace import Workspace
+from slmctl.stages.workspace import Workspace, packing_found
 from slmctl.storage import is_private
 from slmctl.store import manifest as manifests
 from slmctl.store.build import Coverage, in_order, read_plan
-from slmctl.store.manifest import Manifest, is_complete, library_versions, load_manifest
+from slmctl.store.manifest import Manifest, differences, is_complete, library_versions, load_manifest
 from slmctl.store.shards import rows_per_group
 
 THREADS_A_PROCESS = 4
@@ -54,6 +55,7 @@ def prepare(workspace: Workspace, share: Share = Share()) -> None:  # noqa: B008
             sets = {name: workspace.sources(name) for name in set_names(workspace)}
             refuse_unreadable(sets, lambda name: manifests.exists(workspace.tokens(name)))
         vocab_size = begin(workspace)
+        tell_bos(workspace)
         for name in set_names(workspace):  # first, so that either all or none of what has changed is moved aside
             here = workspace.inputs_here(name, made_before(workspace, name))
             if not isinstance(here, Kept):
@@ -86,6 +88,16 @@ def begin(workspace: Workspace) -> int:
             f"data.seq_len: {config.data.seq_len} is beyond the {room} positions of the base model; use at most {room}."
         )
     return int(model.vocab_size)
+
+
+def tell_bos(workspace: Workspace) -> None:
+    """Says what rows begin with, and where the tokenizer would have it otherwise."""
+    tokenizer, bos, setting = workspace.tokenizer(), workspace.bos(), workspace.config.data.bos
+    for line in described(tokenizer, bos, setting):
+        say(f"prepare: {line}")
+    against = contradiction(tokenizer, workspace.config.model.revision) if setting == "auto" else None
+    if against is not None:
+        warn(against)
 
 
 def make_tokenizer(workspace: Workspace, scratch: ScratchConfig) -> None:
@@ -140,12 +152,13 @@ def plan_set(workspace: Workspace, name: str, vocab_size: int) -> Build | int:
     not depend on what others have completed before it began."""
     config, folder, sources = workspace.config, workspace.tokens(name), workspace.sources(name)
     tokenizer = workspace.tokenizer()
-    tokenizer.check_ids(np.array([tokenizer.eos_id]), vocab_size)
+    bos = workspace.bos()
+    tokenizer.check_ids(np.array([tokenizer.eos_id, *([bos.id] if bos is not None else [])]), vocab_size)
     made_from = workspace.inputs_here(name, made_before(workspace, name))
     if isinstance(made_from, Kept):
         kept = load_manifest(folder, "tokens") if manifests.exists(folder) else None
         wanted = {**workspace.packing_inputs(), **made_from.inputs}
-        if kept is not None and all(kept.made_from.get(k) == v for k, v in wanted.items()):
+        if kept is not None and not differences(packing_found(kept.made_from, wanted), wanted):
             say(f"prepare {name}: kept as it is")
             return len(kept.shards)
         raise InputError(f"tokens/{name} cannot be made as the configuration wants it now: {made_from.why}")
@@ -171,14 +184,16 @@ def plan_set(workspace: Workspace, name: str, vocab_size: int) -> Build | int:
 def _build(workspace: Workspace, name: str, found: dict[str, Any], vocab_size: int, look: bool = False) -> Build:
     """A set in the making; with `look` without the jobs, for which its texts have to be here."""
     config, folder, sources = workspace.config, workspace.tokens(name), workspace.sources(name)
-    tokenizer, data = workspace.tokenizer(), config.data
+    tokenizer, data, bos = workspace.tokenizer(), config.data, workspace.bos()
     columns = columns_of(tokenizer, vocab_size)
     bound = {"binding": sha256_json(found)}
-    packing = Packing(str(folder), sources, columns, data.seq_len, config.seed, data.shard_bytes, vocab_size, bound)
+    begun: dict[str, Any] = {"bos_id": bos.id, "bos_at": bos.at} if bos is not None else {}
+    packing = Packing(str(folder), sources, columns, data.seq_len, config.seed, data.shard_bytes, vocab_size, bound, **begun)
 
     def manifest(coverage: Coverage) -> Manifest:
         facts = [f for f in coverage.facts if f is not None]
-        counts = {k: sum(f["counts"][k] for f in facts) for k in COUNTS}
+        counted = (*COUNTS, *([BOS_TOKENS] if bos is not None else []))
+        counts = {k: sum(f["counts"][k] for f in facts) for k in counted}
         if counts["tokens"] == 0:
             raise InputError(
                 f"{name} is empty: no document with text in its files ({counts['empty_documents']} empty, "
@@ -188,6 +203,7 @@ def _build(workspace: Workspace, name: str, found: dict[str, Any], vocab_size: i
             "columns": columns,
             "eos_id": tokenizer.eos_id,
             "padding_document": PADDING,
+            **begun,
             "max_id": max(f["max_id"] for f in facts),
         }
         made = Manifest(
@@ -218,8 +234,7 @@ def builds(workspace: Workspace) -> list[Build]:
         planned = read_plan(workspace.tokens(name))
         if planned is None:
             raise InputError(f"{workspace.tokens(name)} was not planned yet. Run `slmctl prepare` first.")
-        wanted, made = workspace.packing_inputs(), planned["made_from"]
-        workspace.refuse(f"tokens/{name}", {k: made.get(k) for k in wanted}, wanted, "Run `slmctl prepare` again.")
+        workspace.refuse_other_packing(name, planned["made_from"], workspace.packing_inputs())
         found.append(_build(workspace, name, planned, vocab_size, look=True))
     return found
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from slmctl.config import ArmConfig, PipelineConfig, ReferenceModel, SourceConfig, TrainingConfig
 from slmctl.console import warn
+from slmctl.corpus.bos import Bos, bos_of
 from slmctl.corpus.sources import input_fingerprint, unhashed_bytes
 from slmctl.corpus.tokenizer import Tokenizer, load_tokenizer
 from slmctl.errors import InputError, MismatchError
@@ -26,8 +27,8 @@ _NOT_THE_RESULT = {
     *("on_nonfinite", "hang_timeout", "profile"),
 }
 
-_NEVER_ACCEPTED = {"seq_len", "intra_document_mask"}
-"""Where these differ, losses are of other predictions than those that are trained."""
+_NEVER_ACCEPTED = {"seq_len", "intra_document_mask", "bos"}
+"""Where these differ, losses are of other predictions than those that are trained, or prompts begin otherwise than rows."""
 
 HASHED_BY_READERS = 2**33
 """Bytes of texts, not hashed from here before, up to which a stage that only reads a set still compares them by content;
@@ -38,6 +39,11 @@ def result_settings(settings: TrainingConfig) -> dict[str, Any]:
     """The settings that decide the weights: not those of logs, checkpoints, evaluations and memory."""
     layout_decides = isinstance(settings, ArmConfig) and settings.selection.scope != "group"
     return settings.model_dump(mode="json", exclude=_NOT_THE_RESULT - ({"micro_batch"} if layout_decides else set()))
+
+
+def packing_found(made: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
+    """What a token set was made from, as far as `wanted` names it; and its BOS, which is not named where there is none."""
+    return {k: made.get(k) for k in (*wanted, "bos")}
 
 
 class Workspace(Folders):
@@ -89,7 +95,7 @@ class Workspace(Folders):
         `accept_mismatch` names is let through with a warning, and kept in `accepted` for the run's record."""
         differ = {d: d.split(": found ", 1)[0] for d in (f"{label}:{d}" for d in differences(found, wanted))}
         never = _NEVER_ACCEPTED if label.startswith(SETS) else ()
-        offered = {d: field for d, field in differ.items() if field.rpartition(":")[2] not in never}
+        offered = {d: field for d, field in differ.items() if field.rpartition(":")[2].partition(".")[0] not in never}
         accepted = {d for d, field in offered.items() if field in self.config.accept_mismatch}
         for line in sorted(accepted):
             warn(f"accept_mismatch lets through {line}")
@@ -128,6 +134,7 @@ class Workspace(Folders):
             "seed": self.config.seed,
             "seq_len": data.seq_len,
             "intra_document_mask": data.intra_document_mask,
+            "bos": bos.inputs() if (bos := self.bos()) is not None else None,
             "attn_implementation": self.config.model.attn_implementation,
         }
 
@@ -193,6 +200,13 @@ class Workspace(Folders):
                 self._tokenizer = load_tokenizer(str(model.path), model.gguf_file, model.revision)
         return self._tokenizer
 
+    def bos(self) -> Bos | None:
+        """The beginning-of-sequence token that rows and prompts begin with; None where they begin with none."""
+        data = self.config.data
+        if data.bos == "never" or (data.bos == "auto" and self.config.model.scratch is not None):
+            return None  # the template of a tokenizer that is trained here puts nothing in front
+        return bos_of(self.tokenizer(), data.bos, "document" if data.intra_document_mask else "row")
+
     # --- sets, opened with their bindings checked ---
 
     def sources(self, name: str) -> list[SourceConfig]:
@@ -220,8 +234,19 @@ class Workspace(Folders):
 
     def packing_inputs(self) -> dict[str, Any]:
         data = self.config.data
-        tokenizer = self.tokenizer().fingerprint()
-        return {"tokenizer": tokenizer, "seq_len": data.seq_len, "seed": self.config.seed, "shard_bytes": data.shard_bytes}
+        tokenizer, bos = self.tokenizer().fingerprint(), self.bos()
+        return {
+            **{"tokenizer": tokenizer, "seq_len": data.seq_len, "seed": self.config.seed, "shard_bytes": data.shard_bytes},
+            **({"bos": bos.inputs()} if bos is not None else {}),
+        }
+
+    def refuse_other_packing(self, name: str, made: dict[str, Any], wanted: dict[str, Any]) -> None:
+        """Raises `MismatchError` where a token set was made from other than `wanted`, as far as that goes."""
+        found = packing_found(made, wanted)
+        advice = "Run `slmctl prepare` again."
+        if found.get("bos") != wanted.get("bos") and self.config.data.bos == "auto" and "bos" in wanted:
+            advice += " (It now begins rows with the tokenizer's beginning-of-sequence token; -o data.bos=never goes without.)"
+        self.refuse(f"tokens/{name}", found, wanted, advice)
 
     def open_tokens(self, name: str) -> TokenSet:
         """Opens `curated`, `corpus` or `heldout/<name>`.
@@ -235,7 +260,7 @@ class Workspace(Folders):
         wanted = self.packing_inputs()
         here = self.inputs_here(name, made, by_content=False)
         wanted |= here.inputs if isinstance(here, Kept) else here
-        self.refuse(f"tokens/{name}", {k: made.get(k) for k in wanted}, wanted, "Run `slmctl prepare` again.")
+        self.refuse_other_packing(name, made, wanted)
         return found
 
     def score_inputs(self) -> dict[str, Any]:
