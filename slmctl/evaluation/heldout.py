@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from slmctl.corpus.packing import PADDING
+from slmctl.corpus.packing import PADDING, bos_mask
 from slmctl.corpus.tokenizer import Tokenizer
 from slmctl.model.row_losses import row_losses
 from slmctl.model.split import SplitModel
@@ -119,13 +119,16 @@ def document_losses(model: SplitModel, reader: RowReader, device: str, batch_row
 
 
 def document_bytes(reader: RowReader, tokenizer: Tokenizer) -> dict[int, int]:
-    """Bytes of text (UTF-8) of each document of a set, by number: its tokens decoded, without the EOS that ends it."""
+    """Bytes of text (UTF-8) of each document of a set, by number: its tokens decoded, without the EOS that ends it and the
+    BOS that stand in it."""
     found: dict[int, int] = {}
     held: list[int] = []
     last = None
+    bos_at = reader.tokens.manifest.format.get("bos_at")
     for at in range(0, reader.tokens.rows, DECODED_ROWS):
         rows = reader.fetch(np.arange(at, min(at + DECODED_ROWS, reader.tokens.rows)))
-        ids, documents = rows.ids_BT.ravel(), rows.document_BT.ravel()
+        text_BT = ~bos_mask(rows.document_BT, bos_at)
+        ids, documents = rows.ids_BT[text_BT], rows.document_BT[text_BT]
         edges = [0, *(np.flatnonzero(np.diff(documents)) + 1).tolist(), len(ids)]
         for a, b in itertools.pairwise(edges):
             if last is not None and documents[a] != last:

@@ -173,6 +173,10 @@ def _training(facts: CardFacts) -> list[tuple[str, Any]]:
     if facts.get("seq_len") is not None:
         restart = ", attention restarts at each document" if facts.get("intra_document_mask") else ""
         lines.append(("row length", f"{facts['seq_len']:,} tokens{restart}"))
+    if "bos" in facts:
+        begun = "document" if facts.get("intra_document_mask") else "row"
+        none = "none: rows began with a text's own tokens"
+        lines.append(("beginning-of-sequence token", f"{facts['bos']} before each {begun}" if facts["bos"] else none))
     lines += [("seed", facts["seed"])] if facts.get("seed") is not None else []
     lines += [("hardware", facts["hardware"])] if facts.get("hardware") else []
     return lines

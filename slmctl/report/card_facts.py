@@ -42,6 +42,8 @@ class CardFacts(TypedDict, total=False):
     """Training settings (TrainingConfig)."""
     seq_len: int
     intra_document_mask: bool
+    bos: str | None
+    """The beginning-of-sequence token that each row, or each document of it, began with; null: none."""
     seed: int
     steps: int
     tokens_seen: int
@@ -79,12 +81,14 @@ def card_facts(
     results: dict[str, Any] | None = None,
     reference_metrics: list[dict[str, Any]] | None = None,
     flops: float | None = None,
+    bos: str | None = None,
 ) -> CardFacts:
     """Facts of the card of `name`: `base` (one that was made from scratch), `reference` or an arm.
 
     `config` is `PipelineConfig.model_dump(mode="json")` (or config.resolved.yaml), `metrics` and `environments` are the
     records of the run's metrics.jsonl and environment.jsonl, `results` is results.json (schema 2), where there is one yet.
-    `reference_metrics` are those of the pipeline's reference, `flops` the operations of this model's training by its shape.
+    `reference_metrics` are those of the pipeline's reference, `flops` the operations of this model's training by its shape, `bos` the
+    token that its rows began with.
     What results.json says of an arm, which is what it was trained as, goes before what the configuration says now.
     """
     results = results or {}
@@ -105,6 +109,7 @@ def card_facts(
         "settings": settings,
         "seq_len": config["data"]["seq_len"],
         "intra_document_mask": config["data"]["intra_document_mask"],
+        "bos": bos,
         "seed": arm.get("seed", settings.get("seed") if settings.get("seed") is not None else config["seed"]),
         "flops": flops,
         **_measured(metrics or [], arm),

@@ -22,7 +22,9 @@ def write_card(workspace: Workspace, name: str, results: dict[str, Any] | None =
     metrics, environments = read_log(run / "metrics.jsonl"), read_log(run / "environment.jsonl")
     reference = read_log(workspace.reference / "training" / "metrics.jsonl")
     flops = _flops(workspace, name, metrics)
-    card = model_card(card_facts(name, config, metrics, environments, results, reference, flops))
+    bos = workspace.bos()
+    token = bos.token if bos is not None else None
+    card = model_card(card_facts(name, config, metrics, environments, results, reference, flops, token))
     with publishing(model / "README.md") as temporary:
         temporary.write_text(card, encoding="utf-8")
 

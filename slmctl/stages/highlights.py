@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from slmctl.corpus.packing import PADDING
+from slmctl.corpus.packing import PADDING, bos_mask
 from slmctl.evaluation.token_text import token_texts
 from slmctl.stages.diagnose import Diagnosis
 
@@ -30,10 +30,12 @@ def _longest_documents(diagnosis: Diagnosis) -> list[tuple[int, int, int]]:
     """(row, first, last + 1) of a document in each of so many rows, spread over them; the longest of its row."""
     wanted = diagnosis.measure.config.highlighted
     document = diagnosis.data.rows.document_BT
+    begins = bos_mask(document, diagnosis.reader.tokens.manifest.format.get("bos_at"))  # BOS is none of a document's tokens
     found = []
     for row in np.unique(np.linspace(0, len(document) - 1, min(wanted, len(document))).astype(int)) if wanted else []:
         edges = np.flatnonzero(np.diff(document[row], prepend=document[row][0] - 1, append=document[row][-1] + 1))
-        pieces = [(b - a, a, b) for a, b in itertools.pairwise(edges) if document[row][a] != PADDING]
+        parts = [(a + begins[row][a], b) for a, b in itertools.pairwise(edges) if document[row][a] != PADDING]
+        pieces = [(b - a, a, b) for a, b in parts if a < b]
         if pieces:
             _, a, b = max(pieces)
             found.append((int(row), int(a), int(min(b, a + LONGEST))))

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from slmctl.console import out
+from slmctl.corpus.packing import bos_mask
 from slmctl.corpus.sources import Slice, Tally, documents, files_of
 from slmctl.errors import ConfigError, InputError
 from slmctl.model.loading import load_model
@@ -45,13 +46,14 @@ def inspect(workspace: Workspace, which: str, shard: int, document: int | None, 
         line("the shard is empty: its slice of the text holds no document")
         return
     if scores is None:
-        print_tokens(workspace, ids, numbers)
+        print_tokens(workspace, ids, numbers, tokens)
     else:
         print_losses(columns)
         if top:
             print_highest(workspace, ids, columns["ref_loss"], top)
     if document is not None:
-        print_document(workspace, which, shard, document, ids, numbers, columns.get("ref_loss"))
+        own = bos_mask(numbers, tokens.manifest.format.get("bos_at"))
+        print_document(workspace, which, shard, document, ids, np.where(own, -1, numbers), columns.get("ref_loss"))
 
 
 def line(text: str = "") -> None:
@@ -105,11 +107,15 @@ def read_shard(tokens: TokenSet, scores: ScoreSet | None, shard: int) -> tuple[n
     return ids, document, {c: np.concatenate([blank.astype(np.float32), *[j[c] for j in joined]]) for c in columns}
 
 
-def print_tokens(workspace: Workspace, ids: np.ndarray, numbers: np.ndarray) -> None:
-    valid = numbers >= 0
+def print_tokens(workspace: Workspace, ids: np.ndarray, numbers: np.ndarray, tokens: TokenSet) -> None:
+    form = tokens.manifest.format
+    bos = bos_mask(numbers, form.get("bos_at"))
+    if form.get("bos_id") is not None:
+        line(f"  {bos.sum():,} beginning-of-sequence tokens {shown(workspace, [form['bos_id']])}, one before each {form['bos_at']}")
+    valid = (numbers >= 0) & ~bos
     _, lengths = np.unique(numbers[valid], return_counts=True)
     low, middle, high = np.quantile(lengths, (0.1, 0.5, 0.9))
-    padding = int((~valid).sum())
+    padding = int((numbers < 0).sum())
     line(f"  {len(lengths):,} documents of {low:.0f} / {middle:.0f} / {high:.0f} tokens (10%, half, 90%), padding {padding:,}")
     counts = np.bincount(ids[valid].astype(np.int64))
     common = np.argsort(-counts, kind="stable")[:12]

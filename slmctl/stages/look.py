@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 
 from slmctl.console import out
+from slmctl.corpus.packing import bos_mask
 from slmctl.errors import CorruptError
 from slmctl.stages import prepare, score
 from slmctl.stages.build import Build, finalize, status, verify
@@ -54,4 +55,7 @@ def impossible_tokens(tokens: ShardSet, group: int, columns: dict[str, np.ndarra
         return "it holds documents of another shard"
     if (ids[valid:] != form["eos_id"]).any():
         return "padding does not hold the end-of-sequence token"
+    begins = bos_mask(columns["document"].reshape(-1, tokens.seq_len), form.get("bos_at")).ravel()
+    if (ids[begins] != form.get("bos_id")).any():
+        return "a row or document does not begin with the beginning-of-sequence token"
     return None
