@@ -87,9 +87,9 @@ def card_facts(
 
     `config` is `PipelineConfig.model_dump(mode="json")` (or config.resolved.yaml), `metrics` and `environments` are the
     records of the run's metrics.jsonl and environment.jsonl, `results` is results.json (schema 2), where there is one yet.
-    `reference_metrics` are those of the pipeline's reference, `flops` the operations of this model's training by its shape, `bos` the
-    token that its rows began with.
-    What results.json says of an arm, which is what it was trained as, goes before what the configuration says now.
+    `reference_metrics` are those of the pipeline's reference, `flops` the operations of this model's training by its shape,
+    `bos` the token that its rows began with. What results.json says of an arm, which is what it was trained as, goes before
+    what the configuration says now.
     """
     results = results or {}
     kind = name if name in ("base", "reference") else "arm"

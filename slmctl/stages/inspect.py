@@ -111,7 +111,8 @@ def print_tokens(workspace: Workspace, ids: np.ndarray, numbers: np.ndarray, tok
     form = tokens.manifest.format
     bos = bos_mask(numbers, form.get("bos_at"))
     if form.get("bos_id") is not None:
-        line(f"  {bos.sum():,} beginning-of-sequence tokens {shown(workspace, [form['bos_id']])}, one before each {form['bos_at']}")
+        token, place = shown(workspace, [form["bos_id"]]), form["bos_at"]
+        line(f"  {bos.sum():,} beginning-of-sequence tokens {token}, one before each {place}")
     valid = (numbers >= 0) & ~bos
     _, lengths = np.unique(numbers[valid], return_counts=True)
     low, middle, high = np.quantile(lengths, (0.1, 0.5, 0.9))

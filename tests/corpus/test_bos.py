@@ -53,9 +53,7 @@ def test_auto_is_what_the_template_does(
         try:
             found = bos_of(tokenizer, setting, "row")
         except ConfigError as e:
-            assert "data.bos: always" in str(e)
-            assert "bos_token" in str(e)
-            return ConfigError
+            return type(e)
         assert found is None or tokenizer.backend.token_to_id(found.token) == found.id
         return found and found.token
 

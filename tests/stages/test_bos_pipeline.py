@@ -14,7 +14,7 @@ from bos_tokenizer import begin_with
 from evaluated_pipeline import set_rows
 from tiny_store import make_model, make_tokenizer, open_workspace, store_settings, texts, write_jsonl
 
-from slmctl.errors import ConfigError, MismatchError
+from slmctl.errors import ConfigError, InputError, MismatchError
 from slmctl.evaluation.heldout import document_bytes
 from slmctl.stages.evaluate import evaluate
 from slmctl.stages.inspect import inspect
@@ -165,7 +165,7 @@ def test_a_run_goes_on_and_ends_as_if_it_had_not_stopped(made: tuple[Settings, W
 
 
 def test_shards_are_verified_and_inspected_with_their_bos(
-    made: tuple[Settings, Workspace], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    made: tuple[Settings, Workspace], capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings, _ = made
     workspace = open_workspace(settings)
@@ -195,7 +195,7 @@ def test_a_set_that_has_bos_where_none_is_wanted_is_refused_and_the_reverse(
     with pytest.raises(MismatchError, match="tokens/curated:bos: found"):
         look_at_tokens(open_workspace(settings), "status")
     Path(settings["data"]["corpus"]["path"]).rename(tmp_path / "gone.jsonl")
-    with pytest.raises(Exception, match="corpus.jsonl"):  # a set whose texts are gone is kept only where it is what is wanted
+    with pytest.raises(InputError, match=r"corpus\.jsonl"):  # a set whose texts are gone is kept only where it is what is wanted
         prepare(open_workspace(settings))
     (tmp_path / "gone.jsonl").rename(settings["data"]["corpus"]["path"])
     prepare(open_workspace(settings))
@@ -223,7 +223,7 @@ def test_always_wants_a_token(tmp_path: Path) -> None:
     settings = bos_settings(tmp_path, False)
     begin_with(tmp_path / "model", "$A", bos_token=None)
     settings["data"]["bos"] = "always"
-    with pytest.raises(ConfigError, match="data.bos: always, but the tokenizer has no"):
+    with pytest.raises(ConfigError, match=r"data\.bos: always, but the tokenizer has no"):
         prepare(open_workspace(settings))
 
 
