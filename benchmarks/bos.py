@@ -1,6 +1,6 @@
 """What a beginning-of-sequence token is worth to a model that was trained with one.
 
-python benchmarks/bos.py     # results/bos.json; a minute and a half on one core
+python benchmarks/bos.py     # results/bos.json; a minute and three quarters of one core
 
 A tiny Llama is trained on rows that begin with `<s>` (the source texts of Python's standard library). Then slmctl prepares the
 same held-out text with `data.bos: always` and `never`, and works out the losses of both sets, for each of three seeds.
