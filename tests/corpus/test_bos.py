@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from bos_tokenizer import BOS, begin_with
 from tiny_store import load_tokenizer, make_tokenizer
+from tokenizers import pre_tokenizers
 
 from slmctl.corpus.bos import bos_of, contradiction, cut_left, described, in_front
 from slmctl.corpus.tokenizer import Tokenizer
@@ -118,3 +119,31 @@ def test_a_prompt_has_its_bos_once_and_keeps_it_when_it_is_cut() -> None:
     for room, kept in ((4, [1, 5, 6, 7]), (3, [1, 6, 7]), (2, [1, 7]), (1, [1])):
         assert cut_left([1, 5, 6, 7], room, 1) == kept
         assert cut_left([1, 5, 6, 7], room, None) == [1, 5, 6, 7][-room:]
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+@pytest.mark.parametrize("added", [True, False])
+def test_a_gguf_files_own_setting_decides(tmp_path: Path, kind: str, added: bool) -> None:
+    gguf = pytest.importorskip("gguf")
+    writer = gguf.GGUFWriter(tmp_path / "t.gguf", "llama")
+    if kind == "llama":
+        tokens = ["<unk>", BOS, "</s>", *[f"<0x{b:02X}>" for b in range(256)], "\u2581", "x", "\u2581x"]
+        types = [2, 3, 3] + [6] * 256 + [1] * 3
+        writer.add_token_scores([0.0] * 259 + [-1.0, -2.0, -3.0])
+    else:
+        letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+        tokens, types = [*letters, BOS, "</s>", "th"], [1] * len(letters) + [3, 3, 1]
+        writer.add_token_merges(["t h"])
+    writer.add_tokenizer_model(kind)
+    writer.add_token_list(tokens)
+    writer.add_token_types(types)
+    writer.add_vocab_size(len(tokens))
+    writer.add_bos_token_id(tokens.index(BOS))
+    writer.add_eos_token_id(tokens.index("</s>"))
+    writer.add_add_bos_token(added)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    found = bos_of(load_tokenizer(str(tmp_path), "t.gguf"), "auto", "row")
+    assert (found and found.id) == (tokens.index(BOS) if added else None)
