@@ -12,7 +12,9 @@ from slmctl.errors import CorruptError, InputError, MismatchError
 from slmctl.files import sha256_json
 from slmctl.storage import Folder
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+READ_VERSIONS = (2, 3)
+"""Version 2 has token ids in split bytes (BYTE_STREAM_SPLIT), which version 3 reads as well."""
 FILE = "manifest.json"
 
 
@@ -90,8 +92,9 @@ def load_manifest(place: Folder | Path, kind: str) -> Manifest:
         stage = "prepare" if kind == "tokens" else "score"
         raise InputError(f"{path} does not exist: the set is absent or not complete. Run `slmctl {stage}` first.") from None
     found = data.get("schema_version") if isinstance(data, dict) else None
-    if found != SCHEMA_VERSION:
-        raise MismatchError(f"{path}: schema_version is {found}, this slmctl reads {SCHEMA_VERSION}. Make the set anew.")
+    if type(found) is not int or found not in READ_VERSIONS:
+        reads = " and ".join(map(str, READ_VERSIONS))
+        raise MismatchError(f"{path}: schema_version is {found}, this slmctl reads {reads}. Make the set anew.")
     if data.get("kind") != kind:
         raise MismatchError(f"{path}: kind is {data.get('kind')!r}, wanted {kind!r}.")
     claimed = data.pop("content_hash", None)

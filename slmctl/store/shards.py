@@ -5,8 +5,7 @@ bytes, and a hash of its own. Chunks and footer tile the file, so the hash of th
 the whole content, and a reader verifies just the bytes that it reads, from a disk or over a network. Nothing is parsed
 before it is verified: some flipped bits of a footer make pyarrow abort the process.
 
-Encodings were measured, not guessed: BYTE_STREAM_SPLIT with zstd level 1 for ids and losses, DELTA_BINARY_PACKED for
-the document column (long constant runs), one page a row group.
+How a column is encoded is told in `chunks.py`.
 """
 
 from __future__ import annotations
@@ -24,15 +23,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
-import zstandard
+from zstandard import ZstdError
 
 from slmctl.errors import CorruptError, InputError
 from slmctl.files import disk_errors
 from slmctl.storage import Folder, LocalFolder, Source
+from slmctl.store import chunks
+from slmctl.store.footer import footer
 from slmctl.store.manifest import Shard, differences
 
 GROUP_TOKENS = 2**18
-_ENCODINGS = {"document": "DELTA_BINARY_PACKED"}
 _META = "slmctl"
 _SEAL = b"slmctl-footer-sha256:"
 _UNSEALED = b"0" * 64
@@ -67,28 +67,20 @@ class ShardWriter:
     def __init__(self, folder: Folder, name: str, columns: dict[str, str], group_tokens: int) -> None:
         self.folder, self.name = folder, name
         self.types = {n: np.dtype(t) for n, t in columns.items()}
-        self.schema = pa.schema([pa.field(n, pa.from_numpy_dtype(t), nullable=False) for n, t in self.types.items()])
         self.group_tokens = group_tokens
         self.facts: dict[str, Any] = {}
         self.won = False
         self._written: list[list[str]] = []
+        """The hashes of the values of each row group."""
+        self._groups: list[tuple[int, list[chunks.Chunk]]] = []
+        self._chunk_hashes: dict[str, list[str]] = {n: [] for n in self.types}
 
     def __enter__(self) -> ShardWriter:
         with self._errors():
             self._temporary = self.folder.temporary(self.name)
             try:
-                self._writer = pq.ParquetWriter(
-                    self._temporary,
-                    self.schema,
-                    compression="zstd",
-                    compression_level=1,
-                    use_dictionary=False,
-                    write_statistics=False,
-                    column_encoding={n: _ENCODINGS.get(n, "BYTE_STREAM_SPLIT") for n in self.types},
-                    write_page_checksum=True,
-                    data_page_size=2**30,
-                    max_rows_per_page=self.group_tokens,
-                )
+                self._file = open(self._temporary, "wb")
+                self._file.write(_MAGIC)
             except BaseException:
                 self._temporary.unlink(missing_ok=True)
                 raise
@@ -97,19 +89,29 @@ class ShardWriter:
     def write(self, **columns: np.ndarray) -> None:
         """Adds one row group; each column is [tokens of the group]."""
         group = {n: np.ascontiguousarray(columns[n], dtype=t) for n, t in self.types.items()}
+        shapes = {c.shape for c in group.values()}
+        if len(shapes) != 1 or any(len(s) != 1 or s[0] > self.group_tokens for s in shapes):
+            raise ValueError(f"columns of {shapes}, wanted one length of at most {self.group_tokens} for all")
         self._written.append(_hashes(group))
-        with self._errors():
-            table = pa.table([pa.array(c) for c in group.values()], schema=self.schema)
-            self._writer.write_table(table, row_group_size=self.group_tokens)
+        offset = self._file.tell()
+        described: list[chunks.Chunk] = []
+        for name, values in group.items():
+            pages, chunk = chunks.encode(values)
+            magic = _MAGIC if not self._groups and not described else b""  # counts as a part of the first chunk
+            self._chunk_hashes[name].append(_hash(magic + pages))
+            described.append(chunk)
+            with self._errors():
+                self._file.write(pages)
+        self._groups.append((offset, described))
 
     def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, trace: TracebackType | None) -> None:
         try:
             with self._errors():
                 try:
-                    self._writer.close()
-                except Exception:
                     if kind is None:
-                        raise
+                        self._file.write(self._footer())
+                finally:
+                    self._close(quietly=kind is not None)
                 if kind is None:
                     self._finish()
                     self.won = self.folder.publish(self._temporary, self.name)
@@ -124,27 +126,24 @@ class ShardWriter:
     def _errors(self) -> AbstractContextManager[None]:
         return disk_errors(self.folder.writes_at(self.name))
 
+    def _close(self, quietly: bool) -> None:
+        try:
+            self._file.close()
+        except OSError:
+            if not quietly:
+                raise
+
+    def _footer(self) -> bytes:
+        text = json.dumps({"facts": self.facts, "chunks": self._chunk_hashes}, sort_keys=True)
+        return _seal(footer(self.types, self._groups, {_META: _SEAL + _UNSEALED + text.encode()}))
+
     def _finish(self) -> None:
-        """Reads back all that was written, compares it with what it was, and completes the footer with the hashes."""
+        """Reads back all that was written, by pyarrow and as a reader will, and compares it with what it was."""
         with pq.ParquetFile(self._temporary, page_checksum_verification=True) as file:
-            metadata, schema = file.metadata, file.schema_arrow
             for group, wanted in enumerate(self._written):
                 if _hashes(_decode(file, group, list(self.types))) != wanted:
                     raise CorruptError(f"{self.folder}/{self.name}: {_NOT_WHAT_WAS_WRITTEN}")
-        ranges, end = _chunk_ranges(metadata)
-        with open(self._temporary, "r+b") as raw:
-            hashes: dict[str, list[str]] = {n: [] for n in self.types}
-            for column, (offset, n) in ranges:
-                raw.seek(offset)
-                hashes[column].append(_hash(raw.read(n)))
-            text = json.dumps({"facts": self.facts, "chunks": hashes}, sort_keys=True)
-            unsealed = schema.with_metadata({_META: _SEAL + _UNSEALED + text.encode()})
-            footer = io.BytesIO()
-            pq.write_metadata(unsealed, footer, metadata_collector=[metadata] if self._written else None)
-            raw.seek(end)
-            raw.truncate()
-            raw.write(_seal(footer.getvalue()[len(_MAGIC) :]))
-        finished = ShardFile(LocalFolder(self._temporary.parent), self._temporary.name)  # as a reader will find it
+        finished = ShardFile(LocalFolder(self._temporary.parent), self._temporary.name)
         finished.described()
         for group, wanted in enumerate(self._written):
             if _hashes(finished.read(group, list(self.types))) != wanted:
@@ -175,7 +174,7 @@ def _chunk_ranges(metadata: pq.FileMetaData) -> tuple[list[tuple[str, Range]], i
         for c in range(metadata.num_columns):
             chunk = group.column(c)
             start = at or len(_MAGIC)
-            if chunk.data_page_offset != start or chunk.has_dictionary_page:
+            if (chunk.dictionary_page_offset if chunk.has_dictionary_page else chunk.data_page_offset) != start:
                 raise ValueError("column chunks do not lie end to end")
             end = start + chunk.total_compressed_size
             found.append((chunk.path_in_schema, (at, end - at)))
@@ -218,38 +217,6 @@ class _Verified(io.RawIOBase):
                 self.at += n
                 return found
         raise OSError(f"bytes {self.at} to {self.at + n} are not among those that were verified")
-
-
-_FOUR_BYTES = ("uint16", "int32", "float32")
-"""Types that Parquet stores in four bytes a value."""
-_ZSTD_FRAME = b"\x28\xb5\x2f\xfd"
-_zstd = threading.local()
-
-
-def _join_bytes(chunk: memoryview, out: np.ndarray) -> None:
-    """Writes to `out` the values of a column chunk that is one page of byte-split four-byte values under zstd, as
-    `ShardWriter` writes all columns but `document`. It is what pyarrow gives, without its detours, and threads do it side by
-    side; the writer compares every shard's values with it before it publishes."""
-    if not hasattr(_zstd, "decompressor"):
-        _zstd.decompressor = zstandard.ZstdDecompressor()
-    start = bytes(chunk[:256]).index(_ZSTD_FRAME)  # after the page's header
-    data = _zstd.decompressor.decompress(chunk[start:])
-    streams = np.frombuffer(data, np.uint8).reshape(4, len(out))
-    if out.itemsize == 2:
-        _two_bytes(streams[1], streams[0], out.view(np.uint16))
-        return
-    joined, half = out.view(np.uint32), np.empty(len(out), np.uint16)
-    np.copyto(joined, _two_bytes(streams[3], streams[2], half))
-    joined <<= 16
-    joined |= _two_bytes(streams[1], streams[0], half)
-
-
-def _two_bytes(high: np.ndarray, low: np.ndarray, out: np.ndarray) -> np.ndarray:
-    np.copyto(out, high)
-    out <<= 8
-    if low.any():
-        out |= low
-    return out
 
 
 class ShardFile:
@@ -322,12 +289,16 @@ class ShardFile:
         self.groups: int = metadata.num_row_groups
         self.columns = [f.name for f in self.file.schema_arrow]
         self._kinds = {f.name: np.dtype(f.type.to_pandas_dtype()) for f in self.file.schema_arrow}
-        self._joined = {n for n, k in self._kinds.items() if n not in _ENCODINGS and str(k) in _FOUR_BYTES}
         self.values = [metadata.row_group(g).num_rows for g in range(self.groups)]
         self._chunks: dict[tuple[int, str], tuple[Range, str]] = {}
+        self._encoded: dict[tuple[int, str], tuple[set[str], int]] = {}
+        """Encodings, and bytes of the dictionary page."""
         for i, (column, where) in enumerate(ranges):
             group = i // len(self.columns)
             self._chunks[group, column] = (where, described["chunks"][column][group])
+            about = metadata.row_group(group).column(i % len(self.columns))
+            before = about.data_page_offset - about.dictionary_page_offset if about.has_dictionary_page else 0
+            self._encoded[group, column] = (set(about.encodings), before)
         other = differences(asdict(self.described()), {**asdict(wanted), "first_row": 0}) if wanted is not None else []
         if other:
             raise self._broken(f"it is not what its manifest says ({other[0]})")
@@ -376,9 +347,7 @@ class ShardFile:
         found = {c: self._room(c, n, (out or {}).get(c)) for c in columns}
         held = self._verified(group, columns)
         try:
-            for column in [c for c in columns if c in self._joined]:
-                _join_bytes(self._bytes_of(held, group, column), found[column])
-            rest = [c for c in columns if c not in self._joined]
+            rest = [c for c in columns if not self._unpack(held, group, c, found[c])]
             if rest:
                 with self._lock:
                     self._bytes.held = held
@@ -386,7 +355,7 @@ class ShardFile:
                     self._bytes.held = []
                 for column, values in decoded.items():
                     found[column][:] = values
-        except (*_UNREADABLE, zstandard.ZstdError) as e:
+        except (*_UNREADABLE, ZstdError) as e:
             raise self._broken(f"row group {group}: {e}") from e
         return found
 
@@ -398,10 +367,13 @@ class ShardFile:
             raise self._broken(f"column {column} has {n} values of {kind}, wanted {given.size} of {given.dtype}")
         return given
 
-    def _bytes_of(self, held: list[tuple[int, bytes]], group: int, column: str) -> memoryview:
+    def _unpack(self, held: list[tuple[int, bytes]], group: int, column: str, out: np.ndarray) -> bool:
+        """Whether the chunk is of a kind that needs no pyarrow; then `out` has its values."""
         (offset, n), _ = self._chunks[group, column]
         start, data = next(h for h in held if h[0] <= offset < h[0] + len(h[1]))
-        return memoryview(data)[offset - start : offset - start + n]
+        skipped = len(_MAGIC) if offset == 0 else 0
+        chunk = memoryview(data)[offset - start + skipped : offset - start + n]
+        return chunks.decode(chunk, *self._encoded[group, column], out)
 
     def verify(self) -> None:
         """Reads every byte and compares it with the hashes."""

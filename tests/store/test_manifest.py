@@ -99,7 +99,7 @@ def test_one_that_is_no_json_or_of_another_kind_or_version_is_refused(tmp_path: 
     whole = path.read_text()
     assert f'"schema_version": {SCHEMA_VERSION}' in whole
     path.write_text(whole.replace(f'"schema_version": {SCHEMA_VERSION}', '"schema_version": 99'))
-    with pytest.raises(MismatchError, match=f"schema_version is 99, this slmctl reads {SCHEMA_VERSION}"):
+    with pytest.raises(MismatchError, match=f"schema_version is 99, this slmctl reads 2 and {SCHEMA_VERSION}"):
         load_manifest(tmp_path, "tokens")
     for size in (0, 1, len(whole) // 2, len(whole) - 3):
         path.write_text(whole[:size])
