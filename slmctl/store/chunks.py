@@ -34,7 +34,7 @@ _INDEX_BYTES = {"uint16": 2, "int32": 3}
 _FOUR_BYTES = ("uint16", "int32", "float32")
 """Types that Parquet stores in four bytes a value."""
 _ZSTD_FRAME = b"\x28\xb5\x2f\xfd"
-_ID_LEVEL = 3
+_ID_LEVEL = 4
 _local = threading.local()
 
 
