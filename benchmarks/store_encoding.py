@@ -5,8 +5,9 @@
 
 Both write the same values and read them back in processes of their own that take turns, round by round, so that a slow moment
 of the machine falls on both. A ratio is this checkout's speed over the other's: of the medians, of the best rounds, the median
-of the rounds' own ratios, and of the best rounds by processor time, which what else runs disturbs less. Made-up ids and losses are those of `store.py`; `--text` adds real texts (JSON Lines, whose
-texts are all string values of a record), in a byte-level BPE of each of `--vocabularies` that is trained on them.
+of the rounds' own ratios, and of the best rounds by processor time, which other programs disturb less. Made-up ids and losses
+are those of `store.py`; `--text` adds real texts (JSON Lines, whose texts are all string values of a record), in a byte-level
+BPE of each of `--vocabularies` that is trained on them.
 """
 
 from __future__ import annotations
