@@ -96,28 +96,41 @@ def worker() -> None:
     """Does what each line of its input asks for, and answers in a line."""
     from slmctl.store.reader import RowReader, ScoreSet, TokenSet
 
-    def read(root: Path, joined: bool, documents: bool) -> int:
+    def read(root: Path, joined: bool, documents: bool) -> Callable[[], int]:
         tokens = TokenSet(root / "slmctl/tokens")
-        scores = ScoreSet(root / "slmctl/scores", tokens) if joined else None
-        reader = RowReader(tokens, scores, cache_groups=2, documents=documents)
-        return sum(reader.group(g).ids_BT.size for g in range(len(tokens.place)))
+        scores = ScoreSet(root / "slmctl/scores", tokens)
+        for opened in (tokens, scores):
+            for i in range(len(opened.manifest.shards)):
+                opened.file(i)  # which `store.py` times in none of its rounds but the first
 
-    def deliver(root: Path, cores: int) -> int:
+        def work() -> int:
+            reader = RowReader(tokens, scores if joined else None, cache_groups=2, documents=documents)
+            return sum(reader.group(g).ids_BT.size for g in range(len(tokens.place)))
+
+        return work
+
+    def deliver(root: Path, cores: int) -> Callable[[], int]:
         rows = TokenSet(root / "slmctl/tokens").rows
-        return sum(ids.numel() for ids, _ in store.arm_slmctl(root, rows, cores)(np.arange(rows)))
+        batches = store.arm_slmctl(root, rows, cores)
+        return lambda: sum(ids.numel() for ids, _ in batches(np.arange(rows)))
 
-    def write(root: Path, dtype: str) -> int:
+    def write(root: Path, dtype: str) -> Callable[[], int]:
         ids, document, losses = (np.load(root / f"../{n}.npy", mmap_mode="r") for n in ("ids", "document", "losses"))
         shutil.rmtree(root / "slmctl", ignore_errors=True)
-        store.write_slmctl(root / "slmctl", ids, document, losses, dtype)
-        return int(ids.size)
 
-    work: dict[str, Callable[..., int]] = {"read": read, "deliver": deliver, "write": write}
+        def work() -> int:
+            store.write_slmctl(root / "slmctl", ids, document, losses, dtype)
+            return int(ids.size)
+
+        return work
+
+    asks: dict[str, Callable[..., Callable[[], int]]] = {"read": read, "deliver": deliver, "write": write}
     for line in sys.stdin:
         asked, cores, root, *rest = json.loads(line)
         os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(os.getppid()))[:cores]))
+        work = asks[asked](Path(root), *rest)
         started, worked = time.perf_counter(), time.process_time()
-        tokens = work[asked](Path(root), *rest)
+        tokens = work()
         print(json.dumps([tokens, time.perf_counter() - started, time.process_time() - worked]), flush=True)
 
 

@@ -60,7 +60,7 @@ def encode(values: np.ndarray) -> tuple[bytes, Chunk]:
     return _by_pyarrow(values, DELTA_BINARY_PACKED if values.dtype == np.int64 else BYTE_STREAM_SPLIT)
 
 
-def decode(chunk: memoryview, encodings: set[str], dictionary: int, out: np.ndarray) -> bool:
+def decode(chunk: memoryview, encodings: tuple[str, ...], dictionary: int, out: np.ndarray) -> bool:
     """Writes a chunk's values to `out`, [N], if it is of a kind that is unpacked here: as pyarrow gives them, without its
     detours, and threads do it side by side. Returns whether it is. `dictionary` is the size of the dictionary page.
 

@@ -46,6 +46,9 @@ _NOT_WHAT_WAS_WRITTEN = "what was read back is not what was written. Check disk 
 Range = tuple[int, int]
 """Offset and length."""
 
+Form = tuple[tuple[str, ...], int]
+"""A chunk's encodings, and the bytes of its dictionary page."""
+
 
 def rows_per_group(seq_len: int) -> int:
     """Rows of a Parquet row group: as many as make about 2^18 tokens."""
@@ -164,20 +167,21 @@ def _decode(file: pq.ParquetFile, group: int, columns: list[str]) -> dict[str, n
     return {n: table.column(n).combine_chunks().to_numpy(zero_copy_only=False) for n in columns}
 
 
-def _chunk_ranges(metadata: pq.FileMetaData) -> tuple[list[tuple[str, Range]], int]:
-    """(column, range) of each chunk in file order, the leading magic bytes counted to the first; and where the footer
+def _chunk_ranges(metadata: pq.FileMetaData) -> tuple[list[tuple[str, Range, Form]], int]:
+    """(column, range, form) of each chunk in file order, the leading magic bytes counted to the first; and where the footer
     begins. Raises `ValueError` where chunks do not lie end to end."""
-    found: list[tuple[str, Range]] = []
+    found: list[tuple[str, Range, Form]] = []
     at = 0
     for g in range(metadata.num_row_groups):
         group = metadata.row_group(g)
         for c in range(metadata.num_columns):
             chunk = group.column(c)
             start = at or len(_MAGIC)
-            if (chunk.dictionary_page_offset if chunk.has_dictionary_page else chunk.data_page_offset) != start:
+            dictionary = chunk.data_page_offset - chunk.dictionary_page_offset if chunk.has_dictionary_page else 0
+            if chunk.data_page_offset - dictionary != start:
                 raise ValueError("column chunks do not lie end to end")
             end = start + chunk.total_compressed_size
-            found.append((chunk.path_in_schema, (at, end - at)))
+            found.append((chunk.path_in_schema, (at, end - at), (chunk.encodings, dictionary)))
             at = end
     return found, at or len(_MAGIC)
 
@@ -291,14 +295,11 @@ class ShardFile:
         self._kinds = {f.name: np.dtype(f.type.to_pandas_dtype()) for f in self.file.schema_arrow}
         self.values = [metadata.row_group(g).num_rows for g in range(self.groups)]
         self._chunks: dict[tuple[int, str], tuple[Range, str]] = {}
-        self._encoded: dict[tuple[int, str], tuple[set[str], int]] = {}
-        """Encodings, and bytes of the dictionary page."""
-        for i, (column, where) in enumerate(ranges):
+        self._forms: dict[tuple[int, str], Form] = {}
+        for i, (column, where, form) in enumerate(ranges):
             group = i // len(self.columns)
             self._chunks[group, column] = (where, described["chunks"][column][group])
-            about = metadata.row_group(group).column(i % len(self.columns))
-            before = about.data_page_offset - about.dictionary_page_offset if about.has_dictionary_page else 0
-            self._encoded[group, column] = (set(about.encodings), before)
+            self._forms[group, column] = form
         other = differences(asdict(self.described()), {**asdict(wanted), "first_row": 0}) if wanted is not None else []
         if other:
             raise self._broken(f"it is not what its manifest says ({other[0]})")
@@ -373,7 +374,7 @@ class ShardFile:
         start, data = next(h for h in held if h[0] <= offset < h[0] + len(h[1]))
         skipped = len(_MAGIC) if offset == 0 else 0
         chunk = memoryview(data)[offset - start + skipped : offset - start + n]
-        return chunks.decode(chunk, *self._encoded[group, column], out)
+        return chunks.decode(chunk, *self._forms[group, column], out)
 
     def verify(self) -> None:
         """Reads every byte and compares it with the hashes."""

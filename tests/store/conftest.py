@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+from sets import write_set
 
-from slmctl.storage import LocalFolder
-from slmctl.store.manifest import Manifest, Shard
-from slmctl.store.shards import ShardWriter, shard_name
+from slmctl.store.manifest import Manifest
 
 
 @dataclass
@@ -21,28 +20,6 @@ class Written:
     directory: Path
     manifest: Manifest
     columns: dict[str, np.ndarray]
-
-
-def write_set(
-    directory: Path,
-    kind: str,
-    shards: list[dict[str, np.ndarray]],
-    tokens: list[int],
-    types: dict[str, str],
-    group_rows: int,
-    made_from: dict[str, object],
-) -> Manifest:
-    found: list[Shard] = []
-    for i, columns in enumerate(shards):
-        rows, seq_len = next(iter(columns.values())).shape
-        with ShardWriter(LocalFolder(directory), shard_name(i), types, group_rows * seq_len) as writer:
-            for at in range(0, rows, group_rows):
-                writer.write(**{n: c[at : at + group_rows].reshape(-1) for n, c in columns.items()})
-            writer.facts = {"rows": rows, "tokens": tokens[i], "made_from": made_from}
-        found.append(replace(writer.shard, first_row=sum(s.rows for s in found)))
-    manifest = Manifest(kind, seq_len, group_rows, found, dict(made_from), {"columns": types}, {"tokens": sum(tokens)})  # type: ignore[arg-type]
-    manifest.save(directory)
-    return manifest
 
 
 @pytest.fixture

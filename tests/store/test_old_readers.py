@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import write_set
+from sets import write_set
 
 from slmctl.store.reader import ScoreSet, TokenSet
 
