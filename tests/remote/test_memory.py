@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import gzip
 import io
 import json
@@ -29,6 +28,7 @@ from slmctl.stages.prepare import prepare
 from slmctl.stages.score import score
 from slmctl.stages.workers import Share
 from slmctl.storage import Folder, LocalFolder
+from slmctl.store import shards
 from slmctl.store.reader import RowReader, ScoreSet, TokenSet
 from slmctl.store.shards import ShardFile, ShardWriter
 
@@ -318,10 +318,7 @@ def spool(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 @pytest.mark.usefixtures("memory")
 def test_a_full_disk_here_is_not_laid_at_the_store_s_door(spool: Path, finished: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
+    monkeypatch.setattr(shards, "open", lambda *_: open("/dev/full", "wb"), raising=False)
     with pytest.raises(SlmError, match=f"no space left while writing {spool}/"):
         prepare(finished.opened(store_dir="memory://run"))
     assert not list(spool.iterdir())
