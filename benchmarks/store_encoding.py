@@ -211,6 +211,19 @@ def compare(both: dict[str, Checkout], roots: dict[str, Path], rounds: int) -> d
     return found
 
 
+def command_of(args: argparse.Namespace) -> str:
+    """The command, without the folders of the machine that it ran on, and with the other checkout's commit."""
+    git = subprocess.run(["git", "-C", args.against, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    told = {
+        "--against": git.stdout.strip() or args.against.name,
+        "--million-tokens": args.million_tokens,
+        "--rounds": args.rounds,
+    }
+    told |= {"--losses": Path(args.losses).name} if args.losses else {}
+    told |= {"--text": " ".join(f.name for f in args.text)} if args.text else {}
+    return " ".join(["python benchmarks/store_encoding.py", *(f"{k} {v}" for k, v in told.items())])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--against", type=Path, help="the other checkout")
@@ -225,7 +238,7 @@ def main() -> None:
     if args.worker:
         return worker()
     both = {"this": Checkout(HERE), "other": Checkout(args.against.resolve())}
-    figures: dict[str, Any] = {"command": " ".join(["python", *sys.argv]), "bytes_per_token": {}, "written": {}, "read": {}}
+    figures: dict[str, Any] = {"command": command_of(args), "bytes_per_token": {}, "written": {}, "read": {}}
     with tempfile.TemporaryDirectory(prefix="store-encoding-") as folder:
         for label, values in values_for(args).items():
             timed = label in ("made-up", "text")
