@@ -11,11 +11,11 @@ import numpy as np
 
 from slmctl.config import SourceConfig
 from slmctl.corpus.look_over import Part
-from slmctl.corpus.packing import BosPlace, Packer
+from slmctl.corpus.packing import PADDING, BosPlace, Packer
 from slmctl.corpus.sources import Slice, Tally, documents
 from slmctl.corpus.text_files import kind_of, stamp
 from slmctl.corpus.tokenizer import Encoder
-from slmctl.errors import InputError
+from slmctl.errors import InputError, MismatchError
 from slmctl.storage import Folder
 from slmctl.store.build import make
 from slmctl.store.order import permutation
@@ -26,6 +26,8 @@ BATCH_BYTES = 2**20
 COUNTS = ("documents", "text_bytes", "empty_documents", "skipped_documents", "split_documents", "tokens", "padding")
 BOS_TOKENS = "bos_tokens"
 """The count of a set with BOS that others lack."""
+ENDS = ("eos_tokens", "eos_in_texts")
+"""Of a shard that was made before these were counted they are not known."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +65,11 @@ class Job:
         return min(self.slice.stop - self.slice.start, self.packing.shard_bytes) if lines else self.packing.shard_bytes
 
 
-def maker(tokenizer_json: str, eos_id: int, threads: int) -> Callable[[Job], None]:
-    """What makes shards in a process of its own, with so many threads for the tokenizer."""
+def maker(tokenizer_json: str, eos_id: int, named: frozenset[int], threads: int) -> Callable[[Job], None]:
+    """What makes shards in a process of its own, with so many threads for the tokenizer. `named` are the special tokens' ids."""
     os.environ["RAYON_NUM_THREADS"] = str(threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "true" if threads > 1 else "false"
-    return partial(make_shard, Encoder.from_json(tokenizer_json, eos_id))
+    return partial(make_shard, Encoder.from_json(tokenizer_json, eos_id, named))
 
 
 def make_shard(encoder: Encoder, job: Job) -> None:
@@ -82,25 +84,31 @@ def _write(encoder: Encoder, folder: Folder, job: Job) -> bool:
     seq_len = packing.seq_len
     block_rows = rows_per_group(seq_len)
     packer = Packer(seq_len, encoder.eos_id, block_rows, packing.bos_id, packing.bos_at)
-    tally, rows, max_id = Tally(), 0, 0
+    tally, rows, max_id, eos_tokens, eos_in_texts = Tally(), 0, 0, 0, 0
     watch = job.held_out.watch() if job.held_out is not None else None
     texts = documents(source, job.slice, tally)
     with ShardWriter(folder, shard_name(index), packing.columns, block_rows * seq_len) as writer:
 
         def put(blocks: Iterator[tuple[np.ndarray, np.ndarray]]) -> None:
-            nonlocal rows, max_id
+            nonlocal rows, max_id, eos_tokens
             for ids, document in blocks:
                 writer.write(input_id=ids, document=document)
                 rows += len(ids) // seq_len
                 max_id = max(max_id, int(ids.max()))
+                eos_tokens += int(((ids == encoder.eos_id) & (document != PADDING)).sum())
 
         for number, window in enumerate(windows(watch.passing(texts) if watch else texts, 2 * packing.shard_bytes)):
             shuffled = [window[i] for i in permutation(len(window), packing.seed, "documents", index, number)]
             for batch, encoded in encoder.encode_batches(batches(shuffled), texts_of, source.parse_special_tokens):
                 for (ordinal, _), ids in zip(batch, encoded, strict=True):
                     encoder.check_ids(ids, packing.vocab_size)
+                    if source.parse_special_tokens:
+                        eos_in_texts += int((ids == encoder.eos_id).sum())
                     put(packer.add(ids, document_number(index, ordinal)))
         put(packer.finish())
+        if packing.bos_id == encoder.eos_id:  # one token is both
+            eos_tokens -= packer.bos
+        refuse_other_ends(f"shard {index} of {job.slice.file}", eos_tokens, tally.documents, eos_in_texts)
         if job.stamp and stamp(job.slice.file) != job.stamp:
             raise InputError(f"{job.slice.file} was changed while it was prepared. Run again, to plan anew with what it is now.")
         counts = {
@@ -108,6 +116,7 @@ def _write(encoder: Encoder, folder: Folder, job: Job) -> bool:
             **{"skipped_documents": tally.skipped, "split_documents": packer.split, "tokens": packer.tokens},
             "padding": rows * seq_len - packer.tokens - packer.bos,
             **({BOS_TOKENS: packer.bos} if packing.bos_id is not None else {}),
+            **{"eos_tokens": eos_tokens, "eos_in_texts": eos_in_texts},
         }
         writer.facts = {
             **packing.bound,
@@ -120,6 +129,16 @@ def _write(encoder: Encoder, folder: Folder, job: Job) -> bool:
     if job.held_out is not None and watch is not None:
         job.held_out.keep(watch)
     return writer.won
+
+
+def refuse_other_ends(what: str, eos_tokens: int, documents: int, eos_in_texts: int) -> None:
+    """Raises `MismatchError` where end-of-sequence tokens are not one a document, besides those that were read from texts."""
+    if eos_tokens != documents + eos_in_texts:
+        raise MismatchError(
+            f"{what} would hold {eos_tokens} end-of-sequence tokens for {documents} documents"
+            f"{f' and {eos_in_texts} that stood in texts' if eos_in_texts else ''}: some of its texts become that token. It is "
+            "not published. Give another tokenizer with model.tokenizer, or leave such texts out."
+        )
 
 
 def texts_of(batch: list[tuple[int, str]]) -> list[str]:

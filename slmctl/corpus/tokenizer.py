@@ -6,55 +6,51 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from slmctl.console import warn
+from slmctl.corpus import long_texts
+from slmctl.corpus.long_texts import Windows
+from slmctl.corpus.special_names import SpecialNames
+from slmctl.corpus.tokenizer_loading import NAMED, Found, find, refuse_difference
 from slmctl.errors import InputError, MismatchError
 from slmctl.files import sha256_json
 
-PIECE_CHARS = 2**20
 SENTENCEPIECE = "tokenizer.model"
 B = TypeVar("B")
-
-
-def pieces(text: str, after_lines: bool = True) -> Iterator[str]:
-    """`text` in pieces of at most `PIECE_CHARS` characters, cut after the last newline, else the last space, of each; or,
-    with `after_lines` false, before its last space."""
-    at = 0
-    while len(text) - at > PIECE_CHARS:
-        end, half = at + PIECE_CHARS, at + PIECE_CHARS // 2
-        if after_lines:
-            stop = max(text.rfind("\n", half, end), 0) or max(text.rfind(" ", half, end), 0)
-            stop = stop + 1 if stop else end
-        else:
-            stop = max(text.rfind(" ", half, end), 0) or end
-        yield text[at:stop]
-        at = stop
-    yield text[at:]
 
 
 class Encoder:
     """Documents to token ids: the part of a tokenizer that many processes share, given as `tokenizer.json` text."""
 
-    def __init__(self, backend: Any, eos_id: int) -> None:
+    def __init__(self, backend: Any, eos_id: int, named: Iterable[int] = ()) -> None:
         self.backend, self.eos_id = backend, eos_id
-        first = backend.encode("x", add_special_tokens=False).tokens
-        self.prepends = bool(first) and first[0].startswith("\u2581")
-        """Whether a text is encoded as if a space came before it, as Llama 2's and Mistral's tokenizers do."""
+        self.named = frozenset({eos_id, *named})
+        """Ids of the tokens that serve as special ones, whether or not `tokenizer.json` marks them so."""
 
     @staticmethod
-    def from_json(text: str, eos_id: int) -> Encoder:
+    def from_json(text: str, eos_id: int, named: Iterable[int] = ()) -> Encoder:
         from tokenizers import Tokenizer as Backend
 
-        return Encoder(Backend.from_str(text), eos_id)
+        return Encoder(Backend.from_str(text), eos_id, named)
+
+    @cached_property
+    def names(self) -> SpecialNames:
+        return SpecialNames(self.backend, self.named)
+
+    @cached_property
+    def windows(self) -> Windows:
+        return Windows(self.backend.to_str())
 
     def encode(self, texts: list[str], parse_special_tokens: bool = False) -> list[np.ndarray]:
         """Token ids (int64) of each text, nothing added. A special token's name in a text is plain text by default.
 
-        A text of more than `PIECE_CHARS` characters is encoded in pieces, cut after a line's or a word's end.
+        A text of more than `WINDOW_CHARS` characters is encoded in windows where these agree, else at once. Raises
+        `InputError` where a text would become a special token all the same.
         """
         [(_, ids)] = self.encode_batches([texts], lambda batch: batch, parse_special_tokens)
         return ids
@@ -70,12 +66,12 @@ class Encoder:
             with ThreadPoolExecutor(1) as pool:
                 ahead: deque[tuple[B, Future[list[Any]]]] = deque()
                 for batch in batches:
-                    short = [t if len(t) <= PIECE_CHARS else "" for t in texts_of(batch)]
+                    short = [t if len(t) <= long_texts.WINDOW_CHARS else "" for t in texts_of(batch)]
                     ahead.append((batch, pool.submit(self._encode, short)))
                     if len(ahead) > 1:
-                        yield self._ids(*ahead.popleft(), texts_of)
+                        yield self._ids(*ahead.popleft(), texts_of, parse_special_tokens)
                 while ahead:
-                    yield self._ids(*ahead.popleft(), texts_of)
+                    yield self._ids(*ahead.popleft(), texts_of, parse_special_tokens)
         finally:
             self.backend.encode_special_tokens = False
 
@@ -83,18 +79,26 @@ class Encoder:
         found: list[Any] = self.backend.encode_batch_fast(texts, add_special_tokens=False)
         return found
 
-    def _ids(self, batch: B, found: Future[list[Any]], texts_of: Callable[[B], list[str]]) -> tuple[B, list[np.ndarray]]:
-        pairs = zip(texts_of(batch), found.result(), strict=True)
-        return batch, [np.array(e.ids, dtype=np.int64) if len(t) <= PIECE_CHARS else self._encode_long(t) for t, e in pairs]
+    def _ids(
+        self, batch: B, found: Future[list[Any]], texts_of: Callable[[B], list[str]], parse_special_tokens: bool
+    ) -> tuple[B, list[np.ndarray]]:
+        made = []
+        for text, encoding in zip(texts_of(batch), found.result(), strict=True):
+            short = len(text) <= long_texts.WINDOW_CHARS
+            ids = np.array(encoding.ids, dtype=np.int64) if short else self._encode_long(self.backend, text)
+            if not parse_special_tokens and self.names.suspect(text, ids):
+                ids = self.names.check(text, self._encode_long(self.names.backend, text))
+            made.append(ids)
+        return batch, made
 
-    def _encode_long(self, text: str) -> np.ndarray:
-        """A text of many megabytes, piece by piece: an encoding takes hundreds of bytes a token while it is made."""
-        if not self.prepends:
-            return np.concatenate([np.array(self._encode([p])[0].ids, dtype=np.int64) for p in pieces(text)])
-        parts = list(pieces(text, after_lines=False))
-        # a piece that would begin with the space that is put before every text leaves its own to it
-        own = [p.removeprefix(" ") if i else p for i, p in enumerate(parts)]
-        return np.concatenate([np.array(self._encode([p])[0].ids, dtype=np.int64) for p in own])
+    def _encode_long(self, backend: Any, text: str) -> np.ndarray:
+        ids = self.windows.encode(backend, text) if len(text) > long_texts.WINDOW_CHARS else None
+        if ids is None:
+            try:
+                ids = backend.encode_batch_fast([text], add_special_tokens=False)[0].ids
+            except Exception as e:  # tokenizers raises plain `Exception`: a word-level model without an unknown token
+                raise InputError(f"the tokenizer cannot encode a text that begins {text[:60]!r}: {e}") from e
+        return np.array(ids, dtype=np.int64)
 
     def check_ids(self, ids: np.ndarray, vocab_size: int) -> None:
         """Raises `MismatchError` where an id has no row in the model's embedding of `vocab_size` rows."""
@@ -112,8 +116,8 @@ class Tokenizer(Encoder):
     Raises `InputError` where it is not a fast one or has no end-of-sequence token.
     """
 
-    def __init__(self, hf: Any, origin: str, sentencepiece: bytes | None = None) -> None:
-        self.hf, self.sentencepiece = hf, sentencepiece
+    def __init__(self, hf: Any, origin: str, sentencepiece: bytes | None = None, found: Found | None = None) -> None:
+        self.hf, self.origin, self.sentencepiece, self.found = hf, origin, sentencepiece, found
         if not getattr(hf, "is_fast", False):
             raise InputError(f"{origin}: the tokenizer has no fast (Rust) form. Convert it to tokenizer.json first.")
         if hf.eos_token_id is None:
@@ -121,7 +125,7 @@ class Tokenizer(Encoder):
                 f"{origin}: the tokenizer has no end-of-sequence token, which separates documents. "
                 "Set eos_token in its tokenizer_config.json, or give another with model.tokenizer."
             )
-        super().__init__(hf.backend_tokenizer, hf.eos_token_id)
+        super().__init__(hf.backend_tokenizer, hf.eos_token_id, _serving(hf))
         self.size: int = len(hf)
         self.origin = origin
         """The directory or Hub id that it was loaded from."""
@@ -175,40 +179,69 @@ class Tokenizer(Encoder):
         plain = (i for i in range(form.vocab_size()) if not (form.IsControl(i) or form.IsUnknown(i) or form.IsUnused(i)))
         return all(self.backend.id_to_token(i) == form.IdToPiece(i) for i in plain)
 
+    def prove(self, texts: list[str]) -> None:
+        """Compares its ids of `texts` with those of its files, read by other means. Raises `InputError` where they differ."""
+        if self.found is None or self.found.second_opinion is None:
+            return
+        from slmctl.corpus.tokenizer_files import first_difference
+
+        plain = [
+            t
+            for t, ids in zip(texts, self.encode(texts), strict=True)
+            if not self.names.suspect(t, ids) and not self._names_in(t)
+        ]
+        found = first_difference(lambda t: [int(i) for i in self.encode([t])[0]], self.found.second_opinion(), plain)
+        if found is not None:
+            refuse_difference(self.origin, self.found.against, found)
+
+    def _names_in(self, text: str) -> bool:
+        """Whether an added token's name stands in a text: there the two ways may differ and be right."""
+        return any(t.content in text for t in self.backend.get_added_tokens_decoder().values())
+
     def vocabulary(self) -> dict[str, int]:
         """Token to id, added tokens included: what two models must share for their losses to join."""
         found: dict[str, int] = self.backend.get_vocab(with_added_tokens=True)
         return found
 
 
+def _serving(hf: Any) -> set[int]:
+    """Ids of tokens that no text may make: the named ones. An unknown character makes the unknown token, which may pad, too."""
+    found = {n: hf.convert_tokens_to_ids(getattr(hf, n)) for n in NAMED if getattr(hf, n) is not None}
+    unknown, pad = found.pop("unk_token", None), found.pop("pad_token", None)
+    return {*found.values(), *([pad] if pad is not None and pad != unknown else [])}
+
+
 def load_tokenizer(path: str, gguf_file: str | None = None, revision: str | None = None) -> Tokenizer:
-    """Loads from a local directory or the Hub. Raises `InputError` with the reason."""
-    from transformers import AutoTokenizer
+    """Loads from a local directory or the Hub: the tokenizer that its files say. Raises `InputError` with the reason."""
 
-    extra: dict[str, Any] = {"gguf_file": gguf_file} if gguf_file else {}
-    if revision:
-        extra["revision"] = revision
-    try:
-        hf = AutoTokenizer.from_pretrained(path, **extra)
-    except Exception as e:  # the library raises many kinds
-        raise InputError(f"cannot load a tokenizer from {path!r}: {_first_line(e)}") from e
-    return Tokenizer(hf, path, _sentencepiece_of(path, revision))
+    def file_of(name: str) -> Path | None:
+        return _file_of(path, name, revision)
+
+    found = find(path, gguf_file, revision, file_of)
+    return Tokenizer(found.hf, path, _sentencepiece_of(path, file_of), found)
 
 
-def _sentencepiece_of(path: str, revision: str | None) -> bytes | None:
-    """`tokenizer.model` of a local directory or of what was just fetched from the Hub; None where it has none."""
+def _file_of(path: str, name: str, revision: str | None) -> Path | None:
+    """A file of a local directory or the Hub; None where it has none. Raises `InputError` where it cannot be reached."""
     if Path(path).is_dir():
-        here = Path(path) / SENTENCEPIECE
-        return here.read_bytes() if here.is_file() else None
+        return Path(path) / name if (Path(path) / name).is_file() else None
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
     try:
-        return Path(hf_hub_download(path, SENTENCEPIECE, revision=revision)).read_bytes()
+        return Path(hf_hub_download(path, name, revision=revision))
     except EntryNotFoundError:
         return None
-    except Exception as e:  # the library raises many kinds, and nothing but a conversion needs the file
-        warn(f"{path}: {SENTENCEPIECE} could not be fetched, so exported models will lack it ({_first_line(e)})")
+    except Exception as e:  # the library raises many kinds
+        raise InputError(f"cannot load a tokenizer from {path!r}: {name} cannot be fetched ({_first_line(e)})") from e
+
+
+def _sentencepiece_of(path: str, file_of: Callable[[str], Path | None]) -> bytes | None:
+    try:
+        here = file_of(SENTENCEPIECE)
+        return here.read_bytes() if here is not None else None
+    except InputError as e:  # nothing but a conversion needs the file
+        warn(f"{path}: exported models will lack {SENTENCEPIECE} ({e})")
         return None
 
 

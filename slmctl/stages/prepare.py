@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 from slmctl.config import ScratchConfig
 from slmctl.console import progress, say, warn
 from slmctl.corpus.bos import contradiction, described
-from slmctl.corpus.make_shard import BOS_TOKENS, COUNTS, Job, Packing, make_shard, maker
+from slmctl.corpus.make_shard import BOS_TOKENS, COUNTS, ENDS, Job, Packing, make_shard, maker, refuse_other_ends
 from slmctl.corpus.packing import PADDING
 from slmctl.corpus.sources import Tally, documents, files_of, input_fingerprint, plan
 from slmctl.corpus.text_files import stamp
@@ -40,6 +41,9 @@ THREADS_A_PROCESS = 4
 """The tokenizer's threads, which one process can keep busy."""
 WORTH_A_PROCESS = 2**24
 """Bytes of text from which on a further process pays for its start."""
+
+PROVEN_DOCUMENTS, PROVEN_BYTES = 32, 2**17
+"""At the beginning of curated and corpus text, on which the tokenizer is compared with its files."""
 
 
 def set_names(workspace: Workspace) -> list[str]:
@@ -68,6 +72,8 @@ def prepare(workspace: Workspace, share: Share = Share()) -> None:  # noqa: B008
                 build.jobs = check.watched(name, build.jobs)
     builds = [b for b in found if isinstance(b, Build)]
     jobs: list[Job | None] = [j for f in found for j in (f.jobs if isinstance(f, Build) else [None] * f)]
+    if builds:
+        prove_tokenizer(workspace)
     make_shards(workspace, [j for j in share.of(jobs) if j is not None], share)
     for build in builds:
         build.finish()
@@ -98,6 +104,18 @@ def tell_bos(workspace: Workspace) -> None:
     against = contradiction(tokenizer, workspace.config.model.revision) if setting == "auto" else None
     if against is not None:
         warn(against)
+
+
+def prove_tokenizer(workspace: Workspace) -> None:
+    """Compares the tokenizer's ids of the first documents with those that its files give by other means. Raises `InputError`
+    where they differ."""
+    data = workspace.config.data
+    for sources in (data.curated, data.corpus):
+        if (source := sources[0]).hub is not None:  # every reader of it would fetch
+            continue
+        pieces = plan([source], data.shard_bytes, workspace.hashes.beat)[:1]
+        texts = (text for piece in pieces for _, text in documents(source, piece, Tally()))
+        workspace.tokenizer().prove(list(up_to_bytes(islice(texts, PROVEN_DOCUMENTS), PROVEN_BYTES)))
 
 
 def make_tokenizer(workspace: Workspace, scratch: ScratchConfig) -> None:
@@ -194,6 +212,9 @@ def _build(workspace: Workspace, name: str, found: dict[str, Any], vocab_size: i
         facts = [f for f in coverage.facts if f is not None]
         counted = (*COUNTS, *([BOS_TOKENS] if bos is not None else []))
         counts = {k: sum(f["counts"][k] for f in facts) for k in counted}
+        if all(k in f["counts"] for f in facts for k in ENDS):
+            counts |= {k: sum(f["counts"][k] for f in facts) for k in ENDS}
+            refuse_other_ends(f"tokens/{name}", counts["eos_tokens"], counts["documents"], counts["eos_in_texts"])
         if counts["tokens"] == 0:
             raise InputError(
                 f"{name} is empty: no document with text in its files ({counts['empty_documents']} empty, "
@@ -255,8 +276,10 @@ def make_shards(workspace: Workspace, jobs: list[Job], share: Share) -> None:
                 make_shard(workspace.tokenizer(), job)
                 ticker.advance(1)
             return
-        text, eos_id = workspace.tokenizer().backend.to_str(), workspace.tokenizer().eos_id
-        setup = partial(maker, text, eos_id)  # of a module that imports no model library, which each process would load
+        tokenizer = workspace.tokenizer()
+        setup = partial(
+            maker, tokenizer.backend.to_str(), tokenizer.eos_id, tokenizer.named
+        )  # of a module that imports no model library, which each process would load
         for _ in spread(jobs, setup, processes, max(1, room // processes)):
             ticker.advance(1)
 

@@ -9,10 +9,8 @@ from pathlib import Path
 import pytest
 
 from slmctl.config import SourceConfig
-from slmctl.corpus import sources, tokenizer
+from slmctl.corpus import sources
 from slmctl.corpus.sources import Tally, documents, plan
-from slmctl.corpus.tokenizer import load_tokenizer, pieces
-from slmctl.corpus.train_tokenizer import train_tokenizer
 from slmctl.errors import InputError
 
 
@@ -25,27 +23,6 @@ def test_slices_of_a_compressed_file_read_in_turn_decompress_it_once(tmp_path: P
     assert len(slices) > 10
     monkeypatch.setattr(sources, "skip", lambda *_: pytest.fail("decompressed what was read before"))
     assert [text for piece in slices for _, text in documents(source, piece, Tally())] == texts
-
-
-def test_pieces_are_the_text_cut_after_a_line_else_after_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokenizer, "PIECE_CHARS", 20)
-    for text in ("", "short", "a line\n" * 30, "words of no line " * 9, "x" * 95, "x" * 19 + " " + "y" * 30 + "\nz"):
-        found = list(pieces(text))
-        assert "".join(found) == text
-        assert all(len(p) <= 20 for p in found)
-    assert next(pieces("one two\nthree four five six")) == "one two\nthree four "
-    assert next(pieces("one two three\nfour five six")) == "one two three\n"
-
-
-def test_a_long_document_has_the_tokens_of_its_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    train_tokenizer(["the cat sat on the mat\n"] * 20, 300, tmp_path / "t")
-    loaded = load_tokenizer(str(tmp_path / "t"))
-    text = "the cat sat on the mat\n" * 40
-    (whole,) = loaded.encode([text])
-    monkeypatch.setattr(tokenizer, "PIECE_CHARS", 100)
-    short, cut = loaded.encode(["the cat", text])
-    assert cut.tolist() == whole.tolist()  # cut at line ends, where this tokenizer ends a token anyway
-    assert loaded.hf.decode(short) == "the cat"
 
 
 def test_a_text_file_too_large_for_one_document_is_refused_with_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer as Backend
 
-from slmctl.corpus import tokenizer as module
-from slmctl.corpus.tokenizer import Encoder, Tokenizer, load_tokenizer, pieces, up_to_bytes
+from slmctl.corpus import long_texts as module
+from slmctl.corpus.tokenizer import Encoder, Tokenizer, load_tokenizer, up_to_bytes
 from slmctl.corpus.train_tokenizer import train_tokenizer
 from slmctl.errors import InputError, MismatchError
 
@@ -102,7 +102,7 @@ def batches_of_texts() -> list[list[str]]:
 def test_batches_come_in_order_with_the_ids_that_encode_gives(
     tokenizer: Tokenizer, parse: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "PIECE_CHARS", 30)
+    monkeypatch.setattr(module, "WINDOW_CHARS", 30)
     assert len(LONG) > 30
     numbered = list(enumerate(batches_of_texts()))
     got = list(tokenizer.encode_batches(numbered, lambda batch: batch[1], parse))
@@ -164,17 +164,6 @@ def test_who_stops_early_leaves_no_thread_and_no_setting_behind(tokenizer: Token
     assert threading.active_count() == before
     assert sum(1 for _ in source) == 98, "more than one batch ahead was read"
     assert tokenizer.eos_id not in tokenizer.encode(["a<|endoftext|>b"])[0]
-
-
-@pytest.mark.parametrize(
-    "text", ["", "a", "x" * 100, "one two three four " * 9, "line\n" * 30, " " * 64 + "漢字" * 40, "a\n" + "b" * 50 + " c"]
-)
-def test_pieces_make_up_the_text_and_end_at_a_line_or_a_word(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PIECE_CHARS", 16)
-    found = list(pieces(text))
-    assert "".join(found) == text
-    assert all(len(p) <= 16 for p in found)
-    assert all(p[-1] in "\n " for p in found[:-1] if "\n" in p[8:] or " " in p[8:])
 
 
 def test_the_fingerprint_survives_saving_and_differs_by_training(tokenizer: Tokenizer, directory: Path, tmp_path: Path) -> None:

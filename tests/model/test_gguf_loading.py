@@ -34,6 +34,7 @@ def gguf_model(tmp_path_factory: pytest.TempPathFactory) -> ModelSource:
     writer.add_rope_freq_base(10_000.0)
     writer.add_vocab_size(len(tokens))
     writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(tokens)
     writer.add_token_types([3] + [1] * len(letters))
     writer.add_token_merges(["t h", "Ġ th"])
