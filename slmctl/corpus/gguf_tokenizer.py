@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from slmctl.corpus.gguf_fields import read_fields
 from slmctl.corpus.tokenizer_files import Ids, sentencepiece_ids
 from slmctl.errors import InputError
 
@@ -26,27 +27,13 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6
 _ADVICE = "Give the directory or Hub id of the model's tokenizer with model.tokenizer."
 
 
-def read_fields(path: Path) -> dict[str, Any]:
-    """The fields `tokenizer.ggml.*` of a file, without that prefix. Raises `InputError` where it cannot be read."""
-    try:
-        from gguf import GGUFReader
-    except ImportError:
-        raise InputError(f"{path}: reading GGUF needs the extra: pip install 'slmctl[gguf]'.") from None
-    prefix = "tokenizer.ggml."
-    try:
-        fields = GGUFReader(path).fields
-        return {k.removeprefix(prefix): f.contents() for k, f in fields.items() if k.startswith(prefix)}
-    except Exception as e:  # the library raises many kinds
-        raise InputError(f"{path} cannot be read as GGUF: {str(e).strip() or type(e).__name__}") from e
-
-
 def build(path: Path, converted: Any) -> tuple[Any, Ids | None]:
     """The backend that a file describes, and a second opinion on its ids where there is one. `converted` is transformers'
     conversion, of which a SentencePiece model's merges are taken.
 
     Raises `InputError` where the file names a rule, or a kind of tokenizer, that is not known here.
     """
-    fields = read_fields(path)
+    fields = read_fields(path, "tokenizer.ggml.")
     kind = fields.get("model")
     if kind == "gpt2":
         return byte_level(fields, path), None
@@ -100,11 +87,12 @@ def cutting(rule: str) -> tuple[Any, Any]:
 
 def sentencepiece_bpe(fields: dict[str, Any], path: Path, converted: Any) -> tuple[Any, Ids]:
     """SentencePiece's BPE, whose merges follow from the scores; and the ids that the sentencepiece package makes."""
-    from sentencepiece import sentencepiece_model_pb2 as form
+    from sentencepiece import sentencepiece_model_pb2
 
     tokens, scores, types = (fields.get(k) or [] for k in ("tokens", "scores", "token_type"))
     if not tokens or not len(tokens) == len(scores) == len(types):
         raise InputError(f"{path}: {len(tokens)} tokens, {len(scores)} scores and {len(types)} types. {_ADVICE}")
+    form: Any = sentencepiece_model_pb2
     model = form.ModelProto()
     for token, score, kind in zip(tokens, scores, types, strict=True):
         model.pieces.add(piece=token, score=score, type=kind)

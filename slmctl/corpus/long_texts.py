@@ -104,8 +104,8 @@ def encode_long(encode: Callable[[str], Any], text: str, whole_words: bool) -> l
         ids.append(window.ids[at:upto])
         window, at = following, start
     ids.append(window.ids[at:])
-    found: list[int] = np.concatenate(ids).tolist()
-    return found
+    joined: list[int] = np.concatenate(ids).tolist()
+    return joined
 
 
 class _Window:

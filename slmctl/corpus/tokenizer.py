@@ -16,7 +16,7 @@ from slmctl.console import warn
 from slmctl.corpus import long_texts
 from slmctl.corpus.long_texts import Windows
 from slmctl.corpus.special_names import SpecialNames
-from slmctl.corpus.tokenizer_loading import NAMED, Found, find, refuse_difference
+from slmctl.corpus.tokenizer_loading import NAMED, Found, find, refuse_difference, reloaded_parts
 from slmctl.errors import InputError, MismatchError
 from slmctl.files import sha256_json
 
@@ -117,7 +117,9 @@ class Tokenizer(Encoder):
     """
 
     def __init__(self, hf: Any, origin: str, sentencepiece: bytes | None = None, found: Found | None = None) -> None:
-        self.hf, self.origin, self.sentencepiece, self.found = hf, origin, sentencepiece, found
+        self.hf, self.sentencepiece, self.found = hf, sentencepiece, found
+        self.origin = origin
+        """The directory or Hub id that it was loaded from."""
         if not getattr(hf, "is_fast", False):
             raise InputError(f"{origin}: the tokenizer has no fast (Rust) form. Convert it to tokenizer.json first.")
         if hf.eos_token_id is None:
@@ -127,8 +129,8 @@ class Tokenizer(Encoder):
             )
         super().__init__(hf.backend_tokenizer, hf.eos_token_id, _serving(hf))
         self.size: int = len(hf)
-        self.origin = origin
-        """The directory or Hub id that it was loaded from."""
+        self._reloaded: dict[str, list[str]] = {}
+        """Parts that differ once saved and loaded again, by the type of the model beside."""
 
     @property
     def bos_id(self) -> int | None:
@@ -159,6 +161,7 @@ class Tokenizer(Encoder):
     def save(self, directory: Path) -> None:
         """As `AutoTokenizer` loads it, and in SentencePiece's form, which `save_pretrained` leaves out and llama.cpp reads."""
         self.hf.save_pretrained(directory)
+        self._warn_of_reload(directory)
         if self.sentencepiece is None:
             return
         if self._agrees(self.sentencepiece):
@@ -166,6 +169,19 @@ class Tokenizer(Encoder):
         else:
             warn(
                 f"{directory}: left out {SENTENCEPIECE} of the tokenizer that was loaded: it gives other ids than tokenizer.json."
+            )
+
+    def _warn_of_reload(self, directory: Path) -> None:
+        """Says so where `AutoTokenizer` would make another tokenizer of what was saved, for the type of the model beside it."""
+        if not (directory / "config.json").is_file():
+            return
+        kind = str(json.loads((directory / "config.json").read_text(encoding="utf-8")).get("model_type"))
+        if kind not in self._reloaded:
+            self._reloaded[kind] = reloaded_parts(self.backend, directory)
+        if differ := self._reloaded[kind]:
+            warn(
+                f"{directory}: its tokenizer.json is right, but AutoTokenizer replaces {', '.join(differ)} in a directory of model "
+                f"type {kind!r}. Load it with PreTrainedTokenizerFast.from_pretrained, as slmctl does."
             )
 
     def _agrees(self, sentencepiece: bytes) -> bool:

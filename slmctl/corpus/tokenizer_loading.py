@@ -55,6 +55,16 @@ def _auto(path: str, revision: str | None, **options: Any) -> Any:
         raise InputError(f"cannot load a tokenizer from {path!r}: {_first_line(e)}") from e
 
 
+def reloaded_parts(backend: Any, directory: Path) -> list[str]:
+    """The parts in which what `AutoTokenizer` makes of a saved directory differs from `backend`."""
+    try:
+        with _quiet_transformers():
+            hf = _auto(str(directory), None)
+    except InputError:
+        return ["all"]
+    return files.differing(backend, hf.backend_tokenizer) if getattr(hf, "is_fast", False) else ["all"]
+
+
 def _of_json(path: str, revision: str | None, json_file: Path) -> Found:
     """The library's object where its backend is the file's; else one around the file's own backend."""
     from transformers import PreTrainedTokenizerFast

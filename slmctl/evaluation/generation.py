@@ -18,6 +18,7 @@ from slmctl.config_eval import TaskConfig
 from slmctl.corpus.bos import cut_left, in_front
 from slmctl.corpus.json_lines import decode
 from slmctl.corpus.text_files import open_text, reading
+from slmctl.corpus.tokenizer import Tokenizer
 from slmctl.errors import ConfigError, InputError
 from slmctl.store.order import permutation
 from slmctl.template import FieldError, Template
@@ -150,8 +151,9 @@ def cut(text: str, stop: tuple[str, ...] = ("\n\n",)) -> str:
     return text[: min((at for s in stop if (at := text.find(s)) >= 0), default=len(text))]
 
 
-def run_task(model: Any, tokenizer: Any, task: GenerationTask, device: str, bos_id: int | None = None) -> dict[str, Any]:
-    """Accuracy, its standard error, and every item's output and verdict, in the items' order.
+def run_task(model: Any, tokenizer: Tokenizer, task: GenerationTask, device: str, bos_id: int | None = None) -> dict[str, Any]:
+    """Accuracy, its standard error, and every item's output and verdict, in the items' order. A special token's name in a
+    prompt is text.
 
     Prompts begin with `bos_id` where it is given, and with nothing that the tokenizer's template would put there. A prompt is cut
     from the left, but for its BOS, where the model's context is too short for it; how often is reported. Raises
@@ -162,9 +164,9 @@ def run_task(model: Any, tokenizer: Any, task: GenerationTask, device: str, bos_
     room = context_of(model) - task.max_new_tokens
     if room < (1 if bos_id is None else 2):
         raise ConfigError(f"task {task.name}: max_new_tokens {task.max_new_tokens} fills the model's whole context: lower it.")
-    bare = (list(tokenizer(task.prefix + i.prompt, add_special_tokens=False)["input_ids"]) for i in task.items)
-    prompts = [in_front(ids, bos_id) for ids in bare]
-    texts = _generate_all(model, tokenizer, task, [cut_left(p, room, bos_id) for p in prompts], device)
+    bare = tokenizer.encode([task.prefix + i.prompt for i in task.items])
+    prompts = [in_front(ids.tolist(), bos_id) for ids in bare]
+    texts = _generate_all(model, tokenizer.hf, task, [cut_left(p, room, bos_id) for p in prompts], device)
     outputs = [_verdict(task, i, item, text) for i, (item, text) in enumerate(zip(task.items, texts, strict=True))]
     n = len(outputs)
     accuracy = sum(o["correct"] for o in outputs) / n

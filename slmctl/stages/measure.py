@@ -248,7 +248,7 @@ class Measure:
 
     def _tasks(self, model: SplitModel, name: str) -> dict[str, Any]:
         found: dict[str, Any] = {}
-        tokenizer, bos = self.workspace.tokenizer().hf, self.workspace.bos()
+        tokenizer, bos = self.workspace.tokenizer(), self.workspace.bos()
         bos_id = bos.id if bos is not None else None
         if self.generation_tasks:
             from slmctl.evaluation.generation import run_task
@@ -259,7 +259,7 @@ class Measure:
             from slmctl.evaluation.harness import run_harness
 
             seed = self.workspace.config.seed
-            others = run_harness(self.harness_tasks, model.model, tokenizer, self.device, seed, bos_id=bos_id)
+            others = run_harness(self.harness_tasks, model.model, tokenizer.hf, self.device, seed, bos_id=bos_id)
             if twice := sorted(set(found) & set(others)):
                 raise ConfigError(f"eval.tasks: {twice[0]!r} is a task of lm-evaluation-harness, too. Rename your own.")
             found |= others

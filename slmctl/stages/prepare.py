@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -72,9 +73,9 @@ def prepare(workspace: Workspace, share: Share = Share()) -> None:  # noqa: B008
                 build.jobs = check.watched(name, build.jobs)
     builds = [b for b in found if isinstance(b, Build)]
     jobs: list[Job | None] = [j for f in found for j in (f.jobs if isinstance(f, Build) else [None] * f)]
-    if builds:
-        prove_tokenizer(workspace)
-    make_shards(workspace, [j for j in share.of(jobs) if j is not None], share)
+    mine = [j for j in share.of(jobs) if j is not None]
+    prove_tokenizer(workspace, mine)
+    make_shards(workspace, mine, share)
     for build in builds:
         build.finish()
     if check is not None:
@@ -106,16 +107,18 @@ def tell_bos(workspace: Workspace) -> None:
         warn(against)
 
 
-def prove_tokenizer(workspace: Workspace) -> None:
-    """Compares the tokenizer's ids of the first documents with those that its files give by other means. Raises `InputError`
-    where they differ."""
-    data = workspace.config.data
-    for sources in (data.curated, data.corpus):
-        if (source := sources[0]).hub is not None:  # every reader of it would fetch
-            continue
-        pieces = plan([source], data.shard_bytes, workspace.hashes.beat)[:1]
-        texts = (text for piece in pieces for _, text in documents(source, piece, Tally()))
-        workspace.tokenizer().prove(list(up_to_bytes(islice(texts, PROVEN_DOCUMENTS), PROVEN_BYTES)))
+def prove_tokenizer(workspace: Workspace, jobs: list[Job]) -> None:
+    """Compares the tokenizer's ids of each set's first documents with those that its files give by other means. Raises
+    `InputError` where they differ."""
+    first = {job.packing.folder: job for job in reversed(jobs)}
+    for job in first.values():
+        source = job.packing.sources[job.slice.source]
+        if source.hub is None:  # of which a look would be a fetch
+            texts = (text for _, text in documents(source, job.slice, Tally()))
+            kept: list[str] = []
+            with suppress(InputError):  # a broken record is reported by who makes its shard
+                kept.extend(up_to_bytes(islice(texts, PROVEN_DOCUMENTS), PROVEN_BYTES))
+            workspace.tokenizer().prove(kept)
 
 
 def make_tokenizer(workspace: Workspace, scratch: ScratchConfig) -> None:
@@ -277,9 +280,8 @@ def make_shards(workspace: Workspace, jobs: list[Job], share: Share) -> None:
                 ticker.advance(1)
             return
         tokenizer = workspace.tokenizer()
-        setup = partial(
-            maker, tokenizer.backend.to_str(), tokenizer.eos_id, tokenizer.named
-        )  # of a module that imports no model library, which each process would load
+        # of a module that imports no model library, which each process would load
+        setup = partial(maker, tokenizer.backend.to_str(), tokenizer.eos_id, tokenizer.named)
         for _ in spread(jobs, setup, processes, max(1, room // processes)):
             ticker.advance(1)
 

@@ -78,6 +78,8 @@ def test_the_manifest_counts_what_a_loop_counts(pipeline: Make, tmp_path: Path) 
         split += sum(sum(d in row for row in rows) > 1 for d in set(column) - {-1})
     assert manifest.counts == {
         "documents": len(texts),
+        "eos_tokens": len(texts),
+        "eos_in_texts": 0,
         "text_bytes": sum(len(t.encode()) for t in texts),
         "empty_documents": 0,
         "skipped_documents": 0,

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from slmctl.config_eval import TaskConfig
+from slmctl.corpus.tokenizer import Tokenizer
 from slmctl.errors import ConfigError, InputError
 from slmctl.evaluation.generation import (
     GenerationTask,
@@ -162,7 +163,7 @@ def run_task(model, tokenizer, config, items, prefix, device):
     path = Path(config.path)
     if not path.exists():
         path.write_text('{"q": "1", "a": "1"}\n', encoding="utf-8")
-    return run_generation_task(model, tokenizer, replace(own_task(config, prefix), items=items), device)
+    return run_generation_task(model, Tokenizer(tokenizer, "test"), replace(own_task(config, prefix), items=items), device)
 
 
 def items_for(prompts):

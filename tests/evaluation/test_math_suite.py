@@ -11,6 +11,7 @@ import pytest
 import zstandard
 
 from slmctl.config_eval import SuiteConfig
+from slmctl.corpus.tokenizer import Tokenizer
 from slmctl.errors import ConfigError, InputError
 from slmctl.evaluation.generation import run_task
 from slmctl.evaluation.tasks import NINE, TASKS, records, suite_files, suite_tasks
@@ -217,7 +218,7 @@ def test_a_suite_task_runs_on_a_tiny_model(make_llama, tokenizer, tmp_path):
     data = folder(tmp_path, **{name: [record] * 3 for name, (record, _) in RECORDS.items()})
     model = make_llama(positions=64).model
     for task in suite_tasks(config(data, shots=0, max_new_tokens=4), 0)[0]:
-        found = run_task(model, tokenizer, task, "cpu")
+        found = run_task(model, Tokenizer(tokenizer, "test"), task, "cpu")
         assert (found["items"], found["shots"], found["version"]) == (3, 0, "2")
         json.dumps(found, allow_nan=False)
 
