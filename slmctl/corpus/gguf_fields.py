@@ -15,16 +15,14 @@ _LONGEST = 2**31
 
 
 def read_fields(path: Path, prefix: str) -> dict[str, Any]:
-    """The fields whose names begin with `prefix`, without it. Raises `InputError` where the file is no GGUF file, or not whole."""
+    """The fields whose names begin with `prefix`, without it. Raises `InputError` where the file is not GGUF, or not whole."""
     try:
         with open(path, "rb") as stream:
             if stream.read(4) != b"GGUF":
                 raise InputError(f"{path} is not a GGUF file. Fetch it anew (a Git LFS pointer: `git lfs pull`).")
             version, _, count = _numbers(stream, "IQQ")
             if version not in (2, 3):
-                raise InputError(
-                    f"{path}: GGUF of version {version}; versions 2 and 3, little-endian, are read. Convert it anew."
-                )
+                raise InputError(f"{path}: GGUF of version {version}; 2 and 3, little-endian, are read. Convert it anew.")
             found = {}
             for _ in range(count):
                 name = _string(stream)

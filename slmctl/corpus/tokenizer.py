@@ -129,6 +129,7 @@ class Tokenizer(Encoder):
             )
         super().__init__(hf.backend_tokenizer, hf.eos_token_id, _serving(hf))
         self.size: int = len(hf)
+        self._fingerprints: dict[int, str] = {}
         self._reloaded: dict[str, list[str]] = {}
         """Parts that differ once saved and loaded again, by the type of the model beside."""
 
@@ -154,9 +155,11 @@ class Tokenizer(Encoder):
 
     def fingerprint(self) -> str:
         """Hash of all that decides which ids a text becomes, and of the end-of-sequence id."""
-        parts = json.loads(self.backend.to_str())
-        kept = {k: parts.get(k) for k in ("added_tokens", "normalizer", "pre_tokenizer", "model")}
-        return sha256_json({**kept, "eos_id": self.eos_id})
+        if self.eos_id not in self._fingerprints:
+            parts = json.loads(self.backend.to_str())
+            kept = {k: parts.get(k) for k in ("added_tokens", "normalizer", "pre_tokenizer", "model")}
+            self._fingerprints[self.eos_id] = sha256_json({**kept, "eos_id": self.eos_id})
+        return self._fingerprints[self.eos_id]
 
     def save(self, directory: Path) -> None:
         """As `AutoTokenizer` loads it, and in SentencePiece's form, which `save_pretrained` leaves out and llama.cpp reads."""
@@ -180,8 +183,8 @@ class Tokenizer(Encoder):
             self._reloaded[kind] = reloaded_parts(self.backend, directory)
         if differ := self._reloaded[kind]:
             warn(
-                f"{directory}: its tokenizer.json is right, but AutoTokenizer replaces {', '.join(differ)} in a directory of model "
-                f"type {kind!r}. Load it with PreTrainedTokenizerFast.from_pretrained, as slmctl does."
+                f"{directory}: its tokenizer.json is right, but AutoTokenizer replaces {', '.join(differ)} for models of type "
+                f"{kind!r}. Load it with PreTrainedTokenizerFast.from_pretrained, as slmctl does."
             )
 
     def _agrees(self, sentencepiece: bytes) -> bool:

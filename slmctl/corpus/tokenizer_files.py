@@ -52,28 +52,41 @@ def read_tokenizer_json(path: Path) -> Any:
 
 def differing(file: Any, used: Any) -> list[str]:
     """The parts in which the backend that would be used gives, or may give, other ids than the file's own."""
-    ours, theirs = (_comparable(json.loads(b.to_str())) for b in (file, used))
-    found = [part.replace("_", "-") for part in ("normalizer", "pre_tokenizer", "model") if ours[part] != theirs[part]]
+    (head, model), (used_head, used_model) = (_halves(b.to_str()) for b in (file, used))
+    ours, theirs = _comparable(json.loads(head)), _comparable(json.loads(used_head))
+    found = [part.replace("_", "-") for part in ("normalizer", "pre_tokenizer") if ours[part] != theirs[part]]
+    if model != used_model and _model(json.loads(model), ours) != _model(json.loads(used_model), theirs):
+        found.append("model")
     if any(theirs["added"].get(content) != token for content, token in ours["added"].items()):
         found.append("added tokens")
     return found
 
 
+def _halves(text: str) -> tuple[str, str]:
+    """The JSON of a backend without its model, and its model's, which is written last: large, and mostly the same."""
+    at = text.index(',"model":{"type":')
+    return text[:at] + "}", text[at + len(',"model":') : -1]
+
+
 def _comparable(parts: dict[str, Any]) -> dict[str, Any]:
     """The parts that decide ids, without what makes no difference to them."""
-    normalizer, cutter, model = _plain(parts["normalizer"]), _plain(parts["pre_tokenizer"]), dict(parts["model"])
-    if model["type"] == "BPE":
-        for key in ("continuing_subword_prefix", "end_of_word_suffix", "dropout"):
-            model[key] = model.get(key) or None
-        model["merges"] = [tuple(m.split(" ", 1) if isinstance(m, str) else m) for m in model["merges"]]
-        if _knows_every_byte(cutter, model["vocab"]) or _knows_every_byte(normalizer, model["vocab"]):
-            model |= {"unk_token": None, "fuse_unk": None, "byte_fallback": None}  # for what never occurs
+    normalizer, cutter = _plain(parts["normalizer"]), _plain(parts["pre_tokenizer"])
     flags = ("id", "single_word", "lstrip", "rstrip", "normalized")
     added = {t["content"]: {k: t[k] for k in flags} for t in parts["added_tokens"]}
     for token in added.values():
         if normalizer is None:
             token["normalized"] = False
-    return {"normalizer": normalizer, "pre_tokenizer": cutter, "model": model, "added": added}
+    return {"normalizer": normalizer, "pre_tokenizer": cutter, "added": added}
+
+
+def _model(model: dict[str, Any], parts: dict[str, Any]) -> dict[str, Any]:
+    if model["type"] == "BPE":
+        for key in ("continuing_subword_prefix", "end_of_word_suffix", "dropout"):
+            model[key] = model.get(key) or None
+        model["merges"] = [tuple(m.split(" ", 1) if isinstance(m, str) else m) for m in model["merges"]]
+        if any(_knows_every_byte(parts[k], model["vocab"]) for k in ("normalizer", "pre_tokenizer")):
+            model |= {"unk_token": None, "fuse_unk": None, "byte_fallback": None}  # for what never occurs
+    return model
 
 
 def _plain(part: dict[str, Any] | None) -> Any:

@@ -12,13 +12,13 @@ from tokenizers import pre_tokenizers as P  # noqa: N812
 SPECIAL = ["<unk>", "<s>", "</s>", "<pad>"]
 WORDS = "def return count the seven stones 12 total 4 apples 2024 don't naïve 漢字 we'll ### --- x=1".split()
 LINES = [" ".join(WORDS[(i * 7 + k * k) % len(WORDS)] for k in range(2 + i % 7)) for i in range(120)]
-TEXTS = [*LINES, "    return 12 # apple\n", "\n\n\tcount  the\r\n", "aaaaaaaa aaaa", "≤ struck ≥ s / p a d"]
+TEXTS = [*LINES, "    return 12 # apple\n", "\n\n\tcount  the\r\n", "aaaaaaaa aaaa", "< s > / p a d u n k strike e x"]
 LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 FROM_THE_RIGHT = r"\p{N}{1,3}(?=(?:\p{N}{3})*(?!\p{N}))|[^\p{N}]+"
 QUOTED = r'(?m)"[^"]*"|.'
 
 
-def bpe(pre: Any = None, normalizer: Any = None, prefix: str = "", **options: Any) -> Tokenizer:
+def bpe(pre: Any = None, normalizer: Any = None, **options: Any) -> Tokenizer:
     made = Tokenizer(models.BPE(unk_token="<unk>", **options))
     made.pre_tokenizer = pre
     if normalizer is not None:
@@ -62,6 +62,13 @@ def as_llama2() -> Tokenizer:
     return bpe(None, N.Sequence([N.Prepend("▁"), N.Replace(" ", "▁")]))
 
 
+def quoted() -> Tokenizer:
+    """Merges across words, which are only used within quotation marks."""
+    made = bpe(split_then_bytes(r"[^\n]+|\n"))
+    made.pre_tokenizer = split_then_bytes(QUOTED)
+    return made
+
+
 KINDS: dict[str, Callable[[], Tokenizer]] = {
     "gpt2": lambda: bpe(P.ByteLevel(add_prefix_space=False)),
     "gpt2, space before": lambda: bpe(P.ByteLevel(add_prefix_space=True)),
@@ -69,7 +76,7 @@ KINDS: dict[str, Callable[[], Tokenizer]] = {
     "llama3": lambda: bpe(split_then_bytes(LLAMA3), ignore_merges=True),
     "qwen2": lambda: bpe(split_then_bytes(LLAMA3.replace("{1,3}", "")), N.NFC()),
     "digits from the right": lambda: bpe(split_then_bytes(FROM_THE_RIGHT)),
-    "quoted": lambda: bpe(split_then_bytes(QUOTED)),
+    "quoted": quoted,
     "llama2, no words": as_llama2,
     "metaspace first, no words": lambda: bpe(P.Metaspace(prepend_scheme="first", split=False)),
     "metaspace always": lambda: bpe(P.Metaspace(prepend_scheme="always")),
