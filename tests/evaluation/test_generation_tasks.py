@@ -260,6 +260,18 @@ def test_a_task_draws_no_random_number(make_llama, tokenizer, tmp_path):
     assert (np.random.get_state()[1].tobytes(), random.getstate()) == states[1:]
 
 
+def test_a_special_tokens_name_in_a_prompt_is_text(make_llama, tokenizer, tmp_path, monkeypatch):
+    prompt = "the sum <|endoftext|> of 12"
+    assert tokenizer.eos_token_id in tokenizer(prompt)["input_ids"]
+    model, seen = make_llama().model, []
+    original = model.generate
+    monkeypatch.setattr(model, "generate", lambda **kw: seen.append(kw["input_ids"]) or original(**kw))
+    run_task(model, tokenizer, task(tmp_path), items_for([prompt]), "", "cpu")
+    [ids] = seen[0].tolist()
+    assert tokenizer.eos_token_id not in ids
+    assert tokenizer.decode(ids) == prompt
+
+
 def test_a_record_without_a_number_is_no_worked_example(tmp_path):
     assert make_item(task(tmp_path), {"q": "1", "a": "none"}) is None
     assert make_item(task(tmp_path), {"q": "1", "a": "#### 3"}).target == "3"
@@ -274,7 +286,7 @@ def any_task(items, **over):
 def test_results_keep_the_order_of_the_items_and_say_how_they_were_judged(make_llama, tokenizer):
     model = make_llama().model
     items = [Item(p, "", "x", ("x",) if i % 2 else (), f"id-{i}") for i, p in enumerate(PROMPTS)]
-    found = run_generation_task(model, tokenizer, any_task(items, version="7"), "cpu")
+    found = run_generation_task(model, Tokenizer(tokenizer, "test"), any_task(items, version="7"), "cpu")
     assert [o["output"] for o in found["outputs"]] == [greedy(model, tokenizer, p, 8) for p in PROMPTS]
     assert [(o["index"], o["id"], o["prompt"]) for o in found["outputs"]] == [(i, f"id-{i}", p) for i, p in enumerate(PROMPTS)]
     assert [o["found"] for o in found["outputs"]][1::2] == ["x", "x"]
@@ -287,10 +299,10 @@ def test_an_answer_that_is_not_found_is_wrong_and_never_judged(make_llama, token
         raise AssertionError((found, target))
 
     task = any_task(items_for(PROMPTS), read=lambda *_: None, same=never)
-    found = run_generation_task(make_llama().model, tokenizer, task, "cpu")
+    found = run_generation_task(make_llama().model, Tokenizer(tokenizer, "test"), task, "cpu")
     assert [(o["found"], o["correct"]) for o in found["outputs"]] == [(None, False)] * 5
     with pytest.raises(InputError, match="no item"):
-        run_generation_task(make_llama().model, tokenizer, any_task([]), "cpu")
+        run_generation_task(make_llama().model, Tokenizer(tokenizer, "test"), any_task([]), "cpu")
 
 
 def test_a_generation_ends_before_the_first_of_several_strings():

@@ -92,7 +92,7 @@ def test_a_reference_of_another_size_and_end_of_text_is_accepted(store: Store, h
     """Weak to strong, and strong to weak: all that must be shared is what the ids mean."""
     other = make_model(make_tokenizer(store.root / "other"), vocab_size, hidden, layers, seed=5, bos_token_id=5, eos_token_id=5)
     described = json.loads((other / "tokenizer_config.json").read_text())
-    described.update(eos_token="!", pad_token="!", bos_token="!")
+    described.update(eos_token="e", pad_token="e", bos_token="e")
     (other / "tokenizer_config.json").write_text(json.dumps(described))
     workspace = with_reference(store.copy(scored=False), other).open()
     assert tiny_store.load_tokenizer(str(other)).eos_id != workspace.tokenizer().eos_id
