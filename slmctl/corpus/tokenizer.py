@@ -16,7 +16,8 @@ from slmctl.console import warn
 from slmctl.corpus import long_texts
 from slmctl.corpus.long_texts import Windows
 from slmctl.corpus.special_names import SpecialNames
-from slmctl.corpus.tokenizer_loading import NAMED, Found, find, refuse_difference, reloaded_parts
+from slmctl.corpus.tokenizer_files import Ids, first_difference
+from slmctl.corpus.tokenizer_loading import NAMED, Found, find, load_as_named, refuse_difference, reloaded_parts
 from slmctl.errors import InputError, MismatchError
 from slmctl.files import sha256_json
 
@@ -129,6 +130,7 @@ class Tokenizer(Encoder):
             )
         super().__init__(hf.backend_tokenizer, hf.eos_token_id, _serving(hf))
         self.size: int = len(hf)
+        self._second_opinion: Ids | None = None
         self._fingerprints: dict[int, str] = {}
         self._reloaded: dict[str, list[str]] = {}
         """Parts that differ once saved and loaded again, by the type of the model beside."""
@@ -202,20 +204,14 @@ class Tokenizer(Encoder):
         """Compares its ids of `texts` with those of its files, read by other means. Raises `InputError` where they differ."""
         if self.found is None or self.found.second_opinion is None:
             return
-        from slmctl.corpus.tokenizer_files import first_difference
-
-        plain = [
-            t
-            for t, ids in zip(texts, self.encode(texts), strict=True)
-            if not self.names.suspect(t, ids) and not self._names_in(t)
-        ]
-        found = first_difference(lambda t: [int(i) for i in self.encode([t])[0]], self.found.second_opinion(), plain)
+        if self._second_opinion is None:
+            self._second_opinion = self.found.second_opinion()
+        names = [t.content for t in self.backend.get_added_tokens_decoder().values()]
+        plain = [t for t in texts if not any(n in t for n in names)]  # where such a name stands, both may differ and be right
+        ids = {t: i.tolist() for t, i in zip(plain, self.encode(plain), strict=True)}
+        found = first_difference(ids.__getitem__, self._second_opinion, plain)
         if found is not None:
             refuse_difference(self.origin, self.found.against, found)
-
-    def _names_in(self, text: str) -> bool:
-        """Whether an added token's name stands in a text: there the two ways may differ and be right."""
-        return any(t.content in text for t in self.backend.get_added_tokens_decoder().values())
 
     def vocabulary(self) -> dict[str, int]:
         """Token to id, added tokens included: what two models must share for their losses to join."""
@@ -238,6 +234,13 @@ def load_tokenizer(path: str, gguf_file: str | None = None, revision: str | None
 
     found = find(path, gguf_file, revision, file_of)
     return Tokenizer(found.hf, path, _sentencepiece_of(path, file_of), found)
+
+
+def load_vocabulary(path: str, gguf_file: str | None = None) -> dict[str, int]:
+    """Token to id, of a model that is only ever given ids: how its tokenizer cuts texts, or ends them, does not matter."""
+    hf = load_as_named(path, None, **({"gguf_file": gguf_file} if gguf_file else {}))
+    found: dict[str, int] = hf.get_vocab()
+    return found
 
 
 def _file_of(path: str, name: str, revision: str | None) -> Path | None:

@@ -38,7 +38,7 @@ def find(path: str, gguf_file: str | None, revision: str | None, file_of: Callab
         json_file = file_of(files.TOKENIZER_JSON)
         if json_file is not None:
             return _of_json(path, revision, json_file)
-        hf = _auto(path, revision)
+        hf = load_as_named(path, revision)
         for name in files.SENTENCEPIECE_FILES:
             if (model := file_of(name)) is not None:
                 return _of_sentencepiece(path, hf, model)
@@ -46,7 +46,8 @@ def find(path: str, gguf_file: str | None, revision: str | None, file_of: Callab
         return Found(hf)
 
 
-def _auto(path: str, revision: str | None, **options: Any) -> Any:
+def load_as_named(path: str, revision: str | None, **options: Any) -> Any:
+    """The library's object, by the class that the files name. Raises `InputError` with the reason."""
     from transformers import AutoTokenizer
 
     try:
@@ -59,7 +60,7 @@ def reloaded_parts(backend: Any, directory: Path) -> list[str]:
     """The parts in which what `AutoTokenizer` makes of a saved directory differs from `backend`."""
     try:
         with _quiet_transformers():
-            hf = _auto(str(directory), None)
+            hf = load_as_named(str(directory), None)
     except InputError:
         return ["all"]
     return files.differing(backend, hf.backend_tokenizer) if getattr(hf, "is_fast", False) else ["all"]
@@ -72,7 +73,7 @@ def _of_json(path: str, revision: str | None, json_file: Path) -> Found:
     own = files.read_tokenizer_json(json_file)
     files.refuse_dropout(own, path)
     try:
-        hf, differ = _auto(path, revision), ["class"]
+        hf, differ = load_as_named(path, revision), ["class"]
         if getattr(hf, "is_fast", False):
             files.refuse_invented_ids(hf, own, files.claimed_ids(json_file.parent), path)
             differ = files.differing(own, hf.backend_tokenizer)
@@ -177,7 +178,7 @@ def _of_gguf(path: str, gguf_file: str, revision: str | None, file_of: Callable[
     """What the file describes; transformers' conversion where that is the same."""
     from slmctl.corpus import gguf_tokenizer
 
-    hf = _auto(path, revision, gguf_file=gguf_file)
+    hf = load_as_named(path, revision, gguf_file=gguf_file)
     local = file_of(gguf_file)
     if local is None:
         raise InputError(f"{path} has no {gguf_file}. Correct model.gguf_file.")

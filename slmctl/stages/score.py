@@ -11,7 +11,7 @@ import numpy as np
 from slmctl.config import ScoreConfig
 from slmctl.console import progress, say
 from slmctl.corpus.packing import target_mask
-from slmctl.corpus.tokenizer import load_tokenizer
+from slmctl.corpus.tokenizer import load_vocabulary
 from slmctl.errors import ConfigError, InputError, MismatchError, TrainingError
 from slmctl.files import sha256_json
 from slmctl.model.loading import ModelSource, load_model
@@ -145,7 +145,7 @@ def refuse_other_vocabulary(workspace: Workspace, name: str, source: ModelSource
     """Raises `MismatchError` where the reference's tokenizer gives other tokens the same ids: losses join by token. What a
     tokenizer does besides (its end-of-sequence token, its chat template) does not matter to a model that is given ids."""
     ours = workspace.tokenizer().vocabulary()
-    theirs = {i: t for t, i in load_tokenizer(source.path, source.gguf_file).vocabulary().items()}
+    theirs = {i: t for t, i in load_vocabulary(source.path, source.gguf_file).items()}
     differ = sorted((i, t) for t, i in ours.items() if theirs.get(i) != t)
     if differ:
         i, token = differ[0]
