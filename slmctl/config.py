@@ -65,7 +65,7 @@ class ModelConfig(Section):
     gguf_file: str | None = None
     """Name of a GGUF file in `path`, loaded dequantised (needs the extra `gguf`)."""
     tokenizer: str | None = None
-    """Directory or Hub id of the tokenizer; null takes the model's own."""
+    """Directory or Hub id of the tokenizer; null takes the model's own. Its tokenizer.json decides, not a class that is named."""
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2", "flex_attention", "varlen"] = "sdpa"
     """Attention kernel, as transformers names it; sdpa takes the GPU's flash kernels. varlen computes nothing between
     documents, and wants data.intra_document_mask: true (flash kernels on a GPU)."""

@@ -143,7 +143,7 @@ def _join(left: _Window, ours: slice, right: _Window, theirs: slice, whole_words
     pairs = ((left.first, right.first), (left.last, right.last), (left.ids, right.ids))
     if not all(np.array_equal(a[ours], b[theirs]) for a, b in pairs):
         return None
-    border = left.last[ours][:-1] <= left.first[ours][1:]  # not within a character that is several tokens
+    border = np.ones(n - 1, dtype=bool)
     if whole_words:
         for words in (left.words[ours], right.words[theirs]):
             border &= words[1:] != words[:-1]

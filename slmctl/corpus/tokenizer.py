@@ -213,6 +213,17 @@ class Tokenizer(Encoder):
         if found is not None:
             refuse_difference(self.origin, self.found.against, found)
 
+    def check_vocabulary(self, vocab_size: int) -> None:
+        """Raises `MismatchError` where the model's embedding of `vocab_size` rows is too small for the vocabulary, less tokens
+        that were added to it, or lacks the end-of-sequence token."""
+        entries = self.backend.get_vocab_size(with_added_tokens=False)
+        if entries > vocab_size:
+            raise MismatchError(
+                f"{self.origin}: the tokenizer has {entries} entries, beyond the model's vocabulary of {vocab_size}. Tokenizer "
+                "and model do not belong together; give the right one with model.tokenizer."
+            )
+        self.check_ids(np.array([self.eos_id]), vocab_size)
+
     def vocabulary(self) -> dict[str, int]:
         """Token to id, added tokens included: what two models must share for their losses to join."""
         found: dict[str, int] = self.backend.get_vocab(with_added_tokens=True)

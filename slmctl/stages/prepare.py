@@ -174,7 +174,8 @@ def plan_set(workspace: Workspace, name: str, vocab_size: int) -> Build | int:
     config, folder, sources = workspace.config, workspace.tokens(name), workspace.sources(name)
     tokenizer = workspace.tokenizer()
     bos = workspace.bos()
-    tokenizer.check_ids(np.array([tokenizer.eos_id, *([bos.id] if bos is not None else [])]), vocab_size)
+    tokenizer.check_vocabulary(vocab_size)
+    tokenizer.check_ids(np.array([bos.id] if bos is not None else []), vocab_size)
     made_from = workspace.inputs_here(name, made_before(workspace, name))
     if isinstance(made_from, Kept):
         kept = load_manifest(folder, "tokens") if manifests.exists(folder) else None

@@ -105,6 +105,15 @@ def test_unknown_words_that_would_end_documents_are_refused(pipeline_of: Callabl
         prepare(pipeline_of(backend, ["the price", "the price is"], unk_token="</s>"))
 
 
+def test_a_tokenizer_of_a_larger_vocabulary_than_the_models_is_refused_before_anything_is_encoded(
+    pipeline_of: Callable[..., Workspace], tmp_path: Path
+) -> None:
+    workspace = pipeline_of(marked(), STRUCK[:2])
+    LlamaConfig(vocab_size=20, hidden_size=8, num_attention_heads=2, num_hidden_layers=1).save_pretrained(tmp_path / "model")
+    with pytest.raises(MismatchError, match=r"the tokenizer has \d+ entries, beyond the model's vocabulary of 20"):
+        prepare(workspace)
+
+
 def test_more_and_fewer_ends_are_both_refused() -> None:
     make_shard.refuse_other_ends("x", 5, 3, 2)
     for found in (4, 6):
