@@ -134,6 +134,7 @@ def test_a_gguf_files_own_setting_decides(tmp_path: Path, kind: str, added: bool
         letters = sorted(pre_tokenizers.ByteLevel.alphabet())
         tokens, types = [*letters, BOS, "</s>", "th"], [1] * len(letters) + [3, 3, 1]
         writer.add_token_merges(["t h"])
+        writer.add_tokenizer_pre("gpt-2")
     writer.add_tokenizer_model(kind)
     writer.add_token_list(tokens)
     writer.add_token_types(types)

@@ -13,7 +13,7 @@ import torch
 from bos_tokenizer import begin_with
 
 from slmctl.config_eval import HarnessConfig
-from slmctl.corpus.tokenizer import load_tokenizer
+from slmctl.corpus.tokenizer import Tokenizer, load_tokenizer
 from slmctl.corpus.train_tokenizer import train_tokenizer
 from slmctl.errors import ConfigError
 from slmctl.evaluation.generation import GenerationTask, Item, run_task
@@ -62,12 +62,13 @@ def test_own_tasks(model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch, 
     prompts = ["the sum", "<s>the sum of 12", "12 and " * 40]
     items = [Item(p, "", "0") for p in prompts]
     task = GenerationTask("t", items, "", 0, 6, 2, ("\n\n",), lambda _, __: None, lambda _, __: False)
-    found = run_task(model, tokenizer, task, "cpu", bos)
-    ids = [bare(tokenizer, p) for p in prompts]
-    assert ids[1][0] == tokenizer.bos_token_id, "the prompt names it itself"
+    found = run_task(model, Tokenizer(tokenizer, "test"), task, "cpu", bos)
+    named = [i for part in ("<", "s", ">") for i in bare(tokenizer, part)]  # of which no longer entry is made
+    ids = [bare(tokenizer, prompts[0]), [*named, *bare(tokenizer, "the sum of 12")], bare(tokenizer, prompts[2])]
+    assert tokenizer.bos_token_id not in ids[1], "its name in a prompt is text"
     room = POSITIONS - 6
     front = [bos] if with_bos else []
-    wanted = [[*front, *ids[0]], ids[1], [*front, *ids[2][len(ids[2]) - (room - len(front)) :]]]
+    wanted = [[*front, *ids[0]], [*front, *ids[1]], [*front, *ids[2][len(ids[2]) - (room - len(front)) :]]]
     assert sorted(seen) == sorted(wanted)
     assert found["prompts_cut"] == 1
     for item, prompt in zip(found["outputs"], wanted, strict=True):
@@ -84,8 +85,8 @@ def test_a_generation_that_leaves_room_for_bos_alone_is_refused(model: Any, toke
     items = [Item("12", "", "0")]
     task = GenerationTask("t", items, "", 0, POSITIONS - 1, 1, ("\n\n",), lambda _, __: None, lambda _, __: False)
     with pytest.raises(ConfigError, match="lower it"):
-        run_task(model, tokenizer, task, "cpu", tokenizer.bos_token_id)
-    run_task(model, tokenizer, task, "cpu")
+        run_task(model, Tokenizer(tokenizer, "test"), task, "cpu", tokenizer.bos_token_id)
+    run_task(model, Tokenizer(tokenizer, "test"), task, "cpu")
 
 
 @pytest.mark.parametrize("with_bos", [True, False])
