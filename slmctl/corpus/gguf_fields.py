@@ -8,8 +8,8 @@ from typing import Any, BinaryIO
 
 from slmctl.errors import InputError
 
-_NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-_STRING, _ARRAY = 8, 9
+NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+STRING, ARRAY = 8, 9
 _LONGEST = 2**31
 """Bytes or entries beyond which a count is not believed."""
 
@@ -20,13 +20,13 @@ def read_fields(path: Path, prefix: str) -> dict[str, Any]:
         with open(path, "rb") as stream:
             if stream.read(4) != b"GGUF":
                 raise InputError(f"{path} is not a GGUF file. Fetch it anew (a Git LFS pointer: `git lfs pull`).")
-            version, _, count = _numbers(stream, "IQQ")
+            version, _, count = numbers(stream, "IQQ")
             if version not in (2, 3):
                 raise InputError(f"{path}: GGUF of version {version}; 2 and 3, little-endian, are read. Convert it anew.")
             found = {}
             for _ in range(count):
-                name = _string(stream)
-                value = _value(stream, _numbers(stream, "I")[0])
+                name = string(stream)
+                value = _value(stream, numbers(stream, "I")[0])
                 if name.startswith(prefix):
                     found[name.removeprefix(prefix)] = value
             return found
@@ -34,13 +34,15 @@ def read_fields(path: Path, prefix: str) -> dict[str, Any]:
         raise InputError(f"{path} cannot be read as GGUF: {e}. It may not be whole; fetch it anew.") from None
 
 
-def _numbers(stream: BinaryIO, layout: str) -> tuple[Any, ...]:
+def numbers(stream: BinaryIO, layout: str) -> tuple[Any, ...]:
+    """The next numbers of a file, little-endian, by the letters of `struct`. Raises `struct.error` where it ends before."""
     size = struct.calcsize("<" + layout)
     return struct.unpack("<" + layout, stream.read(size))
 
 
-def _string(stream: BinaryIO) -> str:
-    (size,) = _numbers(stream, "Q")
+def string(stream: BinaryIO) -> str:
+    """The next text of a file, behind its length. Raises `EOFError` where it ends before."""
+    (size,) = numbers(stream, "Q")
     found = stream.read(size) if size < _LONGEST else b""
     if len(found) != size:
         raise EOFError("it ends within a text")
@@ -48,13 +50,13 @@ def _string(stream: BinaryIO) -> str:
 
 
 def _value(stream: BinaryIO, kind: int) -> Any:
-    if kind == _STRING:
-        return _string(stream)
-    if kind != _ARRAY:
-        return _numbers(stream, _NUMBERS[kind])[0]
-    inner, count = _numbers(stream, "IQ")
+    if kind == STRING:
+        return string(stream)
+    if kind != ARRAY:
+        return numbers(stream, NUMBERS[kind])[0]
+    inner, count = numbers(stream, "IQ")
     if count >= _LONGEST:
         raise EOFError(f"a list of {count} entries")
-    if inner in _NUMBERS:
-        return list(_numbers(stream, f"{count}{_NUMBERS[inner]}"))
+    if inner in NUMBERS:
+        return list(numbers(stream, f"{count}{NUMBERS[inner]}"))
     return [_value(stream, inner) for _ in range(count)]

@@ -16,12 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from slmctl.corpus.gguf_fields import ARRAY, NUMBERS, STRING, numbers, string
 from slmctl.errors import InputError
 from slmctl.model.weight_files import few, refuse_pointer
 
 MAGIC = b"GGUF"
-_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-_STRING, _ARRAY = 8, 9
 _F32 = 0
 _FACTORS = "rope_freqs.weight"
 _AS_ORIGINAL = "Use the original model in place of its GGUF file."
@@ -50,25 +49,25 @@ def read_header(file: Path) -> Header:
             return _read(stream, file)
     except ImportError as e:
         raise InputError("GGUF files need the extra: pip install 'slmctl[gguf]'.") from e
-    except (struct.error, ValueError, KeyError, TypeError, OverflowError, MemoryError) as e:
+    except (struct.error, ValueError, KeyError, TypeError, OverflowError, MemoryError, EOFError) as e:
         raise InputError(f"{file} is not a whole GGUF file ({e}). Copy or download it again.") from e
 
 
 def _read(stream: BinaryIO, file: Path) -> Header:
     if stream.read(4) != MAGIC:
         raise ValueError("it does not begin with GGUF")
-    _, tensors, facts = _unpack(stream, "IQQ")
+    _, tensors, facts = numbers(stream, "IQQ")
     found = {}
     for _ in range(facts):
-        key = _string(stream)
-        value = _value(stream, _unpack(stream, "I")[0])
+        key = string(stream)
+        value = _value(stream, numbers(stream, "I")[0])
         if value is not None:
             found[key] = value
     entries = {}
     for _ in range(tensors):
-        name = _string(stream)
-        shape = _unpack(stream, f"{_unpack(stream, 'I')[0]}Q")
-        kind, offset = _unpack(stream, "IQ")
+        name = string(stream)
+        shape = numbers(stream, f"{numbers(stream, 'I')[0]}Q")
+        kind, offset = numbers(stream, "IQ")
         entries[name] = Entry(tuple(reversed(shape)), kind, offset)
     alignment = int(found.get("general.alignment", 32))
     start = -(-stream.tell() // alignment) * alignment
@@ -87,24 +86,15 @@ def _bytes(entry: Entry) -> int:
     return math.prod(entry.shape) // values * size if values else 1
 
 
-def _unpack(stream: BinaryIO, form: str) -> tuple[Any, ...]:
-    return struct.unpack(f"<{form}", stream.read(struct.calcsize(f"<{form}")))
-
-
-def _string(stream: BinaryIO) -> str:
-    (length,) = _unpack(stream, "Q")
-    return stream.read(length).decode("utf-8", "replace")
-
-
 def _value(stream: BinaryIO, kind: int) -> Any:
     """A value, or None for a list, which is passed over."""
-    if kind == _STRING:
-        return _string(stream)
-    if kind != _ARRAY:
-        return _unpack(stream, _SCALARS[kind])[0]
-    of, count = _unpack(stream, "IQ")
-    if of in _SCALARS:
-        stream.seek(count * struct.calcsize(f"<{_SCALARS[of]}"), 1)
+    if kind == STRING:
+        return string(stream)
+    if kind != ARRAY:
+        return numbers(stream, NUMBERS[kind])[0]
+    of, count = numbers(stream, "IQ")
+    if of in NUMBERS:
+        stream.seek(count * struct.calcsize(f"<{NUMBERS[of]}"), 1)
     else:
         for _ in range(count):
             _value(stream, of)
