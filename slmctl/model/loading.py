@@ -15,7 +15,7 @@ import torch
 from slmctl.corpus.tokenizer import Tokenizer
 from slmctl.errors import InputError, TrainingError
 from slmctl.files import HashCache
-from slmctl.model.attention import register
+from slmctl.model.attention import VARLEN, register
 from slmctl.model.gguf_weights import read_header, refuse_gguf_unused
 from slmctl.model.weight_files import Stored, stored_weights
 from slmctl.model.weights import (
@@ -67,6 +67,9 @@ def load_model(source: ModelSource, dtype: str = "float32", device: str = "cpu")
             check_source(source)  # which tells it by name, where the weights are why
         reason = str(e).strip().split("\n")[0]
         hint = " Install the extra: pip install 'slmctl[gguf]'." if source.gguf_file and "gguf" in reason.lower() else ""
+        if reason == f"'{VARLEN}'" or "does not support an attention implementation" in reason:
+            reason = f"its type has no {source.attn_implementation} attention in transformers"
+            hint = ". Use model.attn_implementation: eager."
         raise InputError(f"cannot load a model from {source.path!r}: {reason}{hint}") from e
     refuse_difference(source.path, model, found, stored)
     refuse_ties_undone(source.path, model)

@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,6 +26,7 @@ from slmctl.files import publishing, read_json, sha256_file, sha256_json, write_
 from slmctl.model.loading import ModelSource, load_model
 from slmctl.model.row_losses import row_losses
 from slmctl.model.split import SplitModel
+from slmctl.stages.checked import kind_of
 from slmctl.stages.folders import DONE
 from slmctl.stages.workspace import Workspace
 from slmctl.store.reader import RowReader
@@ -90,7 +91,6 @@ class Measure:
         self.root = workspace.evaluation
         self._sizes: dict[str, dict[int, int]] = {}
         self._task_notes: list[str] = []
-        self._checked: list[dict[str, Any]] = []
         self.sets = {n: workspace.open_tokens(f"heldout/{n}") for n in workspace.heldout_names()}
 
     # --- models ---
@@ -98,10 +98,9 @@ class Measure:
     def load(self, source: ModelSource) -> SplitModel:
         model = load_model(source, self.config.precision, self.device)
         split = SplitModel(model, self.workspace.config.data.intra_document_mask).eval()
-        kind = {k: v for k, v in model.config.to_dict().items() if not k.startswith("_")}
-        if kind not in self._checked:  # once for models that differ in weights alone
-            split.check(self.workspace.tokenizer().eos_id, self.workspace.config.data.seq_len)
-            self._checked.append(kind)
+        eos_id, seq_len = self.workspace.tokenizer().eos_id, self.workspace.config.data.seq_len
+        check = partial(split.check, eos_id, seq_len)
+        self.workspace.checked.once(split, kind_of(split), seq_len, self.config.precision, check)
         return split
 
     def model(self, name: str, source: ModelSource, beside: Beside | None = None) -> dict[str, Any]:

@@ -225,9 +225,14 @@ def _load(workspace: Workspace, ranks: Ranks, source: ModelSource, settings: Tra
         refuse_ids_beyond(tokens.manifest.format["max_id"], split.vocab_size, source.path)
         refuse_rows_beyond(tokens.seq_len, split, source.path)
     bf16 = settings.precision == "bf16_autocast"
-    if ranks.is_first:  # the others hear of its verdict before they begin
+    seq_len = sets[0].seq_len
+
+    def check() -> None:
         with lent(split.model, workspace.device) as where, autocast(where, bf16):
-            split.check(workspace.tokenizer().eos_id, sets[0].seq_len, bf16)
+            split.check(workspace.tokenizer().eos_id, seq_len, bf16)
+
+    if ranks.is_first:  # the others hear of its verdict before they begin
+        workspace.checked.once(split, workspace.fingerprint(source), seq_len, settings.precision, check)
     if settings.precision == "bfloat16" and settings.lr < 1e-4:
         warn(
             f"precision bfloat16 with lr {settings.lr}: weights of 8 significant bits swallow updates below about 1/256 of "

@@ -15,6 +15,7 @@ from slmctl.corpus.tokenizer import Tokenizer, load_tokenizer
 from slmctl.errors import InputError, MismatchError
 from slmctl.files import read_json
 from slmctl.model.loading import ModelSource, local_copy, model_fingerprint, pick_device
+from slmctl.stages.checked import Checked
 from slmctl.stages.folders import DONE, INPUTS, SETS, Folders
 from slmctl.stages.gone import Kept, fewer_than_made, inputs_here
 from slmctl.storage import Folder
@@ -52,6 +53,7 @@ class Workspace(Folders):
     def __init__(self, config: PipelineConfig) -> None:
         super().__init__(config)
         self._tokenizer: Tokenizer | None = None
+        self.checked = Checked()
 
     # --- places ---
 

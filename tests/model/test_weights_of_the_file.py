@@ -261,3 +261,18 @@ def test_an_embedding_or_head_of_zeros_is_refused(tmp_path, name):
     saved(tmp_path)
     rewrite(tmp_path, lambda w: {**w, name: torch.zeros(61, 32)})
     refused(tmp_path, rf"{re.escape(name)} of .* holds nothing but zeros", headers=False)
+
+
+@pytest.mark.parametrize(
+    ("config", "attention"),
+    [
+        (tf.BloomConfig(vocab_size=61, hidden_size=16, n_layer=1, n_head=2), "sdpa"),
+        (tf.BloomConfig(vocab_size=61, hidden_size=16, n_layer=1, n_head=2), "flex_attention"),
+        (tf.GPTJConfig(vocab_size=61, n_embd=16, n_layer=1, n_head=2, rotary_dim=4), "varlen"),
+    ],
+)
+def test_attention_that_a_family_does_not_have_is_told_in_the_words_of_the_configuration(tmp_path, config, attention):
+    saved(tmp_path, config)
+    with pytest.raises(InputError, match=rf"no {attention} attention in transformers\. Use model\.attn_implementation: eager\.$"):
+        load_model(ModelSource(str(tmp_path), attn_implementation=attention))
+    load_model(ModelSource(str(tmp_path), attn_implementation="eager"))

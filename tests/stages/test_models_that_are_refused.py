@@ -82,3 +82,27 @@ def test_each_stage_checks_at_the_length_of_its_rows_and_evaluation_once_for_a_c
         measure.load(ModelSource(str(tmp_path / name)))
     assert lengths[3:] == [32], "the reference has the base's configuration"
     release_locks()
+
+
+def test_arms_on_one_base_are_checked_once_and_again_where_anything_differs(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[torch.dtype] = []
+    real = check._Check.rows
+
+    def noted(self: Any, length: int) -> None:
+        made.append(self.split.head.weight.dtype)
+        real(self, length)
+
+    monkeypatch.setattr(check._Check, "rows", noted)
+    of_all = {"criterion": "all"}
+    rough = {"selection": of_all, "precision": "bfloat16"}
+    settings["pretrain"]["arms"] = {"a": {"selection": of_all}, "b": {"selection": of_all, "seed": 3}, "rough": rough}
+    workspace = open_workspace(settings)
+    pretrain(workspace)
+    assert made == [torch.float32, torch.float32], "a and b share one; the weights of 16 bits are made float32 for it"
+    save("llama", tmp_path / "model", is_causal=False)
+    for _ in range(2):  # other files, and what was refused is not let through the next time
+        with pytest.raises(InputError, match="no causal language model"):
+            pretrain(workspace, ["a"], resume=False)
+    release_locks()
