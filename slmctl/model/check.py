@@ -42,7 +42,7 @@ KNOWN = "slmctl knows softcaps, multipliers and divisors of logits by their usua
 ALSO_IN_FLOAT32 = ("sdpa", "eager", "flex_attention", VARLEN)
 LENGTHS = ("original_max_position_embeddings", "attention_chunk_size", "sliding_window")
 """What configurations call lengths beyond which a model does something else."""
-TWO_WAYS = {"use_bidirectional_attention": True, "is_causal": False, "is_decoder": False, "prefix_lm": True}
+TWO_WAYS = {"use_bidirectional_attention": True, "is_causal": False, "is_decoder": False, "causal": False, "prefix_lm": True}
 """What they call attention that is not causal."""
 
 

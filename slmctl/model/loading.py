@@ -115,7 +115,10 @@ def check_source(source: ModelSource) -> None:
     except InputError:
         raise
     except Exception as e:  # the library raises many kinds
-        raise InputError(f"cannot make a model of {source.path!r}: {str(e).strip().splitlines()[0]}") from e
+        reason = str(e).strip().splitlines()[0]
+        if "Unrecognized configuration class" in reason:
+            reason = "transformers has no causal language model of its type. Use another model."
+        raise InputError(f"cannot make a model of {source.path!r}: {reason}") from e
 
 
 def _forget_quantisation(model: Any) -> None:

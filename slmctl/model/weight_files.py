@@ -161,6 +161,11 @@ def _pickled(file: Path) -> dict[str, Stored]:
     try:
         held: Any = torch.load(file, map_location="meta", weights_only=True)
     except Exception as e:  # the library raises many kinds
+        if "Unsupported global" in str(e):
+            raise InputError(
+                f"{file} holds Python objects, which could run anything, and not weights by name alone. Save the model with "
+                "`save_pretrained`."
+            ) from e
         raise InputError(f"{file} cannot be read ({str(e).strip().splitlines()[0]}). {_AGAIN}") from e
     other = [k for k, v in held.items() if not isinstance(v, torch.Tensor)] if isinstance(held, dict) else [type(held).__name__]
     if other:

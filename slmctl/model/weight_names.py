@@ -40,6 +40,11 @@ def mend(difference: Difference, model: Any, stored: dict[str, Stored]) -> str:
         )
     if difference.reshaped or difference.unmade or _layers(missing | unexpected):
         return "Use the config.json that the weights were saved with."
+    if not missing:
+        return (
+            "Use the config.json that the weights were saved with; or, where they are no part of a language model (a value head, "
+            "or one for classes, that training put beside it), save the language model alone with `save_pretrained`."
+        )
     return "Save the whole model with `save_pretrained`, and use the config.json that it writes."
 
 
@@ -55,7 +60,8 @@ def _wrapped(missing: set[str], unexpected: set[str], stored: dict[str, Stored])
         return None
     by = ", ".join(dict.fromkeys(WRAPPERS[p][0] for p in parts))
     instead = [WRAPPERS[p][1] for p in parts if WRAPPERS[p][1]]
-    advice = f"Save {instead[0]} in place of the wrapped model" if instead else "Save `model.merge_and_unload()`"
+    inner = instead[0] if len(instead) == 1 else "the innermost model"
+    advice = f"Save {inner} in place of the wrapped model" if instead else "Save `model.merge_and_unload()`"
     shown = ", ".join(f"`{p}`" for p in parts)
     code = "re.sub(r'(^|\\.)(" + "|".join(re.escape(p) for p in parts) + r")+', r'\1', k)"
     return f"Names in the file hold {shown}, left by {by}. {advice}, or rename them: {_snippet(code, stored)}"

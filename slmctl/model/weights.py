@@ -101,7 +101,7 @@ def refuse(where: str, model: Any, difference: Difference, stored: dict[str, Sto
     if difference:
         raise InputError(
             f"the weights of {where} are not those of a {type(model).__name__} as its configuration describes it: {difference}. "
-            f"Weights that are missing would be drawn at random. {mend(difference, model, stored)}"
+            f"Weights that are missing would be drawn at random, others dropped. {mend(difference, model, stored)}"
         )
 
 

@@ -90,7 +90,7 @@ def begin(workspace: Workspace) -> int:
         return config.model.scratch.vocab_size
     model = load_model_config(workspace.base_source())
     room = getattr(model, "max_position_embeddings", None)
-    if room is not None and config.data.seq_len > room:
+    if room is not None and 0 < room < config.data.seq_len:  # XLNet says -1: as many as there are
         raise ConfigError(
             f"data.seq_len: {config.data.seq_len} is beyond the {room} positions of the base model; use at most {room}."
         )

@@ -100,6 +100,15 @@ def test_a_trainers_checkpoint_is_no_model(folder):
     weights = load_file(folder / "model.safetensors")
     as_bin(folder, {"model": weights, "step": 3})
     refused(folder, r"not a model's weights by name: it also holds model, step")
+    torch.save(torch.nn.Linear(2, 2), folder / "pytorch_model.bin")
+    refused(folder, r"pytorch_model\.bin holds Python objects")
+
+
+def test_pickles_of_old_are_loaded(folder):
+    logits = tf.LlamaForCausalLM.from_pretrained(folder)(IDS).logits
+    weights = load_file(folder / "model.safetensors")
+    torch.save(weights, as_bin(folder), _use_new_zipfile_serialization=False)
+    same(folder, logits)
 
 
 def test_names_with_a_prefix_are_refused_in_a_pickle_too(folder):

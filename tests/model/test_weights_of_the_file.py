@@ -89,7 +89,7 @@ def test_a_whole_file_is_loaded_in_whatever_precision_it_is(tmp_path, tied, dtyp
             r"21 missing \(lm_head\.weight.* and 18 more\).*`_orig_mod\.`, left by torch\.compile.*model\._orig_mod",
         ),
         (prefixed("module."), r"21 that the model has no place for \(module\.lm_head.*model\.module"),
-        (prefixed("module._orig_mod."), r"DistributedDataParallel"),
+        (prefixed("module._orig_mod."), r"DistributedDataParallel.*Save the innermost model in place"),
         (prefixed("base_model.model."), r"PEFT"),
         (prefixed("pretrained_model."), r"begin with `pretrained_model\.`"),
         (infixed, r"`_orig_mod\.`, `_checkpoint_wrapped_module\.`"),
@@ -158,7 +158,8 @@ def test_a_configuration_of_another_model_is_refused(tmp_path, keys, told):
 def test_what_the_model_has_no_place_for_is_refused(tmp_path, extra):
     saved(tmp_path)
     rewrite(tmp_path, lambda w: {**w, extra: torch.ones(3, 32)})
-    refused(tmp_path, r"1 that the model has no place for", re.escape(extra), "LoRA" if "lora" in extra else "config.json")
+    told = "LoRA" if "lora" in extra else "config.json" if "layers" in extra else "save the language model alone"
+    refused(tmp_path, r"1 that the model has no place for", re.escape(extra), told)
 
 
 def test_names_that_a_class_has_transformers_ignore_are_refused_but_for_masks(tmp_path):
@@ -276,3 +277,10 @@ def test_attention_that_a_family_does_not_have_is_told_in_the_words_of_the_confi
     with pytest.raises(InputError, match=rf"no {attention} attention in transformers\. Use model\.attn_implementation: eager\.$"):
         load_model(ModelSource(str(tmp_path), attn_implementation=attention))
     load_model(ModelSource(str(tmp_path), attn_implementation="eager"))
+
+
+def test_a_model_of_another_kind_is_told_as_such(tmp_path):
+    tf.T5ForConditionalGeneration(
+        tf.T5Config(vocab_size=61, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+    ).save_pretrained(tmp_path)
+    refused(tmp_path, r"has no causal language model of its type\. Use another model\.$")

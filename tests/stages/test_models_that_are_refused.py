@@ -106,3 +106,14 @@ def test_arms_on_one_base_are_checked_once_and_again_where_anything_differs(
         with pytest.raises(InputError, match="no causal language model"):
             pretrain(workspace, ["a"], resume=False)
     release_locks()
+
+
+def test_a_model_that_bounds_no_positions_is_judged_by_what_it_predicts(settings: dict[str, Any], tmp_path: Path) -> None:
+    with quiet_transformers():
+        model = tf.XLNetLMHeadModel(tf.XLNetConfig(vocab_size=300, d_model=16, n_layer=1, n_head=2, d_inner=16))
+        model.save_pretrained(tmp_path / "model")
+    settings["model"]["attn_implementation"] = "eager"
+    prepare(open_workspace(settings))
+    with pytest.raises(InputError, match="no causal language model"):
+        train_reference(open_workspace(settings))
+    release_locks()
