@@ -25,6 +25,7 @@ _CACHES = re.compile(
 _MASKS = re.compile(r"(^|\.)(cross)?att(n|ention)(\.attention)?\.(masked_)?bias$")  # causal masks of GPT-2's kin, once saved
 _MORE_TOKENS = re.compile(r"(^|\.)mtp(_\w+)?\.")  # heads for several tokens ahead, beside the model
 _LAYER = re.compile(r"(^|\.)layers\.(\d+)\.")
+_EXPERT = re.compile(r"^(.*\bexperts\.)(\d+)(\..+)$")
 _SHARED_KV = re.compile(r"\.self_attn\.(k_proj|v_proj|k_norm|v_norm)\.")
 
 
@@ -93,6 +94,7 @@ def refuse_difference(where: str, model: Any, found: list[Difference], stored: d
     difference.unexpected = {n for n in difference.unexpected if not _is_harmless(n, model.config, stored.get(n))}
     refuse(where, model, difference, stored)
     _refuse_twins(where, model, stored)
+    _refuse_gaps(where, stored)
     _refuse_whole_numbers(where, model, stored)
 
 
@@ -128,6 +130,22 @@ def _refuse_twins(where: str, model: Any, stored: dict[str, Stored]) -> None:
         raise InputError(
             f"{where} holds {len(twins)} weights twice ({few(f'{n} and {n.removeprefix(prefix)}' for n in twins)}). "
             "Save the model again, into an empty directory."
+        )
+
+
+def _refuse_gaps(where: str, stored: dict[str, Stored]) -> None:
+    """Experts are put into one tensor in the order of their numbers, whatever those are: after a gap each takes the place of
+    another."""
+    numbers: dict[tuple[str, str], set[int]] = {}
+    for match in filter(None, map(_EXPERT.match, stored)):
+        numbers.setdefault((match[1], match[3]), set()).add(int(match[2]))
+    odd = {(a, b): found for (a, b), found in numbers.items() if max(found) >= len(found)}
+    if odd:
+        absent = [f"{a}{min(set(range(len(n))) - n)}{b}" for (a, b), n in odd.items()]
+        beyond = [f"{a}{max(n)}{b}" for (a, b), n in odd.items()]
+        raise InputError(
+            f"the experts of {where} are not numbered without gaps: it holds {few(beyond, 1)}, and lacks {few(absent, 1)}. Experts "
+            "would take each other's places. Save the whole model with `save_pretrained`."
         )
 
 

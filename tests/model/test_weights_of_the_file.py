@@ -213,6 +213,17 @@ def test_experts_are_compared_as_the_file_has_them(tmp_path):
     refused(tmp_path, r"2 missing \(model\.layers\.0\.mlp\.gate\.weight")
 
 
+@pytest.mark.parametrize(
+    ("part", "lacks"),
+    [(r"experts\.1\.w1", "experts.1.w1"), (r"experts\.3\.", "experts.3.w1"), (r"experts\.[123]\.", "experts.1.w1")],
+)
+def test_experts_whose_numbers_leave_a_gap_are_refused(tmp_path, part, lacks):
+    model = saved(tmp_path, tf.MixtralConfig(**SIZES, num_key_value_heads=4, num_local_experts=4))
+    accepted(tmp_path, model)
+    rewrite(tmp_path, lambda w: {(k.replace("experts.", "experts.1") if re.search(part, k) else k): v for k, v in w.items()})
+    refused(tmp_path, rf"lacks .*{re.escape(lacks)}.*each other's places")
+
+
 def test_heads_for_several_tokens_ahead_are_not_the_model(tmp_path):
     model = saved(tmp_path)
     rewrite(tmp_path, lambda w: {**w, "mtp.layers.0.mlp.up_proj.weight": torch.ones(3, 3)})
