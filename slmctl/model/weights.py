@@ -144,8 +144,8 @@ def _refuse_gaps(where: str, stored: dict[str, Stored]) -> None:
         absent = [f"{a}{min(set(range(len(n))) - n)}{b}" for (a, b), n in odd.items()]
         beyond = [f"{a}{max(n)}{b}" for (a, b), n in odd.items()]
         raise InputError(
-            f"the experts of {where} are not numbered without gaps: it holds {few(beyond, 1)}, and lacks {few(absent, 1)}. Experts "
-            "would take each other's places. Save the whole model with `save_pretrained`."
+            f"the experts of {where} are not numbered without gaps: it holds {few(beyond, 1)}, and lacks {few(absent, 1)}. "
+            "Experts would take each other's places. Save the whole model with `save_pretrained`."
         )
 
 
