@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import sentencepiece
 from tokenizer_kinds import KINDS, LLAMA3, TEXTS, bpe, split_then_bytes
-from tokenizers import AddedToken, Tokenizer
+from tokenizers import AddedToken, Tokenizer, models, trainers
 from tokenizers import normalizers as N  # noqa: N812
 from tokenizers import pre_tokenizers as P  # noqa: N812
 from transformers import AutoTokenizer
@@ -166,6 +166,18 @@ def test_a_class_that_cannot_load_the_file_is_not_needed(tmp_path: Path) -> None
     folder = write(tmp_path, marked(KINDS["unigram"]()), "Qwen2Tokenizer", "qwen2")
     loaded = load_tokenizer(str(folder))
     assert [ids.tolist() for ids in loaded.encode(TEXTS)] == ids_by_file(folder, TEXTS)
+
+
+@pytest.mark.parametrize(("cls", "model_type"), [("GemmaTokenizer", "gemma"), (None, "gemma"), ("BertTokenizer", "bert")])
+def test_a_class_that_could_encode_nothing_by_the_file_is_not_used(cls: str | None, model_type: str, tmp_path: Path) -> None:
+    """Byte-level BPE that knows no `<unk>`, which the class's own parts need."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = split_then_bytes(LLAMA3)
+    alphabet = P.ByteLevel.alphabet()
+    backend.train_from_iterator(TEXTS, trainers.BpeTrainer(special_tokens=["</s>"], initial_alphabet=alphabet, vocab_size=400))
+    folder = write(tmp_path, backend, cls, model_type, bos_token=None)
+    loaded = load_tokenizer(str(folder))
+    assert [ids.tolist() for ids in loaded.encode(SAMPLE)] == ids_by_file(folder, SAMPLE)
 
 
 def trained(kind: str, **options: Any) -> bytes:
