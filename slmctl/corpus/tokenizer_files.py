@@ -152,15 +152,19 @@ def claimed_ids(folder: Path) -> dict[str, int]:
     return found
 
 
-def sentencepiece_ids(model: bytes) -> Ids | None:
-    """Text to ids by the sentencepiece package; None where the file is not SentencePiece's."""
+def sentencepiece_ids(model: bytes, id_of: Callable[[str], int | None] | None = None) -> Ids | None:
+    """Text to ids by the sentencepiece package; None where the file is not SentencePiece's. `id_of` gives a piece's id where
+    that is not its place in the file."""
     from sentencepiece import SentencePieceProcessor
 
     try:
         form = SentencePieceProcessor(model_proto=model)
     except RuntimeError:
         return None
-    return lambda text: [int(i) for i in form.encode(text)]
+    if id_of is None:
+        return lambda text: [int(i) for i in form.encode(text)]
+    ids = [id_of(form.id_to_piece(i)) for i in range(form.vocab_size())]
+    return lambda text: [-1 if ids[i] is None else int(ids[i]) for i in form.encode(text)]
 
 
 def first_difference(encode: Ids, other: Ids, texts: Iterable[str]) -> tuple[str, list[int], list[int]] | None:

@@ -138,8 +138,10 @@ def _of_sentencepiece(path: str, hf: Any, model_file: Path) -> Found:
             else "is not SentencePiece's, and does not say how it cuts texts"
         )
         raise InputError(f"{model_file} {what}. {_ADVICE}")
-    if not getattr(hf, "is_fast", False) or _offset(hf, model_file):
+    if not getattr(hf, "is_fast", False):
         return Found(hf)
+    if _offset(hf, model_file):
+        ids = files.sentencepiece_ids(proto, hf.backend_tokenizer.token_to_id) or ids
     if (found := files.first_difference(_plain_ids(_copy(hf.backend_tokenizer)), ids, PROBE)) is not None:
         for prefix in (True, False):
             backend = as_sentencepiece(hf.backend_tokenizer, prefix)

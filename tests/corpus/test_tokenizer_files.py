@@ -213,6 +213,23 @@ def test_a_sentencepiece_model_alone_gives_its_ids_or_is_refused(
     loaded.prove(texts)
 
 
+@pytest.mark.parametrize(("cls", "model_type"), [("XLMRobertaTokenizer", "xlm-roberta"), ("XGLMTokenizer", "xglm")])
+def test_ids_that_are_offset_by_design_are_compared_by_their_pieces(cls: str, model_type: str, tmp_path: Path) -> None:
+    """fairseq's models put their own tokens before SentencePiece's; of XGLM's file the library makes nothing but unknown ones."""
+    proto = trained("unigram", byte_fallback=False)
+    (tmp_path / "sentencepiece.bpe.model").write_bytes(proto)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": cls}))
+    if cls == "XGLMTokenizer":
+        with pytest.raises(InputError, match=r"gives other ids than sentencepiece\.bpe\.model"):
+            load_tokenizer(str(tmp_path))
+        return
+    loaded = load_tokenizer(str(tmp_path))
+    judge = sentencepiece.SentencePieceProcessor(model_proto=proto)
+    assert loaded.hf.convert_ids_to_tokens(loaded.encode(["the seven"])[0]) == judge.encode("the seven", out_type=str)
+    loaded.prove(SAMPLE)
+
+
 def test_a_tokenizer_model_of_another_kind_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.model").write_text("IQ== 0\nIg== 1\n")
     (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "</s>"}')
