@@ -7,6 +7,7 @@ become other tokens than the model was trained with.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -111,13 +112,14 @@ def sentencepiece_bpe(fields: dict[str, Any], path: Path, converted: Any) -> tup
     return as_sentencepiece(converted, as_given.add_dummy_prefix), ids
 
 
-def as_sentencepiece(converted: Any, prefix: bool) -> Any:
+def as_sentencepiece(converted: Any, prefix: bool, defined: Iterable[str] = ()) -> Any:
     """A converted SentencePiece model that takes spaces as SentencePiece does: one is put before every text, whatever it
-    begins with, or none; and a text is one word."""
-    from tokenizers import Tokenizer, normalizers
+    begins with, or none; and a text is one word, but for the user-defined pieces that are found in it first."""
+    from tokenizers import AddedToken, Tokenizer, normalizers
 
     backend = Tokenizer.from_str(converted.to_str())
     replaced = normalizers.Replace(" ", "\u2581")
     backend.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), replaced]) if prefix else replaced
     backend.pre_tokenizer = None
+    backend.add_tokens([AddedToken(piece, normalized=True) for piece in defined])
     return backend

@@ -126,9 +126,13 @@ def _next(encode: Callable[[str], Any], text: str, window: _Window, whole_words:
     """The window after this one, how many of this one's tokens come before the join, and how many of the next one's."""
     step = max(1, (WINDOW_CHARS - 4 * MARGIN_CHARS) // TRIES)
     for centre in range(window.end - MARGIN_CHARS, window.start + 2 * MARGIN_CHARS, -step):
-        following = _Window(encode, text, centre - MARGIN_CHARS)
         low, high = centre - MARGIN_CHARS // 2, centre + MARGIN_CHARS // 2
-        ours, theirs = window.within(low, high), following.within(low, high)
+        ours = window.within(low, high)
+        words = window.words[ours]
+        if words.size < ENOUGH_TOKENS or (whole_words and words[0] == words[-1]):
+            continue  # no place to join at, whatever the next window makes of it
+        following = _Window(encode, text, centre - MARGIN_CHARS)
+        theirs = following.within(low, high)
         place = _join(window, ours, following, theirs, whole_words)
         if place is not None:
             return following, ours.start + place, theirs.start + place

@@ -167,6 +167,14 @@ def sentencepiece_ids(model: bytes, id_of: Callable[[str], int | None] | None = 
     return lambda text: [-1 if ids[i] is None else int(ids[i]) for i in form.encode(text)]
 
 
+def user_defined(model: bytes) -> list[str]:
+    """The pieces that SentencePiece finds in a text before it merges anything, as Gemma's runs of spaces and lines."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    form: Any = sentencepiece_model_pb2
+    return [p.piece for p in form.ModelProto.FromString(model).pieces if p.type == form.ModelProto.SentencePiece.USER_DEFINED]
+
+
 def first_difference(encode: Ids, other: Ids, texts: Iterable[str]) -> tuple[str, list[int], list[int]] | None:
     """The first text of which two ways make other ids, with both from the first difference on."""
     for text in texts:

@@ -144,7 +144,7 @@ def _of_sentencepiece(path: str, hf: Any, model_file: Path) -> Found:
         ids = files.sentencepiece_ids(proto, hf.backend_tokenizer.token_to_id) or ids
     if (found := files.first_difference(_plain_ids(_copy(hf.backend_tokenizer)), ids, PROBE)) is not None:
         for prefix in (True, False):
-            backend = as_sentencepiece(hf.backend_tokenizer, prefix)
+            backend = as_sentencepiece(hf.backend_tokenizer, prefix, files.user_defined(proto))
             if files.first_difference(_plain_ids(_copy(backend)), ids, PROBE) is None:
                 return Found(_around(backend, hf), lambda: ids, model_file.name)
         refuse_difference(path, model_file.name, found)

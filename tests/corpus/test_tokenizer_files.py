@@ -213,6 +213,21 @@ def test_a_sentencepiece_model_alone_gives_its_ids_or_is_refused(
     loaded.prove(texts)
 
 
+@pytest.mark.parametrize("cls", ["GemmaTokenizer", "LlamaTokenizer"])
+def test_pieces_that_sentencepiece_finds_first_are_found_first(cls: str, tmp_path: Path) -> None:
+    """Gemma's runs of spaces and lines, and its tags, of which the library's conversion of the file alone makes nothing."""
+    defined = ["\n", "\n\n", "\n\n\n", "▁▁", "▁▁▁", "<table>"]
+    proto = trained("bpe", add_dummy_prefix=False, user_defined_symbols=defined)
+    (tmp_path / "tokenizer.model").write_bytes(proto)
+    (tmp_path / "config.json").write_text('{"model_type": "gemma"}')
+    named = {"eos_token": "</s>", "bos_token": "<s>", "unk_token": "<unk>", "pad_token": "<unk>", "tokenizer_class": cls}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(named))
+    loaded = load_tokenizer(str(tmp_path))
+    judge = sentencepiece.SentencePieceProcessor(model_proto=proto)
+    texts = [*SAMPLE, "  a\n\n\n\n    <table>\n x", "a </s>"]
+    assert [ids.tolist() for ids in loaded.encode(texts)] == [judge.encode(t) for t in texts]
+
+
 @pytest.mark.parametrize(("cls", "model_type"), [("XLMRobertaTokenizer", "xlm-roberta"), ("XGLMTokenizer", "xglm")])
 def test_ids_that_are_offset_by_design_are_compared_by_their_pieces(cls: str, model_type: str, tmp_path: Path) -> None:
     """fairseq's models put their own tokens before SentencePiece's; of XGLM's file the library makes nothing but unknown ones."""
