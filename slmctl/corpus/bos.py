@@ -42,8 +42,8 @@ def bos_of(tokenizer: Tokenizer, setting: BosSetting, at: BosPlace) -> Bos | Non
     found = auto if auto is not None else tokenizer.bos_id
     if found is None:
         raise ConfigError(
-            "data.bos: always, but the tokenizer has no beginning-of-sequence token. Set bos_token in its "
-            f"{CONFIG}, or data.bos: never."
+            "data.bos: always, but the tokenizer names no beginning-of-sequence token that has an id. Set bos_token in its "
+            f"{CONFIG} to one of its vocabulary, or data.bos: never."
         )
     return Bos(found, tokenizer.name_of([found]), at)
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from typing import Any
 
@@ -42,9 +43,6 @@ _WIDE = re.compile(r"(?:\[\^(?:\\.|[^\\\]])*\]|\\[SDWP](?:\{[^}]*\})?)(?:[*+]|\{
 """What may run over nearly anything."""
 _OPTIONAL_REST = re.compile(rf"[?+]?(?:(?:{_CLASS}|\\.|[^\\\[\]().?*+|{{}}])[*?])*(?:[|)]|$)")
 """What may follow it without being looked for ahead: nothing that must be there."""
-
-Token = tuple[int, int, int, int]
-"""Start and end in the text, id, number of the word within the window."""
 
 
 class Windows:
@@ -109,17 +107,32 @@ def encode_long(encode: Callable[[str], Any], text: str, whole_words: bool) -> l
 
 
 class _Window:
+    """A part of the text, encoded. Places of tokens are asked for where windows meet alone: all of them take longer to list, and
+    more memory, than the encoding."""
+
     def __init__(self, encode: Callable[[str], Any], text: str, start: int) -> None:
         self.start, self.end = start, min(len(text), start + WINDOW_CHARS)
-        found = encode(text[self.start : self.end])
-        self.ids = np.array(found.ids, dtype=np.int64)
-        offsets = np.array(found.offsets, dtype=np.int64).reshape(-1, 2) + start
-        self.first, self.last = offsets[:, 0], offsets[:, 1]
-        self.words = np.array([-1 if w is None else w for w in found.word_ids], dtype=np.int64)
+        self._found = encode(text[self.start : self.end])
+        self.ids = np.array(self._found.ids, dtype=np.int64)
 
-    def within(self, low: int, high: int) -> slice:
+    def _place(self, token: int) -> tuple[int, int]:
+        first, last = self._found.token_to_chars(token)
+        return self.start + first, self.start + last
+
+    def within(self, low: int, high: int) -> range:
         """The tokens that lie wholly between two places of the text."""
-        return slice(int(np.searchsorted(self.first, low)), int(np.searchsorted(self.last, high, "right")))
+        tokens = range(len(self.ids))
+        start = bisect_left(tokens, low, key=lambda i: self._place(i)[0])
+        return range(start, max(start, bisect_right(tokens, high, key=lambda i: self._place(i)[1])))
+
+    def places(self, tokens: range) -> list[tuple[int, int, int]]:
+        """Start and end in the text, and id, of some tokens."""
+        return [(*self._place(i), int(self.ids[i])) for i in tokens]
+
+    def words(self, tokens: range) -> np.ndarray:
+        """The number within the window of each token's word."""
+        found = [self._found.token_to_word(i) for i in tokens]
+        return np.array([-1 if w is None else w for w in found], dtype=np.int64)
 
 
 def _next(encode: Callable[[str], Any], text: str, window: _Window, whole_words: bool) -> tuple[_Window, int, int] | None:
@@ -128,7 +141,7 @@ def _next(encode: Callable[[str], Any], text: str, window: _Window, whole_words:
     for centre in range(window.end - MARGIN_CHARS, window.start + 2 * MARGIN_CHARS, -step):
         low, high = centre - MARGIN_CHARS // 2, centre + MARGIN_CHARS // 2
         ours = window.within(low, high)
-        words = window.words[ours]
+        words = window.words(ours)
         if words.size < ENOUGH_TOKENS or (whole_words and words[0] == words[-1]):
             continue  # no place to join at, whatever the next window makes of it
         following = _Window(encode, text, centre - MARGIN_CHARS)
@@ -139,17 +152,14 @@ def _next(encode: Callable[[str], Any], text: str, window: _Window, whole_words:
     return None
 
 
-def _join(left: _Window, ours: slice, right: _Window, theirs: slice, whole_words: bool) -> int | None:
+def _join(left: _Window, ours: range, right: _Window, theirs: range, whole_words: bool) -> int | None:
     """The place in the middle of the tokens that two windows share where one may end and the other go on."""
-    n = ours.stop - ours.start
-    if n < ENOUGH_TOKENS or n != theirs.stop - theirs.start:
-        return None
-    pairs = ((left.first, right.first), (left.last, right.last), (left.ids, right.ids))
-    if not all(np.array_equal(a[ours], b[theirs]) for a, b in pairs):
+    n = len(ours)
+    if n < ENOUGH_TOKENS or n != len(theirs) or left.places(ours) != right.places(theirs):
         return None
     border = np.ones(n - 1, dtype=bool)
     if whole_words:
-        for words in (left.words[ours], right.words[theirs]):
+        for words in (left.words(ours), right.words(theirs)):
             border &= words[1:] != words[:-1]
     places = np.flatnonzero(border) + 1
     # the outermost words may reach beyond what was compared

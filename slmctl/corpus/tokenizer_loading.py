@@ -70,12 +70,12 @@ def _of_json(path: str, revision: str | None, json_file: Path) -> Found:
     """The library's object where its backend is the file's; else one around the file's own backend."""
     from transformers import PreTrainedTokenizerFast
 
-    own = files.read_tokenizer_json(json_file)
+    own, folder = files.read_tokenizer_json(json_file), json_file.parent
     files.refuse_dropout(own, path)
     try:
         hf, differ = load_as_named(path, revision), ["class"]
         if getattr(hf, "is_fast", False):
-            files.refuse_invented_ids(hf, own, files.claimed_ids(json_file.parent), path)
+            files.refuse_invented_ids(hf, own, files.claimed_ids(folder), path)
             differ = files.differing(own, hf.backend_tokenizer)
     except InputError as e:
         if "cannot load" not in str(e):
@@ -88,7 +88,7 @@ def _of_json(path: str, revision: str | None, json_file: Path) -> Found:
             made = PreTrainedTokenizerFast.from_pretrained(path, **options)
         except Exception as e:  # the library raises many kinds
             raise InputError(f"cannot load a tokenizer from {path!r}: {_first_line(e)}") from e
-        files.refuse_invented_ids(made, own, files.claimed_ids(json_file.parent), path)
+        files.refuse_invented_ids(made, own, files.claimed_ids(folder), path)
         if left := files.differing(own, made.backend_tokenizer):
             raise InputError(f"{path}: transformers changes {', '.join(left)} of tokenizer.json, whatever its class. {_ADVICE}")
         for name in NAMED:
@@ -97,6 +97,8 @@ def _of_json(path: str, revision: str | None, json_file: Path) -> Found:
                 setattr(made, name, given)
         say(f"{path}: tokenizer.json is used as it is; {_what_differs(hf, own, differ) if hf is not None else reason}")
         hf = made
+    if hf.bos_token is not None and own.token_to_id(hf.bos_token) is None and hf.bos_token not in files.claimed_ids(folder):
+        hf.bos_token = None  # the library gave it an id of its own, which the model never learnt
     return Found(hf, lambda: _plain_ids(files.read_tokenizer_json(json_file)), files.TOKENIZER_JSON)
 
 

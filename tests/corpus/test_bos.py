@@ -63,6 +63,15 @@ def test_auto_is_what_the_template_does(
     assert token("never") is None
 
 
+def test_a_name_that_no_file_gives_an_id_is_no_bos(plain: Path, tmp_path: Path) -> None:
+    """The library would give it one, of a row that the model never learnt."""
+    tokenizer = made(plain, tmp_path, "$A", (BOS,), bos_token="<bos>", add_bos_token=True)
+    assert bos_of(tokenizer, "auto", "row") is None
+    assert contradiction(tokenizer) is None
+    with pytest.raises(ConfigError, match="names no beginning-of-sequence token that has an id"):
+        bos_of(tokenizer, "always", "row")
+
+
 def test_a_tokenizer_trained_here_puts_nothing_in_front(plain: Path) -> None:
     tokenizer = load_tokenizer(str(plain))
     assert bos_of(tokenizer, "auto", "row") is None
