@@ -16,7 +16,7 @@ from slmctl.console import warn
 from slmctl.corpus import long_texts
 from slmctl.corpus.long_texts import Windows
 from slmctl.corpus.special_names import SpecialNames
-from slmctl.corpus.tokenizer_files import Ids, first_difference
+from slmctl.corpus.tokenizer_files import TOKENIZER_JSON, Ids, first_difference, read_tokenizer_json
 from slmctl.corpus.tokenizer_loading import NAMED, Found, find, load_as_named, refuse_difference, reloaded_parts
 from slmctl.errors import InputError, MismatchError
 from slmctl.files import sha256_json
@@ -249,8 +249,13 @@ def load_tokenizer(path: str, gguf_file: str | None = None, revision: str | None
 
 def load_vocabulary(path: str, gguf_file: str | None = None) -> dict[str, int]:
     """Token to id, of a model that is only ever given ids: how its tokenizer cuts texts, or ends them, does not matter."""
-    hf = load_as_named(path, None, **({"gguf_file": gguf_file} if gguf_file else {}))
-    found: dict[str, int] = hf.get_vocab()
+    try:
+        found: dict[str, int] = load_as_named(path, None, **({"gguf_file": gguf_file} if gguf_file else {})).get_vocab()
+    except InputError:  # the class that is named may be unfit for the file, which says it all the same
+        json_file = None if gguf_file else _file_of(path, TOKENIZER_JSON, None)
+        if json_file is None:
+            raise
+        found = read_tokenizer_json(json_file).get_vocab(with_added_tokens=True)
     return found
 
 

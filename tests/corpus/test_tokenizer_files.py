@@ -15,7 +15,7 @@ from tokenizers import normalizers as N  # noqa: N812
 from tokenizers import pre_tokenizers as P  # noqa: N812
 from transformers import AutoTokenizer
 
-from slmctl.corpus.tokenizer import load_tokenizer
+from slmctl.corpus.tokenizer import load_tokenizer, load_vocabulary
 from slmctl.corpus.tokenizer_files import PROBE, differing
 from slmctl.errors import InputError
 
@@ -166,6 +166,12 @@ def test_a_class_that_cannot_load_the_file_is_not_needed(tmp_path: Path) -> None
     folder = write(tmp_path, marked(KINDS["unigram"]()), "Qwen2Tokenizer", "qwen2")
     loaded = load_tokenizer(str(folder))
     assert [ids.tolist() for ids in loaded.encode(TEXTS)] == ids_by_file(folder, TEXTS)
+
+
+def test_the_vocabulary_of_a_reference_needs_no_class_that_fits(tmp_path: Path) -> None:
+    """What serves as the base's tokenizer serves beside a reference, too."""
+    folder = write(tmp_path, marked(KINDS["llama3"]()), "T5Tokenizer", "llama")
+    assert load_vocabulary(str(folder)) == load_tokenizer(str(folder)).vocabulary()
 
 
 @pytest.mark.parametrize(("cls", "model_type"), [("GemmaTokenizer", "gemma"), (None, "gemma"), ("BertTokenizer", "bert")])
