@@ -312,13 +312,13 @@ def validate(
     Example: `slmctl validate pipelines/rho-math-1b.yaml`
     """
     from slmctl.config_file import load_config
-    from slmctl.stages.validate import missing_inputs, wrong_models
+    from slmctl.stages.validate import absent_models, hub_names, missing_inputs, wrong_models, wrong_tokenizers
 
     loaded = load_config(config, override)
-    missing = missing_inputs(loaded, look_inside=inputs)
-    if inputs and (wrong := [*missing, *wrong_models(loaded)]):
+    missing = [*missing_inputs(loaded, look_inside=inputs), *absent_models(loaded)]
+    if inputs and (wrong := [*missing, *wrong_models(loaded), *wrong_tokenizers(loaded)]):
         raise ConfigError("\n  ".join([f"{config}: inputs that are not here, or not whole", *wrong]))
-    for line in missing:
+    for line in [*missing, *hub_names(loaded)]:
         say(f"note: {line}")
     out.print(f"{config}: valid")
 

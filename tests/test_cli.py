@@ -18,6 +18,7 @@ import yaml
 
 from slmctl import __version__
 from slmctl.cli import main
+from slmctl.corpus.train_tokenizer import train_tokenizer
 
 Tiny = Callable[..., Path]
 
@@ -81,9 +82,10 @@ def test_validate_inputs_tells_of_a_model_whose_files_are_not_it(slmctl: Any, ti
     from transformers import LlamaConfig, LlamaForCausalLM
 
     base, far = tmp_path / "base", tmp_path / "far"
-    sizes = {"vocab_size": 61, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes = {"vocab_size": 300, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
     for folder in (base, far):
         LlamaForCausalLM(LlamaConfig(**sizes)).save_pretrained(folder)
+    train_tokenizer(["a text"], 300, base)
     path = tiny(lambda s: s.update(model={"path": str(base)}) or s["score"].update(references={"far": str(far)}))
     assert slmctl("validate", path, "--inputs")[0] == 0
     for folder in (base, far):
@@ -93,6 +95,26 @@ def test_validate_inputs_tells_of_a_model_whose_files_are_not_it(slmctl: Any, ti
     code, _, err = slmctl("validate", path, "--inputs")
     assert code == 2
     assert re.search(r"model: the weights of .*begin with `base\.`(.|\n)*score\.references\.far: .*begin with `far\.`", err), err
+    code, _, err = slmctl("run", path)
+    assert code == 1
+    assert "begin with `base.`" in err
+    assert not (tmp_path / "run" / "tokens").exists(), "before anything is tokenised"
+    (base / "tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    _, _, err = slmctl("validate", path, "--inputs")
+    assert "tokenizer.json is a Git LFS pointer" in err
+
+
+@pytest.mark.parametrize(
+    ("name", "exits", "word"), [("./bsae", 2, "Correct the path"), ("bsae", 0, "not asked"), ("org/m", 0, "")]
+)
+def test_validate_tells_of_a_model_that_is_not_here(slmctl: Any, tiny: Tiny, name: str, exits: int, word: str) -> None:
+    given = ["validate", tiny(lambda s: s.update(model={"path": name}))]
+    code, out, err = slmctl(*given, "--inputs")
+    assert code == exits
+    assert word in out + err
+    code, out, err = slmctl(*given)
+    assert code == 0
+    assert (name in out + err) == (name != "org/m")
 
 
 def test_run_makes_everything_then_skips_then_remakes_what_a_change_touches(slmctl: Any, tiny: Tiny, tmp_path: Path) -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from slmctl.console import say
+from slmctl.errors import InputError
 from slmctl.stages.evaluate import evaluate
 from slmctl.stages.prepare import prepare
 from slmctl.stages.report import print_comparison, report
 from slmctl.stages.score import score
 from slmctl.stages.task_checks import check_tasks
 from slmctl.stages.train import pretrain, train_base, train_reference
+from slmctl.stages.validate import wrong_models
 from slmctl.stages.workers import find_share
 from slmctl.stages.workspace import Workspace
+from slmctl.store import manifest as manifests
 from slmctl.training.ranks import joined
 
 
@@ -23,6 +26,7 @@ def run(workspace: Workspace) -> Path:
     check_tasks(config)
     with joined(workspace.device) as ranks:
         share = find_share()
+        ranks.first(lambda: _look_at_models(workspace))
         prepare(workspace, share)
         ranks.barrier()
         if config.model.scratch is not None:
@@ -36,6 +40,12 @@ def run(workspace: Workspace) -> Path:
             say("train-ref and score: no arm needs a reference, skipped")
         pretrain(workspace)
         return ranks.first(lambda: _look(workspace))
+
+
+def _look_at_models(workspace: Workspace) -> None:
+    """Raises `InputError` for a model whose files are not whole, before hours of tokenising rather than after."""
+    if not manifests.exists(workspace.tokens("corpus")) and (wrong := wrong_models(workspace.config)):
+        raise InputError("\n".join(wrong))
 
 
 def _look(workspace: Workspace) -> Path:

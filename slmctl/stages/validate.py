@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from slmctl.config import PipelineConfig, ReferenceModel, SourceConfig
 from slmctl.config_eval import TaskConfig
@@ -12,6 +14,9 @@ from slmctl.corpus.unreadable import place_problems, wrong_heads
 from slmctl.errors import SlmError
 from slmctl.evaluation.general_suite import result_names
 from slmctl.stages.task_checks import refuse, task_data, task_mistakes
+
+if TYPE_CHECKING:
+    from slmctl.model.loading import ModelSource
 
 
 def sources_of(config: PipelineConfig) -> Iterator[tuple[str, SourceConfig]]:
@@ -48,10 +53,49 @@ def missing_inputs(config: PipelineConfig, look_inside: bool = False) -> list[st
     return missing
 
 
+def absent_models(config: PipelineConfig) -> list[str]:
+    """Models of the configuration that can be nothing but a folder here, and are none."""
+    found = {where: source.path for where, source in _models(config).items() if not _here(source)}
+    return [
+        f"{where}: {path} is no folder. Correct the path in the configuration, or give it with -o."
+        for where, path in found.items()
+        if path.startswith((".", "/", "~")) or path.count("/") > 1
+    ]
+
+
+def hub_names(config: PipelineConfig) -> list[str]:
+    """Models that are named as a folder may be, and are none here."""
+    found = {where: source.path for where, source in _models(config).items() if not _here(source)}
+    return [
+        f"{w}: there is no folder {p} here, so it is a model of the Hub, which was not asked"
+        for w, p in found.items()
+        if "/" not in p
+    ]
+
+
 def wrong_models(config: PipelineConfig) -> list[str]:
     """Local models whose files do not hold the weights that their configuration describes, by names and shapes; those on the
     Hub are not looked at."""
-    from slmctl.model.loading import ModelSource, check_source
+    from slmctl.model.loading import check_source
+
+    return _problems({where: partial(check_source, source) for where, source in _models(config).items() if _here(source)})
+
+
+def wrong_tokenizers(config: PipelineConfig) -> list[str]:
+    """Tokenizers of local models that cannot be used."""
+    from slmctl.corpus.tokenizer import load_tokenizer
+
+    model = config.model
+    source = model.tokenizer or model.path
+    if source is None or not Path(source).is_dir():
+        return []
+    gguf_file = model.gguf_file if model.tokenizer is None else None
+    return _problems({"model.tokenizer" if model.tokenizer else "model": partial(load_tokenizer, source, gguf_file)})
+
+
+def _models(config: PipelineConfig) -> dict[str, ModelSource]:
+    """The models that a pipeline does not make itself, by the key that names them."""
+    from slmctl.model.loading import ModelSource
 
     base = config.model
     found = {"model": ModelSource(str(base.path), base.gguf_file)} if base.scratch is None else {}
@@ -59,11 +103,19 @@ def wrong_models(config: PipelineConfig) -> list[str]:
         if given != "reference":
             model = ReferenceModel(path=given) if isinstance(given, str) else given
             found[f"score.references.{name}"] = ModelSource(model.path, model.gguf_file)
-    wrong = []
-    for where, source in found.items():
+    return found
+
+
+def _here(source: ModelSource) -> bool:
+    return Path(source.path).is_dir()
+
+
+def _problems(looks: Mapping[str, Callable[[], object]]) -> list[str]:
+    """What each look raises, behind its key."""
+    found = []
+    for where, look in looks.items():
         try:
-            if Path(source.path).is_dir():
-                check_source(source)
+            look()
         except SlmError as e:
-            wrong.append(f"{where}: {e}")
-    return wrong
+            found.append(f"{where}: {e}")
+    return found

@@ -46,7 +46,7 @@ def comparison(facts: Facts) -> Section | None:
         groups,
         "not measured, or no finite number; of training, this model was not trained as an arm",
     )
-    intro = "Losses are natural logarithms a token on text that no model was trained on; lower is better."
+    intro = "Losses are natural logarithms a token on held-out text; lower is better."
     return Section("comparison", "Comparison", intro, [table])
 
 

@@ -46,7 +46,7 @@ def heldout_curves(facts: Facts) -> Section | None:
         if series:
             name = facts.names.unique(f"heldout-{heldout}")
             title = f"Held-out loss on {heldout} while training"
-            caption = "A curve that lies below another has learnt more from as many tokens; measured on a part of the set."
+            caption = "A curve that lies below another has learnt more from as many tokens; eval_tokens may be a part of the set."
             blocks.append(curves(name, title, caption, series, "tokens seen", "nats a token"))
     for heldout in facts.sets:
         series = [s for arm in facts.arms if (s := _kept(facts, arm, heldout)).x]
