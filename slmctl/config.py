@@ -17,6 +17,7 @@ from slmctl.config_types import (
     LocalPath,
     Name,
     NonNegativeInt,
+    OffToo,
     PositiveInt,
     Section,
     SeedInt,
@@ -184,7 +185,7 @@ class TrainingConfig(Section):
     the GPU's memory, else full."""
     compile: bool | Literal["auto"] = "auto"
     """torch.compile each block; auto: on a GPU."""
-    activation_checkpointing: Literal["off", "selective", "full"] = "off"
+    activation_checkpointing: Annotated[Literal["off", "selective", "full"], OffToo] = "off"
     """Compute the activations of no block, of every second block or of all blocks again in the backward pass, to save memory."""
     on_nonfinite: Literal["stop", "skip"] = "stop"
     """A step whose loss or gradient is not finite is never taken: stop, or go on with the next (ten in a row stop)."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
-from slmctl.config_types import Name, NonNegativeInt, PositiveInt, Section, TextTemplate
+from slmctl.config_types import Name, NonNegativeInt, OffToo, PositiveInt, Section, TextTemplate
 
 SUITES = ("rho-math", "rho-general")
 
@@ -92,7 +92,7 @@ class EvalConfig(Section):
     tasks: list[Annotated[AnyTask, BeforeValidator(_by_name)]] = Field(default=[])
     """Tasks: a file of one's own (`name`, `path`, …; greedy generation, exact match on the final number), a suite
     (`rho-math`, `rho-general`) or a task of lm-evaluation-harness by its name."""
-    contamination: Literal["warn", "stop", "off"] = "warn"
+    contamination: Annotated[Literal["warn", "stop", "off"], OffToo] = "warn"
     """Held-out documents that also stand in curated or corpus text: warn and go on, stop (`prepare` and `eval` refuse), or do not
     look for any."""
     contamination_overlap: Annotated[float, Field(gt=0, le=1)] = 0.5

@@ -56,6 +56,8 @@ def _template(text: str) -> str:
 TextTemplate = Annotated[str, AfterValidator(_template)]
 Name = Annotated[str, AfterValidator(_file_name)]
 AsList = BeforeValidator(lambda v: v if isinstance(v, list) or v is None else [v])
+OffToo = BeforeValidator(lambda v: "off" if v is False else v)
+"""For choices that have `off`, which YAML reads as false where it is not quoted."""
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 SeedInt = Annotated[int, Field(ge=0, lt=2**63)]

@@ -119,6 +119,17 @@ def test_words_that_look_a_little_like_numbers_stay_words(written: str) -> None:
     assert parse_yaml(f"a: {written}", "x")[0] == {"a": written} == yaml.safe_load(f"a: {written}")
 
 
+@pytest.mark.parametrize("key", ["eval.contamination", "pretrain.activation_checkpointing"])
+def test_off_needs_no_quotes(file: Path, key: str) -> None:
+    """YAML reads a bare off as false."""
+    for written in ("off", "'off'", "false"):
+        settings = load_config(file, [f"{key}={written}"])
+        section, field = key.split(".")
+        assert getattr(getattr(settings, section), field) == "off"
+    with pytest.raises(ConfigError, match=key.split(".")[1]):
+        load_config(file, [f"{key}=true"])
+
+
 def test_data_root_goes_before_relative_paths_only(file: Path) -> None:
     config = load_config(file, ["data.root=/data/here"])
     assert config.data.curated[0].path == ["/data/here/a.jsonl"]

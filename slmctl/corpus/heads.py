@@ -20,7 +20,7 @@ _PARQUET = re.compile(rb"PAR[1E][\x00-\x1f]")
 _BZIP2 = re.compile(rb"BZh[1-9]1AY&SY")
 _SKIPPABLE = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")
 """A Zstandard frame of no data, with which a file may begin."""
-_LFS = re.compile(rb"version https://(git-lfs\.github|hawser\.github)\.com/spec/v")
+_LFS = re.compile(rb"version https://(git-lfs\.github|hawser\.github)\.com/spec/v\S+\s*\n(ext-.*\n)*oid \S+:")
 _ANNEX = re.compile(rb"[\w./\\-]*annex[/\\]objects[/\\]\S+\s*$", re.MULTILINE)
 _PAGE = re.compile(rb"\s*<(!doctype html|html|\?xml|head|body)\b", re.IGNORECASE)
 

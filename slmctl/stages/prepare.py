@@ -61,10 +61,13 @@ def prepare(workspace: Workspace, share: Share = Share()) -> None:  # noqa: B008
             refuse_unreadable(sets, lambda name: manifests.exists(workspace.tokens(name)))
         vocab_size = begin(workspace)
         tell_bos(workspace)
-        for name in set_names(workspace):  # first, so that either all or none of what has changed is moved aside
-            here = workspace.inputs_here(name, made_before(workspace, name))
-            if not isinstance(here, Kept):
-                workspace.claim_changed(workspace.tokens(name), f"tokens/{name}", here)
+        here = {name: workspace.inputs_here(name, made_before(workspace, name)) for name in set_names(workspace)}
+        for name, inputs in here.items():  # all first, so that either all or none of what has changed is moved aside
+            if isinstance(inputs, Kept):
+                keep_set(workspace, name, inputs)
+        for name, inputs in here.items():
+            if not isinstance(inputs, Kept):
+                workspace.claim_changed(workspace.tokens(name), f"tokens/{name}", inputs)
         found = [plan_set(workspace, name, vocab_size) for name in set_names(workspace)]
         check = plan_check(workspace)
     if check is not None:
@@ -178,12 +181,9 @@ def plan_set(workspace: Workspace, name: str, vocab_size: int) -> Build | int:
     tokenizer.check_ids(np.array([bos.id] if bos is not None else []), vocab_size)
     made_from = workspace.inputs_here(name, made_before(workspace, name))
     if isinstance(made_from, Kept):
-        kept = load_manifest(folder, "tokens") if manifests.exists(folder) else None
-        wanted = {**workspace.packing_inputs(), **made_from.inputs}
-        if kept is not None and not differences(packing_found(kept.made_from, wanted), wanted):
-            say(f"prepare {name}: kept as it is")
-            return len(kept.shards)
-        raise InputError(f"tokens/{name} cannot be made as the configuration wants it now: {made_from.why}")
+        kept = keep_set(workspace, name, made_from)
+        say(f"prepare {name}: kept as it is")
+        return len(kept.shards)
 
     def slices() -> dict[str, Any]:
         pieces = plan(sources, config.data.shard_bytes, workspace.hashes.beat)
@@ -201,6 +201,17 @@ def plan_set(workspace: Workspace, name: str, vocab_size: int) -> Build | int:
         say(f"prepare {name}: complete, skipped")
         return len(complete.shards)
     return _build(workspace, name, found, vocab_size)
+
+
+def keep_set(workspace: Workspace, name: str, made_from: Kept) -> Manifest:
+    """The manifest of a set some of whose texts are gone. Raises `InputError` where the set is not complete, or not as the
+    configuration wants it now."""
+    folder = workspace.tokens(name)
+    kept = load_manifest(folder, "tokens") if manifests.exists(folder) else None
+    wanted = {**workspace.packing_inputs(), **made_from.inputs}
+    if kept is None or differences(packing_found(kept.made_from, wanted), wanted):
+        raise InputError(f"tokens/{name} cannot be made as the configuration wants it now: {made_from.why}")
+    return kept
 
 
 def _build(workspace: Workspace, name: str, found: dict[str, Any], vocab_size: int, look: bool = False) -> Build:

@@ -63,6 +63,8 @@ AT_A_GLANCE: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "empty zstd": ("x.txt.zst", write(b""), "has no bytes"),
     "empty parquet": ("x.parquet", write(b""), "has no bytes"),
     **{f"LFS {e}": (f"x{e}", write(LFS), "is a Git LFS pointer") for e in ENDINGS},
+    "LFS with CRLF": ("x.txt", write(LFS.replace(b"\n", b"\r\n")), "is a Git LFS pointer"),
+    "LFS with extensions": ("x.txt", write(LFS.replace(b"oid", b"ext-0-foo sha256:ab\next-1-bar sha256:cd\noid", 1)), "is a Git LFS"),
     "older LFS": ("x.txt", write(LFS.replace(b"git-lfs.github", b"hawser.github")), "is a Git LFS pointer"),
     "annex pointer": ("x.jsonl", write(ANNEX), "is a git-annex pointer"),
     "annex link as a file": ("x.txt", write(b"../.git/annex/objects/Gk/9x/k/k"), "is a git-annex pointer"),
@@ -199,6 +201,8 @@ def test_texts_that_only_look_odd_are_read(tmp_path: Path) -> None:
         "naïve 漢字 🦊",
         "a\0b\0c",
         "version 1 of it",
+        "version https://git-lfs.github.com/spec/v1 is how a pointer begins",
+        "version https://git-lfs.github.com/spec/v1\nis how a pointer begins",
     ]
     for k, text in enumerate(texts):
         (tmp_path / f"{k}.txt").write_text(text, encoding="utf-8")

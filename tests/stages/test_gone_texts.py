@@ -147,6 +147,14 @@ def test_other_settings_are_still_noticed_where_texts_are_gone(opened: Open, tmp
         opened(missing_inputs="accept", seed=7).open_tokens("corpus")
 
 
+def test_nothing_is_moved_aside_where_a_set_of_gone_texts_cannot_be_made(opened: Open, tmp_path: Path) -> None:
+    (tmp_path / "web" / "2.jsonl").unlink()
+    before = state(opened())
+    with pytest.raises(InputError, match="tokens/corpus cannot be made as the configuration wants it now"):
+        prepare(opened(missing_inputs="accept", seed=7))
+    assert state(opened()) == before
+
+
 def test_texts_that_changed_moved_or_are_not_asked_for_are_not_gone(opened: Open, tmp_path: Path) -> None:
     """A set is made anew where its texts are other ones, and kept where they only lie elsewhere."""
     before = state(opened())
