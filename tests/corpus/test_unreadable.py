@@ -64,7 +64,7 @@ AT_A_GLANCE: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "empty parquet": ("x.parquet", write(b""), "has no bytes"),
     **{f"LFS {e}": (f"x{e}", write(LFS), "is a Git LFS pointer") for e in ENDINGS},
     "LFS with CRLF": ("x.txt", write(LFS.replace(b"\n", b"\r\n")), "is a Git LFS pointer"),
-    "LFS with extensions": ("x.txt", write(LFS.replace(b"oid", b"ext-0-foo sha256:ab\next-1-bar sha256:cd\noid", 1)), "is a Git LFS"),
+    "LFS with extensions": ("x.txt", write(LFS.replace(b"oid", b"ext-0-a sha256:ab\next-1-b sha256:cd\noid")), "is a Git LFS"),
     "older LFS": ("x.txt", write(LFS.replace(b"git-lfs.github", b"hawser.github")), "is a Git LFS pointer"),
     "annex pointer": ("x.jsonl", write(ANNEX), "is a git-annex pointer"),
     "annex link as a file": ("x.txt", write(b"../.git/annex/objects/Gk/9x/k/k"), "is a git-annex pointer"),
