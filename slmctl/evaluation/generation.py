@@ -10,9 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from slmctl.config_eval import TaskConfig
 from slmctl.corpus.bos import cut_left, in_front
@@ -22,6 +20,9 @@ from slmctl.corpus.tokenizer import Tokenizer
 from slmctl.errors import ConfigError, InputError
 from slmctl.store.order import permutation
 from slmctl.template import FieldError, Template
+
+if TYPE_CHECKING:  # tasks are read where nothing is generated, too
+    import torch
 
 _NUMBER = re.compile(r"(?:(?<![\w)\]}%.])-)?\$?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)")
 
@@ -194,10 +195,10 @@ def _verdict(task: GenerationTask, index: int, item: Item, text: str) -> dict[st
     return {"index": index, **({"id": item.id} if item.id is not None else {}), **verdict}
 
 
-@torch.no_grad()
 def _generate_all(model: Any, tokenizer: Any, task: GenerationTask, prompts: list[list[int]], device: str) -> list[str]:
     """The outputs, in the prompts' order. Prompts of like length share a batch, the longest first: little padding, and
     a batch that does not fit in memory is met at once."""
+    import torch
     from transformers import GenerationConfig
 
     own_config, model.generation_config = model.generation_config, GenerationConfig()  # its penalties are not greedy search
@@ -206,7 +207,8 @@ def _generate_all(model: Any, tokenizer: Any, task: GenerationTask, prompts: lis
         order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
         for at in range(0, len(order), task.batch_size):
             batch = order[at : at + task.batch_size]
-            made = _generate(model, tokenizer, task, [prompts[i] for i in batch], device)
+            with torch.no_grad():
+                made = _generate(model, tokenizer, task, [prompts[i] for i in batch], device)
             for i, row in zip(batch, made, strict=True):
                 texts[i] = cut(tokenizer.decode(row, skip_special_tokens=True), task.stop)
     finally:
@@ -216,6 +218,8 @@ def _generate_all(model: Any, tokenizer: Any, task: GenerationTask, prompts: lis
 
 def _generate(model: Any, tokenizer: Any, task: GenerationTask, prompts: list[list[int]], device: str) -> torch.Tensor:
     """[prompts, at most max_new_tokens] new token ids, ended by eos or padding."""
+    import torch
+
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     width = max(map(len, prompts))
     ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=device)

@@ -43,8 +43,8 @@ THREADS_A_PROCESS = 4
 WORTH_A_PROCESS = 2**24
 """Bytes of text from which on a further process pays for its start."""
 
-PROVEN_DOCUMENTS, PROVEN_BYTES = 32, 2**17
-"""At the beginning of curated and corpus text, on which the tokenizer is compared with its files."""
+PROVEN_DOCUMENTS, PROVEN_CHARS = 32, 1024
+"""The beginnings of each set's first documents, on which the tokenizer is compared with its files."""
 
 
 def set_names(workspace: Workspace) -> list[str]:
@@ -120,7 +120,7 @@ def prove_tokenizer(workspace: Workspace, jobs: list[Job]) -> None:
             texts = (text for _, text in documents(source, job.slice, Tally()))
             kept: list[str] = []
             with suppress(InputError):  # a broken record is reported by who makes its shard
-                kept.extend(up_to_bytes(islice(texts, PROVEN_DOCUMENTS), PROVEN_BYTES))
+                kept.extend(t[:PROVEN_CHARS] for t in islice(texts, PROVEN_DOCUMENTS))
             workspace.tokenizer().prove(kept)
 
 

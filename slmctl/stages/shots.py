@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slmctl.config import SourceConfig
 from slmctl.config_eval import TaskConfig
 from slmctl.corpus.sources import plan, whole_records
 from slmctl.errors import ConfigError
 from slmctl.evaluation.generation import Item, few_shot_prefix, make_item
-from slmctl.stages.workspace import Workspace
 from slmctl.template import FieldError
+
+if TYPE_CHECKING:
+    from slmctl.stages.workspace import Workspace
 
 ENOUGH = 10_000
 """Records that examples are drawn from."""

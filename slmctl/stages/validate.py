@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from slmctl.config import PipelineConfig, ReferenceModel, SourceConfig
 from slmctl.config_eval import TaskConfig
@@ -14,9 +13,6 @@ from slmctl.corpus.unreadable import place_problems, wrong_heads
 from slmctl.errors import SlmError
 from slmctl.evaluation.general_suite import result_names
 from slmctl.stages.task_checks import refuse, task_data, task_mistakes
-
-if TYPE_CHECKING:
-    from slmctl.model.loading import ModelSource
 
 
 def sources_of(config: PipelineConfig) -> Iterator[tuple[str, SourceConfig]]:
@@ -55,7 +51,7 @@ def missing_inputs(config: PipelineConfig, look_inside: bool = False) -> list[st
 
 def absent_models(config: PipelineConfig) -> list[str]:
     """Models of the configuration that can be nothing but a folder here, and are none."""
-    found = {where: source.path for where, source in _models(config).items() if not _here(source)}
+    found = {where: path for where, (path, _) in _models(config).items() if not Path(path).is_dir()}
     return [
         f"{where}: {path} is no folder. Correct the path in the configuration, or give it with -o."
         for where, path in found.items()
@@ -65,7 +61,7 @@ def absent_models(config: PipelineConfig) -> list[str]:
 
 def hub_names(config: PipelineConfig) -> list[str]:
     """Models that are named as a folder may be, and are none here."""
-    found = {where: source.path for where, source in _models(config).items() if not _here(source)}
+    found = {where: path for where, (path, _) in _models(config).items() if not Path(path).is_dir()}
     return [
         f"{w}: there is no folder {p} here, so it is a model of the Hub, which was not asked"
         for w, p in found.items()
@@ -76,9 +72,10 @@ def hub_names(config: PipelineConfig) -> list[str]:
 def wrong_models(config: PipelineConfig) -> list[str]:
     """Local models whose files do not hold the weights that their configuration describes, by names and shapes; those on the
     Hub are not looked at."""
-    from slmctl.model.loading import check_source
+    from slmctl.model.loading import ModelSource, check_source
 
-    return _problems({where: partial(check_source, source) for where, source in _models(config).items() if _here(source)})
+    here = {where: ModelSource(*model) for where, model in _models(config).items() if Path(model[0]).is_dir()}
+    return _problems({where: partial(check_source, source) for where, source in here.items()})
 
 
 def wrong_tokenizers(config: PipelineConfig) -> list[str]:
@@ -93,21 +90,15 @@ def wrong_tokenizers(config: PipelineConfig) -> list[str]:
     return _problems({"model.tokenizer" if model.tokenizer else "model": partial(load_tokenizer, source, gguf_file)})
 
 
-def _models(config: PipelineConfig) -> dict[str, ModelSource]:
-    """The models that a pipeline does not make itself, by the key that names them."""
-    from slmctl.model.loading import ModelSource
-
+def _models(config: PipelineConfig) -> dict[str, tuple[str, str | None]]:
+    """The models that a pipeline does not make itself, path and GGUF file, by the key that names them."""
     base = config.model
-    found = {"model": ModelSource(str(base.path), base.gguf_file)} if base.scratch is None else {}
+    found = {"model": (str(base.path), base.gguf_file)} if base.scratch is None else {}
     for name, given in config.score.references.items():
         if given != "reference":
             model = ReferenceModel(path=given) if isinstance(given, str) else given
-            found[f"score.references.{name}"] = ModelSource(model.path, model.gguf_file)
+            found[f"score.references.{name}"] = (model.path, model.gguf_file)
     return found
-
-
-def _here(source: ModelSource) -> bool:
-    return Path(source.path).is_dir()
 
 
 def _problems(looks: Mapping[str, Callable[[], object]]) -> list[str]:
