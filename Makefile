@@ -22,7 +22,7 @@ demo: install  ## Set up, and run the whole pipeline on generated data (CPU, min
 	$(BIN)/slmctl demo
 
 test: install lint  ## Lint, format check, types and tests
-	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 $(BIN)/pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: install
 	$(BIN)/ruff check .

@@ -223,7 +223,7 @@ def test_always_wants_a_token(tmp_path: Path) -> None:
     settings = bos_settings(tmp_path, False)
     begin_with(tmp_path / "model", "$A", bos_token=None)
     settings["data"]["bos"] = "always"
-    with pytest.raises(ConfigError, match=r"data\.bos: always, but the tokenizer has no"):
+    with pytest.raises(ConfigError, match=r"data\.bos: always, but the tokenizer names no"):
         prepare(open_workspace(settings))
 
 
