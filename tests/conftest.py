@@ -10,7 +10,14 @@ import pytest
 import yaml
 from tiny_pipeline import tiny_settings
 
-LONG = ("test_cli.py", "test_soak_training_small.py", "test_same_as_one_process.py", "distributed", "test_layout.py", "test_s3.py")
+LONG = (
+    "test_cli.py",
+    "test_soak_training_small.py",
+    "test_same_as_one_process.py",
+    "distributed",
+    "test_layout.py",
+    "test_s3.py",
+)
 """Files, and a folder, of minutes: they go first, so that no worker is left with one at the end."""
 
 
