@@ -1,6 +1,7 @@
 """The configuration: one YAML file a pipeline, checked as a whole before anything runs.
 
-Each field's docstring is its documentation; `slmctl.config_reference` turns them into the README's table.
+Each field says what it decides (`slmctl.config_decides`), and its docstring is its documentation, which
+`slmctl.config_reference` turns into the README's table.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from slmctl.config_decides import Evaluation, Nothing, Rounding, Scores, Tokens, Weights
 from slmctl.config_eval import EvalConfig
 from slmctl.config_types import (
     AsList,
@@ -34,19 +36,19 @@ UNSCORED = ("all", "random")
 
 
 class ScratchConfig(Section):
-    vocab_size: Annotated[int, Field(ge=260)] = 4096
+    vocab_size: Tokens[Annotated[int, Field(ge=260)]] = 4096
     """Size of the BPE vocabulary (bytes included), trained on curated and corpus text."""
-    tokenizer_sample_mb: PositiveInt = 64
+    tokenizer_sample_mb: Tokens[PositiveInt] = 64
     """Megabytes of text that the tokenizer is trained on, taken evenly from the curated and the corpus files."""
-    hidden_size: PositiveInt = 256
+    hidden_size: Weights[PositiveInt] = 256
     """Width of the Llama-style model."""
-    num_hidden_layers: PositiveInt = 4
+    num_hidden_layers: Weights[PositiveInt] = 4
     """Number of blocks."""
-    num_attention_heads: PositiveInt = 4
+    num_attention_heads: Weights[PositiveInt] = 4
     """Attention heads; must divide hidden_size."""
-    intermediate_size: PositiveInt = 704
+    intermediate_size: Weights[PositiveInt] = 704
     """Width of the feed-forward layer."""
-    tie_word_embeddings: bool = True
+    tie_word_embeddings: Weights[bool] = True
     """Share the input embedding with the output head."""
     train: TrainingConfig | None = None
     """How the base is pretrained on the corpus (all tokens) before anything else; null leaves random weights."""
@@ -59,15 +61,15 @@ class ScratchConfig(Section):
 
 
 class ModelConfig(Section):
-    path: str | None = None
+    path: Weights[str | None] = None
     """The base model: a local directory or a Hub id. The reference and every arm start from it."""
-    revision: str | None = None
+    revision: Weights[str | None] = None
     """Hub revision of `path`; null is the default branch."""
-    gguf_file: str | None = None
+    gguf_file: Weights[str | None] = None
     """Name of a GGUF file in `path`, loaded dequantised (needs the extra `gguf`)."""
-    tokenizer: str | None = None
+    tokenizer: Tokens[str | None] = None
     """Directory or Hub id of the tokenizer; null takes the model's own. Its tokenizer.json decides, not a class that is named."""
-    attn_implementation: Literal["sdpa", "eager", "flash_attention_2", "flex_attention", "varlen"] = "sdpa"
+    attn_implementation: Weights[Literal["sdpa", "eager", "flash_attention_2", "flex_attention", "varlen"]] = "sdpa"
     """Attention kernel, as transformers names it; sdpa takes the GPU's flash kernels. varlen computes nothing between
     documents, and wants data.intra_document_mask: true (flash kernels on a GPU)."""
     scratch: ScratchConfig | None = None
@@ -86,28 +88,28 @@ class ModelConfig(Section):
 
 
 class SourceConfig(Section):
-    path: Annotated[list[str], AsList] | None = None
+    path: Tokens[Annotated[list[str], AsList] | None] = None
     """File, glob or list of them: .jsonl, .jsonl.gz, .jsonl.zst, .parquet, .txt (also .txt.gz, .txt.zst)."""
-    hub: str | None = None
+    hub: Tokens[str | None] = None
     """Instead of `path`: a dataset that `datasets.load_dataset` opens, streamed (a Hub id or a local directory)."""
-    hub_config: str | None = None
+    hub_config: Tokens[str | None] = None
     """Configuration name of the Hub dataset."""
-    split: str = "train"
+    split: Tokens[str] = "train"
     """Split of the Hub dataset."""
-    revision: str | None = None
+    revision: Tokens[str | None] = None
     """Revision of the Hub dataset. Give a full commit: else a change on the Hub makes the set anew at the next run, and every
     stage has to reach the Hub."""
-    text: TextTemplate = "{text}"
+    text: Tokens[TextTemplate] = "{text}"
     """Template of a document over the record's fields; `{a.b}` reaches into nested ones, `{{` is a brace. A number is text only
     beside text, of the template or another field; NaN, infinities and booleans never are. Where all fields are blank, the
     document is empty, whatever the template adds."""
-    txt_split: Literal["file", "paragraph", "line"] = "file"
+    txt_split: Tokens[Literal["file", "paragraph", "line"]] = "file"
     """What a document is in a .txt file; paragraphs end at an empty line."""
-    max_documents: PositiveInt | None = None
+    max_documents: Tokens[PositiveInt | None] = None
     """Stop after so many records of this source (empty and skipped ones count too); null reads all."""
-    on_bad: Literal["stop", "skip"] = "stop"
+    on_bad: Tokens[Literal["stop", "skip"]] = "stop"
     """A broken line, invalid UTF-8, a field that is absent or no text: stop with its place, or skip and count it."""
-    parse_special_tokens: bool = False
+    parse_special_tokens: Tokens[bool] = False
     """Read `<|endoftext|>` and the like in the text as special tokens; false keeps them plain text."""
 
     @model_validator(mode="after")
@@ -121,16 +123,16 @@ Sources = Annotated[list[SourceConfig], AsList, Field(min_length=1)]
 
 
 class DataConfig(Section):
-    root: str | None = None
+    root: Tokens[str | None] = None
     """Folder that relative paths of texts and tasks start from; null is the folder where slmctl runs."""
-    seq_len: Annotated[int, Field(ge=2)] = 2048
+    seq_len: Tokens[Annotated[int, Field(ge=2)]] = 2048
     """Tokens in a row."""
-    intra_document_mask: bool = False
+    intra_document_mask: Weights[bool] = False
     """True: attention and positions restart at each document of a row."""
-    bos: Literal["auto", "always", "never"] = "auto"
+    bos: Tokens[Literal["auto", "always", "never"]] = "auto"
     """Begin each row (with intra_document_mask each document, and what is left of it in a further row) and each prompt with the
     tokenizer's beginning-of-sequence token; auto: where the tokenizer's own template puts one in front of a text."""
-    shard_bytes: Annotated[int, Field(ge=1024)] = 64 * 2**20
+    shard_bytes: Tokens[Annotated[int, Field(ge=1024)]] = 64 * 2**20
     """Bytes of text that one token shard is made from (uncompressed)."""
     curated: Sources
     """The text that the reference model learns from."""
@@ -144,73 +146,73 @@ class DataConfig(Section):
 
 
 class TrainingConfig(Section):
-    tokens: PositiveInt | None = None
+    tokens: Weights[PositiveInt | None] = None
     """Budget in tokens seen (rounded up to whole steps)."""
-    steps: PositiveInt | None = None
+    steps: Weights[PositiveInt | None] = None
     """Budget in optimizer steps. Give exactly one of tokens, steps and epochs."""
-    epochs: Annotated[float, Field(gt=0)] | None = None
+    epochs: Weights[Annotated[float, Field(gt=0)] | None] = None
     """Budget in passes over the data (rounded up to whole steps)."""
-    seed: SeedInt | None = None
+    seed: Weights[SeedInt | None] = None
     """Seed of this run's data order and random selection; null is the pipeline's. Arms that differ in it alone are summed up."""
-    batch_tokens: PositiveInt = 524_288
+    batch_tokens: Weights[PositiveInt] = 524_288
     """Tokens of an optimizer step, over all micro-batches and ranks; a multiple of seq_len x group_rows."""
-    micro_batch: PositiveInt | Literal["auto"] = 8
+    micro_batch: Rounding[PositiveInt | Literal["auto"]] = 8
     """Rows in one forward pass of a rank, in whole selection groups (at least one); auto: as many as memory holds."""
-    lr: Annotated[float, Field(gt=0)] = 8.0e-5
+    lr: Weights[Annotated[float, Field(gt=0)]] = 8.0e-5
     """Peak learning rate."""
-    min_lr_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
+    min_lr_ratio: Weights[Annotated[float, Field(ge=0, le=1)]] = 0.1
     """Learning rate at the end, as a share of the peak (cosine, linear and wsd)."""
-    schedule: Literal["cosine", "linear", "wsd", "constant"] = "cosine"
+    schedule: Weights[Literal["cosine", "linear", "wsd", "constant"]] = "cosine"
     """Shape after warm-up; wsd is warm-up, stable, decay."""
-    warmup: Annotated[float, Field(ge=0)] = 0.03
+    warmup: Weights[Annotated[float, Field(ge=0)]] = 0.03
     """Linear warm-up: below 1 a share of the steps, from 1 on a number of steps."""
-    wsd_decay: Annotated[float, Field(gt=0, le=1)] = 0.2
+    wsd_decay: Weights[Annotated[float, Field(gt=0, le=1)]] = 0.2
     """Share of the steps in which wsd decays."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    weight_decay: Weights[Annotated[float, Field(ge=0)]] = 0.1
     """AdamW's decoupled weight decay, on matrices only."""
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
+    betas: Weights[tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]]] = Field(
         default=(0.9, 0.95), strict=False
     )
     """AdamW's betas."""
-    eps: Annotated[float, Field(gt=0)] = 1.0e-8
+    eps: Weights[Annotated[float, Field(gt=0)]] = 1.0e-8
     """AdamW's epsilon."""
-    grad_clip: Annotated[float, Field(ge=0)] = 1.0
+    grad_clip: Weights[Annotated[float, Field(ge=0)]] = 1.0
     """Largest global gradient norm; 0 turns clipping off."""
-    precision: Literal["float32", "bf16_autocast", "bfloat16"] = "bf16_autocast"
+    precision: Weights[Literal["float32", "bf16_autocast", "bfloat16"]] = "bf16_autocast"
     """float32; float32 weights with bfloat16 arithmetic (gathered as bfloat16 under sharding full or hybrid); or all in bfloat16,
     whose rounding swallows small updates."""
-    sharding: Literal["auto", "full", "hybrid", "replicate"] = "auto"
+    sharding: Rounding[Literal["auto", "full", "hybrid", "replicate"]] = "auto"
     """Of several ranks, each holds a part of weights, gradients and optimizer state (full), a part within its machine and
     the same as the other machines (hybrid), or all of it (replicate). auto: replicate where that takes less than a quarter of
     the GPU's memory, else full."""
-    compile: bool | Literal["auto"] = "auto"
+    compile: Rounding[bool | Literal["auto"]] = "auto"
     """torch.compile each block; auto: on a GPU."""
-    activation_checkpointing: Annotated[Literal["off", "selective", "full"], OffToo] = "off"
+    activation_checkpointing: Nothing[Annotated[Literal["off", "selective", "full"], OffToo]] = "off"
     """Compute the activations of no block, of every second block or of all blocks again in the backward pass, to save memory."""
-    on_nonfinite: Literal["stop", "skip"] = "stop"
+    on_nonfinite: Nothing[Literal["stop", "skip"]] = "stop"
     """A step whose loss or gradient is not finite is never taken: stop, or go on with the next (ten in a row stop)."""
-    skip_spikes: Annotated[float, Field(gt=0)] | None = None
+    skip_spikes: Weights[Annotated[float, Field(gt=0)] | None] = None
     """Do not take steps whose loss lies more than so many standard deviations above the last 128 steps' mean; null takes all."""
-    eval_every: NonNegativeInt = 0
+    eval_every: Evaluation[NonNegativeInt] = 0
     """Steps between held-out evaluations; 0 evaluates at the start and at the end only."""
-    eval_tokens: PositiveInt | None = None
+    eval_tokens: Evaluation[PositiveInt | None] = None
     """Tokens of each held-out set used while training; null uses all."""
-    save_every: NonNegativeInt = 500
+    save_every: Evaluation[NonNegativeInt] = 500
     """Steps between checkpoints; 0 saves at the end only (and when interrupted)."""
-    keep_last: PositiveInt = 2
+    keep_last: Evaluation[PositiveInt] = 2
     """Newest checkpoints kept."""
-    keep_every: NonNegativeInt = 0
+    keep_every: Evaluation[NonNegativeInt] = 0
     """Checkpoints that are saved at multiples of this stay for good (a multiple of save_every); 0 keeps the newest only."""
-    log_every: PositiveInt = 10
+    log_every: Nothing[PositiveInt] = 10
     """Steps between printed lines; metrics.jsonl has every step."""
-    loader_threads: NonNegativeInt = 2
-    """Threads that read the next steps' rows while one trains; 0 reads when asked. Changes no result."""
-    hang_timeout: NonNegativeInt = 1800
+    loader_threads: Nothing[NonNegativeInt] = 2
+    """Threads that read the next steps' rows while one trains; 0 reads when asked."""
+    hang_timeout: Nothing[NonNegativeInt] = 1800
     """Seconds without a finished step, evaluation or save after which every thread's stack is written and the process ends;
     0 waits for ever."""
-    profile: tuple[PositiveInt, PositiveInt] | None = Field(default=None, strict=False)
+    profile: Nothing[tuple[PositiveInt, PositiveInt] | None] = Field(default=None, strict=False)
     """First and last step to record with torch's profiler, into the run's profile/ (Chrome traces); null records none."""
-    alignment_check: Literal["stop", "warn"] = "stop"
+    alignment_check: Nothing[Literal["stop", "warn"]] = "stop"
     """When live and reference losses correlate best at a shift other than 0: stop, or warn and go on."""
 
     @model_validator(mode="after")
@@ -228,13 +230,13 @@ class TrainingConfig(Section):
 class ReferenceConfig(TrainingConfig):
     """Defaults are the paper's for a 1B model (section 3.1): 3 epochs, cosine, peak 5e-5."""
 
-    lr: Annotated[float, Field(gt=0)] = 5.0e-5
+    lr: Weights[Annotated[float, Field(gt=0)]] = 5.0e-5
     """Peak learning rate."""
-    batch_tokens: PositiveInt = 65_536
+    batch_tokens: Weights[PositiveInt] = 65_536
     """Tokens of an optimizer step."""
-    mix: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    mix: Weights[Annotated[float, Field(ge=0, lt=1)]] = 0.0
     """Share of corpus rows among the rows of an epoch, so that the reference stays a good model of the corpus."""
-    keep_best_on: str | None = None
+    keep_best_on: Weights[str | None] = None
     """Name of a held-out set: keep the weights with the lowest loss on it; null keeps the last."""
 
     @model_validator(mode="before")
@@ -246,16 +248,16 @@ class ReferenceConfig(TrainingConfig):
 
 
 class SelectionConfig(Section):
-    criterion: Literal["excess_loss", "all", "random"] = "excess_loss"
+    criterion: Weights[Literal["excess_loss", "all", "random"]] = "excess_loss"
     """excess_loss (Eq. 3), all (plain language modelling) or random; the last two are the controls."""
-    ratio: Annotated[float, Field(gt=0, le=1)] = 0.6
+    ratio: Weights[Annotated[float, Field(gt=0, le=1)]] = 0.6
     """Share of a group's valid tokens that is trained on: exactly ceil(ratio x valid)."""
-    group_rows: PositiveInt = 8
+    group_rows: Weights[PositiveInt] = 8
     """Rows whose tokens compete with each other; 1 selects within each sequence."""
-    scope: Literal["group", "global", "threshold"] = "group"
+    scope: Weights[Literal["group", "global", "threshold"]] = "group"
     """Who competes: the tokens of a group; global: those of one micro-batch on all ranks; threshold: each token with a
     running quantile of the scores. What the last two select depends on micro_batch and ranks."""
-    reference: str | None = None
+    reference: Weights[str | None] = None
     """Which score set to join; null is the first of score.references."""
 
     @property
@@ -280,11 +282,11 @@ class PretrainConfig(ArmConfig):
 
 
 class ReferenceModel(Section):
-    path: str
+    path: Scores[str]
     """A local directory or a Hub id."""
-    revision: str | None = None
+    revision: Scores[str | None] = None
     """Hub revision; null is the default branch."""
-    gguf_file: str | None = None
+    gguf_file: Scores[str | None] = None
     """Name of a GGUF file in `path`, loaded dequantised (needs the extra `gguf`)."""
 
 
@@ -292,14 +294,14 @@ class ScoreConfig(Section):
     references: dict[Name, str | ReferenceModel] = Field(default={"curated": "reference"}, min_length=1)
     """Score sets to make: name to model (`reference` is the trained one, else a directory, a Hub id, or `path`, `revision`
     and `gguf_file`), of any size that shares the corpus's vocabulary. More may be added at any time."""
-    entropy: bool = True
+    entropy: Scores[bool] = True
     """Store each prediction's entropy beside its loss (same pass)."""
-    dtype: Literal["float16", "compact", "float32"] = "float16"
+    dtype: Scores[Literal["float16", "compact", "float32"]] = "float16"
     """Precision that is stored. compact is float16 rounded to 6 mantissa bits, about 0.5 bytes a token smaller; `slmctl
     inspect CONFIG scores/NAME --storage` measures what each does to the selection."""
-    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    precision: Scores[Literal["float32", "bfloat16"]] = "bfloat16"
     """Weights and arithmetic of the scoring pass."""
-    batch_rows: PositiveInt = 8
+    batch_rows: Rounding[PositiveInt] = 8
     """Rows in one forward pass."""
 
 
@@ -307,28 +309,28 @@ class ScoreConfig(Section):
 
 
 class TrackingConfig(Section):
-    tensorboard: bool = True
+    tensorboard: Nothing[bool] = True
     """Write TensorBoard events beside metrics.jsonl."""
-    wandb_project: str | None = None
+    wandb_project: Nothing[str | None] = None
     """Log to this Weights & Biases project (needs the extra `wandb`)."""
 
 
 class PipelineConfig(Section):
-    name: Name
+    name: Nothing[Name]
     """The pipeline's name; an output_dir belongs to one name."""
-    output_dir: LocalPath
+    output_dir: Nothing[LocalPath]
     """Where every stage reads and writes."""
-    store_dir: StorePlace | None = None
+    store_dir: Nothing[StorePlace | None] = None
     """Folder or URL (s3://, gs://, hf:// or any that fsspec opens) of token and score shards; null is output_dir."""
-    accept_mismatch: Annotated[list[FieldName], AsList] = Field(default=[])
+    accept_mismatch: Nothing[Annotated[list[FieldName], AsList]] = Field(default=[])
     """Fields in which what is found may differ from what the configuration wants, as a refusal names them
     (`tokens/corpus:seed`); recorded in the run. What would break the join by position is never accepted."""
-    missing_inputs: Literal["stop", "accept"] = "stop"
+    missing_inputs: Nothing[Literal["stop", "accept"]] = "stop"
     """Texts that a token set was made from are gone, all or some, or cannot be read: stop, or go on with the set as it is. accept
     is for stages on other machines, which have the shards alone."""
-    seed: SeedInt = 0
+    seed: Tokens[SeedInt] = 0
     """Seed of packing, order, random selection and initialisation."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Rounding[Literal["auto", "cpu", "cuda"]] = "auto"
     """Where models run."""
     model: ModelConfig
     """The base model."""

@@ -6,59 +6,60 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
+from slmctl.config_decides import Evaluation, Rounding
 from slmctl.config_types import Name, NonNegativeInt, OffToo, PositiveInt, Section, TextTemplate
 
 SUITES = ("rho-math", "rho-general")
 
 
 class TaskConfig(Section):
-    name: Name
+    name: Evaluation[Name]
     """Name in results.json."""
-    path: str
+    path: Evaluation[str]
     """JSON Lines with the task's items."""
-    prompt: TextTemplate = "Question: {question}\nAnswer:"
+    prompt: Evaluation[TextTemplate] = "Question: {question}\nAnswer:"
     """Template of the prompt over an item's fields."""
-    answer: TextTemplate = "{answer}"
+    answer: Evaluation[TextTemplate] = "{answer}"
     """Template of the worked answer; the number after `####`, else the last number, is the target."""
-    shots: NonNegativeInt = 8
+    shots: Evaluation[NonNegativeInt] = 8
     """Worked examples before the question, drawn by seed from the curated set (same fields)."""
-    limit: PositiveInt | None = None
+    limit: Evaluation[PositiveInt | None] = None
     """Use the first so many items; null uses all."""
-    max_new_tokens: PositiveInt = 256
+    max_new_tokens: Evaluation[PositiveInt] = 256
     """Longest generation."""
-    batch_size: PositiveInt = 8
+    batch_size: Rounding[PositiveInt] = 8
     """Prompts generated together."""
 
 
 class SuiteConfig(Section):
-    suite: Literal["rho-math", "rho-general"]
+    suite: Evaluation[Literal["rho-math", "rho-general"]]
     """rho-math: the paper's nine mathematics tasks, few-shot chain of thought; rho-general: its 15 general tasks."""
-    data: str | None = None
+    data: Evaluation[str | None] = None
     """Folder with a JSON Lines file for each task, named as the task (`gsm8k.jsonl`, also .gz and .zst), or a folder of such;
     tasks without one are left out. null reads the Hub."""
-    only: list[str] | None = None
+    only: Evaluation[list[str] | None] = None
     """Some of the suite's tasks, by name; null takes all."""
-    shots: NonNegativeInt | None = None
+    shots: Evaluation[NonNegativeInt | None] = None
     """Worked examples before the question; null is each task's own number."""
-    limit: PositiveInt | None = None
+    limit: Evaluation[PositiveInt | None] = None
     """Use the first so many items of each task; null uses all."""
-    max_new_tokens: PositiveInt | None = None
+    max_new_tokens: Evaluation[PositiveInt | None] = None
     """Longest generation; null is each task's own."""
-    batch_size: PositiveInt = 8
+    batch_size: Rounding[PositiveInt] = 8
     """Prompts worked on together."""
 
 
 class HarnessConfig(Section):
-    harness: str
+    harness: Evaluation[str]
     """A task or group of EleutherAI's lm-evaluation-harness (needs the extra `harness`)."""
-    data: str | None = None
+    data: Evaluation[str | None] = None
     """JSON Lines that take the place of the task's Hub dataset, with the same fields: a file (few-shot examples from
     NAME.train.jsonl beside it, else from itself), or, for a group, a folder with a file for each task; null reads the Hub."""
-    shots: NonNegativeInt | None = None
+    shots: Evaluation[NonNegativeInt | None] = None
     """Examples before the question; null is the task's own number."""
-    limit: PositiveInt | None = None
+    limit: Evaluation[PositiveInt | None] = None
     """Use the first so many items; null uses all."""
-    batch_size: PositiveInt = 8
+    batch_size: Rounding[PositiveInt] = 8
     """Prompts worked on together."""
 
 
@@ -85,31 +86,31 @@ AnyTask = Annotated[
 
 
 class EvalConfig(Section):
-    target: str = "target"
+    target: Evaluation[str] = "target"
     """The held-out set that arms are judged by."""
-    heldout: list[str] | None = None
+    heldout: Evaluation[list[str] | None] = None
     """Held-out sets to evaluate; null takes all."""
     tasks: list[Annotated[AnyTask, BeforeValidator(_by_name)]] = Field(default=[])
     """Tasks: a file of one's own (`name`, `path`, …; greedy generation, exact match on the final number), a suite
     (`rho-math`, `rho-general`) or a task of lm-evaluation-harness by its name."""
-    contamination: Annotated[Literal["warn", "stop", "off"], OffToo] = "warn"
+    contamination: Evaluation[Annotated[Literal["warn", "stop", "off"], OffToo]] = "warn"
     """Held-out documents that also stand in curated or corpus text: warn and go on, stop (`prepare` and `eval` refuse), or do not
     look for any."""
-    contamination_overlap: Annotated[float, Field(gt=0, le=1)] = 0.5
+    contamination_overlap: Evaluation[Annotated[float, Field(gt=0, le=1)]] = 0.5
     """Share of a held-out document's runs of 13 words (GPT-3's measure) that stand in the other text from which on it counts as
     contaminated; one that is there word for word always does. One changed word spoils 13 runs, so a copy with changes stays well
     below 1, while texts that share phrases alone stay near 0."""
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Evaluation[Literal["float32", "bfloat16"]] = "float32"
     """Arithmetic of the evaluation."""
-    batch_rows: PositiveInt = 8
+    batch_rows: Rounding[PositiveInt] = 8
     """Rows in one forward pass."""
-    level: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    level: Evaluation[Annotated[float, Field(gt=0.5, lt=1)]] = 0.95
     """Of the intervals: how often they are meant to hold the truth."""
-    checkpoints: bool = True
+    checkpoints: Evaluation[bool] = True
     """Evaluate every kept checkpoint of each arm on the held-out sets (see keep_every)."""
-    dynamics: bool = True
+    dynamics: Evaluation[bool] = True
     """Keep the losses of `dynamics_tokens` corpus tokens under base and every kept checkpoint: the paper's diagnostics."""
-    dynamics_tokens: PositiveInt = 65_536
+    dynamics_tokens: Evaluation[PositiveInt] = 65_536
     """Corpus tokens that the diagnostics are made of: whole rows, spread over the set."""
-    highlighted: NonNegativeInt = 8
+    highlighted: Evaluation[NonNegativeInt] = 8
     """Documents that the report shows with their selected tokens."""

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from slmctl import config, config_eval
+from slmctl.config_decides import RULES, Decides, declared
 
 BEGIN, END = "<!-- configuration reference: begin (make docs) -->", "<!-- configuration reference: end -->"
 
@@ -42,6 +43,14 @@ SECTIONS: tuple[tuple[str, type[BaseModel], str], ...] = (
 )
 
 
+MARKS: dict[Decides | None, str] = {
+    Decides.NOTHING: "Changes no result",
+    Decides.ROUNDING: "Changes results by rounding at most",
+    Decides.EVALUATION: "Decides the evaluation alone",
+}
+"""What a field's description ends with. In `eval` everything decides the evaluation, and is not marked so."""
+
+
 def markdown() -> str:
     """One table a section: key, type, default and what it means."""
     shared = set(config.TrainingConfig.model_fields)
@@ -51,10 +60,18 @@ def markdown() -> str:
         if model in (config.ReferenceConfig, config.PretrainConfig):
             fields = {k: f for k, f in fields.items() if k not in shared}
         lines = [f"**{title}**", *([note] if note else []), "", "| key | type | default | |", "|---|---|---|---|"]
-        told = {k: " ".join((f.description or "").split()) for k, f in fields.items()}
+        told = {k: " ".join((f.description or "").split()) + _mark(model, k) for k, f in fields.items()}
         lines += [f"| `{k}` | {_type(f)} | {_default(f)} | {told[k]} |" for k, f in fields.items()]
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks)
+
+
+def _mark(model: type[BaseModel], name: str) -> str:
+    kind = declared(model)[name]
+    if kind not in MARKS or (kind == Decides.EVALUATION and model.__module__ == config_eval.__name__):
+        return ""
+    rules = "".join(f"; {r.told}" for r in RULES if name in r.fields)
+    return f" *{MARKS[kind]}{rules}.*"
 
 
 def _type(field: Any) -> str:

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from slmctl.config_decides import declared
 from slmctl.template import Template, TemplateError
 
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        if cls.__pydantic_complete__:  # else its types are not known yet; it is rebuilt once they are
+            declared(cls)
+
+    @classmethod
+    def model_rebuild(cls, **kwargs: Any) -> bool | None:
+        built = super().model_rebuild(**kwargs)
+        declared(cls)
+        return built
 
 
 def _file_name(name: str) -> str:

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 import pyarrow.parquet as pq
 
 from slmctl.config import SourceConfig
+from slmctl.config_decides import Decides, decided
 from slmctl.corpus.json_lines import parse
 from slmctl.corpus.source_files import MEND
 from slmctl.corpus.source_files import files_of as files_of
@@ -49,6 +50,8 @@ class Slice:
 
 
 TO_THE_END = 2**62
+_PLACE = {"path", "hub", "hub_config", "split", "revision"}
+"""What says where a source's texts lie, which are known by their content."""
 """The stop of a file's last slice where its uncompressed size is an estimate."""
 
 
@@ -155,7 +158,7 @@ def input_fingerprint(sources: list[SourceConfig], hashes: HashCache) -> list[di
 
 def reading_of(source: SourceConfig) -> dict[str, Any]:
     """What decides a source's documents, given its content."""
-    return source.model_dump(include={"text", "txt_split", "max_documents", "on_bad", "parse_special_tokens"})
+    return {k: v for k, v in decided(source, Decides.TOKENS).items() if k not in _PLACE}
 
 
 def unhashed_bytes(sources: list[SourceConfig], hashes: HashCache) -> int:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import difflib
 import os
 
+from slmctl.config_decides import Evaluation
 from slmctl.config_eval import HarnessConfig, SuiteConfig, TaskConfig
 from slmctl.config_types import PositiveInt
 from slmctl.corpus.text_files import is_folder
@@ -49,9 +50,9 @@ CODE_TASKS = ("humaneval", "mbpp")
 class SuiteTask(HarnessConfig):
     """A task of the suite, which may limit how much it generates."""
 
-    max_new_tokens: PositiveInt | None = None
+    max_new_tokens: Evaluation[PositiveInt | None] = None
     """Longest generation; null is the task's own."""
-    result: str | None = None
+    result: Evaluation[str | None] = None
     """Name of its result; null is the harness' name."""
 
 

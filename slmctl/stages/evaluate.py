@@ -13,6 +13,7 @@ from typing import Any
 import torch.distributed as dist
 
 from slmctl.config import ReferenceModel
+from slmctl.config_decides import Decides, decided
 from slmctl.config_eval import SuiteConfig, TaskConfig
 from slmctl.console import say
 from slmctl.corpus.text_files import content_id, is_folder
@@ -41,6 +42,8 @@ from slmctl.training.ranks import joined
 from slmctl.training.telemetry import finite, read_log
 
 SCHEMA = 2
+_OF_TEXTS = {"contamination", "contamination_overlap"}
+"""Settings that decide what is said of the texts, which is an input by itself, and no figure of a model."""
 
 
 def evaluate(workspace: Workspace) -> None:
@@ -138,7 +141,7 @@ def _common_inputs(workspace: Workspace) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "corpus": corpus.manifest.content_hash,
-        "settings": config.eval.model_dump(mode="json", exclude={"contamination", "contamination_overlap"}),
+        "settings": {k: v for k, v in decided(config.eval, Decides.EVALUATION).items() if k not in _OF_TEXTS},
         "seed": config.seed,
         "intra_document_mask": config.data.intra_document_mask,
         "attn_implementation": config.model.attn_implementation,

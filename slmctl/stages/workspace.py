@@ -7,7 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from slmctl.config import ArmConfig, PipelineConfig, ReferenceModel, SourceConfig, TrainingConfig
+from slmctl.config import PipelineConfig, ReferenceModel, SourceConfig, TrainingConfig
+from slmctl.config_decides import Decides, decided
 from slmctl.console import warn
 from slmctl.corpus.bos import Bos, bos_of
 from slmctl.corpus.sources import input_fingerprint, unhashed_bytes
@@ -22,12 +23,6 @@ from slmctl.storage import Folder
 from slmctl.store.manifest import differences, exists, load_manifest
 from slmctl.store.reader import ScoreSet, TokenSet
 
-_NOT_THE_RESULT = {
-    *("save_every", "keep_last", "keep_every", "log_every", "alignment_check", "eval_every", "eval_tokens"),
-    *("micro_batch", "keep_best_on", "arms", "loader_threads", "sharding", "compile", "activation_checkpointing"),
-    *("on_nonfinite", "hang_timeout", "profile"),
-}
-
 _NEVER_ACCEPTED = {"seq_len", "intra_document_mask", "bos"}
 """Where these differ, losses are of other predictions than those that are trained, or prompts begin otherwise than rows."""
 
@@ -37,9 +32,8 @@ HASHED_BY_READERS = 2**33
 
 
 def result_settings(settings: TrainingConfig) -> dict[str, Any]:
-    """The settings that decide the weights: not those of logs, checkpoints, evaluations and memory."""
-    layout_decides = isinstance(settings, ArmConfig) and settings.selection.scope != "group"
-    return settings.model_dump(mode="json", exclude=_NOT_THE_RESULT - ({"micro_batch"} if layout_decides else set()))
+    """The settings that decide a run's weights: not those of logs, checkpoints, evaluations and memory."""
+    return decided(settings, Decides.WEIGHTS)
 
 
 def packing_found(made: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
@@ -145,7 +139,8 @@ class Workspace(Folders):
         scratch = self.config.model.scratch
         assert scratch is not None
         train = result_settings(scratch.train) if scratch.train is not None else None
-        made = {"model": scratch.model_dump(mode="json", exclude={"train"}), "settings": train}
+        shape = decided(scratch, Decides.TOKENS, Decides.WEIGHTS)
+        made = {"model": {k: v for k, v in shape.items() if k != "train"}, "settings": train}
         return {**self.common_inputs(), **made, **self._contents(corpus="corpus")}
 
     def reference_inputs(self) -> dict[str, Any]:
@@ -158,8 +153,7 @@ class Workspace(Folders):
             found |= self._contents(corpus="corpus")
         if settings.keep_best_on is not None:
             kept_on = self._contents(heldout=f"heldout/{settings.keep_best_on}")
-            how = {"eval_every": settings.eval_every, "eval_tokens": settings.eval_tokens}
-            found |= {"kept_by": {**how, **kept_on}} if kept_on else {}
+            found |= {"kept_by": kept_on} if kept_on else {}
         return found
 
     def _contents(self, **sets: str) -> dict[str, str]:
@@ -267,11 +261,12 @@ class Workspace(Folders):
 
     def score_inputs(self) -> dict[str, Any]:
         """What of the configuration decides a score set, given its tokens and its model."""
-        score = self.config.score
+        settings = decided(self.config.score, Decides.SCORES)
+        del settings["references"]  # of which each is known by its content
         return {
             "intra_document_mask": self.config.data.intra_document_mask,
             "attn_implementation": self.config.model.attn_implementation,
-            **score.model_dump(mode="json", include={"precision", "dtype", "entropy"}),
+            **settings,
         }
 
     def open_scores(self, name: str, tokens: TokenSet) -> ScoreSet:
