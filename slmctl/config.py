@@ -224,7 +224,22 @@ class TrainingConfig(Section):
             raise ValueError(f"profile: the first step, {self.profile[0]}, is after the last, {self.profile[1]}")
         if self.keep_every and self.save_every and self.keep_every % self.save_every:
             raise ValueError(f"keep_every {self.keep_every} is not a multiple of save_every {self.save_every}")
+        if (self.steps is not None or self.warmup < 1) and (beyond := self.decay_beyond(self.steps)) is not None:
+            raise ValueError(beyond)
         return self
+
+    def decay_beyond(self, steps: int | None) -> str | None:
+        """What is wrong where wsd decays for longer than warm-up leaves. Without a number of steps both are shares."""
+        warmup = self.warmup if self.warmup < 1 else self.warmup / steps if steps else 0.0
+        left = 1 - warmup
+        if self.schedule != "wsd" or self.wsd_decay <= left + 1e-9 or left <= 0:  # warm-up over all steps is told by itself
+            return None
+        most = math.floor(left * 1000 + 1e-6) / 1000
+        both = f"warmup {self.warmup:g} and wsd_decay {self.wsd_decay:g} take more than {steps or 'all'} steps together"
+        return (
+            f"schedule wsd: {both}, so lr would fall from below its peak. Warm-up leaves a share of {most:g}: set wsd_decay to "
+            "that or less, or shorten warmup."
+        )
 
 
 class ReferenceConfig(TrainingConfig):

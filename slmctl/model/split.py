@@ -9,7 +9,7 @@ Shapes: B rows, T tokens of a row, D hidden, V vocabulary, N any number of posit
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -20,6 +20,7 @@ from slmctl.errors import ConfigError, InputError, MismatchError
 from slmctl.memory import keep_freed_blocks
 from slmctl.model.attention import VARLEN, refuse_dropout
 from slmctl.model.check import check
+from slmctl.model.dropout import draws_in_training, row_by_row
 
 R = TypeVar("R")
 
@@ -85,6 +86,7 @@ class SplitModel(nn.Module):
         keep_freed_blocks()
         self.model = model
         self.intra_document_mask = intra_document_mask
+        self.draws = draws_in_training(model)
         if model.config._attn_implementation == VARLEN and not intra_document_mask:
             raise ConfigError("model.attn_implementation: varlen is for data.intra_document_mask: true; use sdpa.")
         if model.config._attn_implementation == VARLEN:
@@ -101,9 +103,18 @@ class SplitModel(nn.Module):
         linear: nn.Linear = self.model.get_output_embeddings()
         return linear
 
-    def forward(self, ids_BT: Tensor, position_BT: Tensor | None, starts_S: Tensor | None, then: Callable[[Tensor], R]) -> R:
+    def forward(
+        self,
+        ids_BT: Tensor,
+        position_BT: Tensor | None,
+        starts_S: Tensor | None,
+        then: Callable[[Tensor], R],
+        seeds: Sequence[int] = (),
+    ) -> R:
         """`then` of the trunk's hidden states [B, T, D]: whatever needs the head's weights runs within this one forward, so
-        that the whole may be sharded."""
+        that the whole may be sharded. In training, a model that has dropout draws it for each row from the row's of `seeds`."""
+        if seeds and self.draws and self.training:
+            return then(row_by_row(self.hidden, ids_BT, position_BT, seeds))
         return then(self.hidden(ids_BT, position_BT, starts_S))
 
     def hidden(self, ids_BT: Tensor, position_BT: Tensor | None, starts_S: Tensor | None = None) -> Tensor:

@@ -17,6 +17,7 @@ from slmctl.stages.measure import Measure
 from slmctl.stages.workspace import Workspace, result_settings
 from slmctl.store import manifest as manifests
 from slmctl.store.manifest import differences
+from slmctl.store.order import mix_seed
 from slmctl.sweeps import points_of, read_sweeps
 from slmctl.training.telemetry import read_log
 
@@ -129,7 +130,7 @@ def loss_differences(measure: Measure, arms: dict[str, Any]) -> list[dict[str, A
     for heldout in measure.sets:
         for a, b in [*pairs(arms), *((a, "base") for a in arms)]:
             one, other = measure.documents(heldout, a), measure.documents(heldout, b)
-            seed = measure.workspace.config.seed
+            seed = mix_seed("intervals", measure.workspace.config.seed)
             interval = difference_interval(one.nats_M, other.nats_M, one.predicted_M, measure.config.level, seed)
             found.append(
                 {

@@ -32,8 +32,8 @@ from slmctl.stages.compare_arms import made_from, seed_of_arm
 from slmctl.stages.measure import Measure, token_losses_of
 from slmctl.stages.workspace import Workspace
 from slmctl.store import manifest as manifests
+from slmctl.store.order import mix_seed
 from slmctl.store.reader import RowReader, Rows, ScoreSet, TokenSet
-from slmctl.training.batches import mix_seed
 
 SAMPLES = 4
 """Fluctuating tokens that are shown of each kind."""
@@ -46,7 +46,7 @@ def random_mask(target_BT: np.ndarray, ratio: float, group_rows: int, seed: int)
     found = np.zeros_like(target_BT)
     for g, at in enumerate(range(0, len(target_BT), group_rows)):
         valid = torch.from_numpy(target_BT[at : at + group_rows].reshape(1, -1))
-        scores = random_scores(1, valid.shape[1], [mix_seed(seed, 0, g)], valid.device)
+        scores = random_scores(1, valid.shape[1], [mix_seed("diagnostics", seed, g)], valid.device)
         counts = torch.tensor([selected_count(int(valid.sum()), ratio)])
         found[at : at + group_rows] = select_top(scores, valid, counts).numpy().reshape(-1, target_BT.shape[1])
     return found
@@ -219,7 +219,7 @@ class Diagnosis:
         category_N = categorise(losses_CN)
         places = np.argwhere(self.data.target_BT)
         shown = []
-        for token in fluctuating(losses_CN, category_N, SAMPLES, self.workspace.config.seed):
+        for token in fluctuating(losses_CN, category_N, SAMPLES, mix_seed("shown tokens", self.workspace.config.seed)):
             row, position = (int(x) for x in places[token])
             first = max(0, position - AROUND)
             texts = self._texts(self.data.rows.ids_BT[row, first : position + 1])

@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import cache, partial
 from importlib.metadata import version
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
@@ -63,7 +64,7 @@ def _evaluate(workspace: Workspace) -> None:
     config = workspace.config
     check_tasks(config)
     workspace.accepted = []
-    arms = [a for a in config.pretrain.arms if (workspace.arm(a) / DONE).is_file()]
+    arms = _hold_models(workspace)
     if not arms:
         raise InputError("no arm is trained to its end yet. Run `slmctl pretrain` first.")
     notes = [note for arm in arms for note in compare_arms.warn_of_changes(workspace, arm)]
@@ -111,6 +112,19 @@ def _evaluate(workspace: Workspace) -> None:
     results["alarms"] = alarms(results)
     write_cards(workspace, results)
     publish_results(workspace, inputs, results, shown)  # last: it says that all is done
+
+
+def _hold_models(workspace: Workspace) -> list[str]:
+    """Keeps others from training or moving aside what is measured. Returns the arms that are trained to their end."""
+
+    def held(directory: Path) -> bool:
+        if (directory / DONE).is_file():
+            workspace.locks.hold(str(directory.relative_to(workspace.root)))
+        return (directory / DONE).is_file()
+
+    for directory in (workspace.base, workspace.reference):
+        held(directory)
+    return [a for a in workspace.config.pretrain.arms if held(workspace.arm(a))]
 
 
 def _conclude(

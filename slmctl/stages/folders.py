@@ -111,7 +111,7 @@ class Folders:
         Raises `SlmError` where another process works on the folder.
         """
         label = directory.relative_to(self.root)
-        if lock:
+        if lock and (fresh or not self._held_complete(directory, inputs, last)):
             self.locks.lock(str(label))
         path = directory / INPUTS
         found = read_json(path) if path.is_file() else None
@@ -132,6 +132,13 @@ class Folders:
         self.record()
         write_json(path, inputs)
         return False
+
+    def _held_complete(self, directory: Path, inputs: dict[str, Any], last: str) -> bool:
+        """Whether a stage is complete, and stays so: others may read it, or hold it too."""
+        if not self.is_complete(directory, inputs, last):
+            return False
+        self.locks.hold(str(directory.relative_to(self.root)))
+        return self.is_complete(directory, inputs, last)
 
     def refuse_change(self, directory: Path, inputs: dict[str, Any], advice: str) -> None:
         """Raises `MismatchError` where a stage's folder was made from other inputs, or is not there."""
@@ -217,6 +224,7 @@ class Folders:
     def finish(self, directory: Path, facts: dict[str, Any] | None = None) -> None:
         """Marks a stage complete."""
         write_json(directory / DONE, {"completed": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **(facts or {})})
+        self.locks.share(str(directory.relative_to(self.root)))
 
 
 def strict(made_from: Any) -> Any:

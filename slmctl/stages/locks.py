@@ -92,13 +92,21 @@ class Locks:
             if e.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):  # a file system without locks
                 raise
 
+    def share(self, label: str) -> None:
+        """Lets others hold what this process has locked, and has completed."""
+        if self._path(label) in _held:
+            self.hold(label)
+
+    def _path(self, label: str) -> Path:
+        return (self._folder(label) / f"{label.replace(os.sep, '-')}.lock").resolve()
+
     def _folder(self, label: str) -> Path:
         """Where the lock of a folder lies: beside the sets, which pipelines with one store_dir share, else in output_dir."""
         at_store = label.startswith(self.shared) and isinstance(self.store, LocalFolder)
         return (Path(str(self.store)) if at_store else self.root) / ".cache" / "locks"
 
     def _lock(self, label: str, kind: int) -> None:
-        path = (self._folder(label) / f"{label.replace(os.sep, '-')}.lock").resolve()
+        path = self._path(label)
         file = _held.get(path)
         if file is None:
             file = _open(path)

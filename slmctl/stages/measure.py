@@ -29,6 +29,7 @@ from slmctl.model.split import SplitModel
 from slmctl.stages.checked import kind_of
 from slmctl.stages.folders import DONE
 from slmctl.stages.workspace import Workspace
+from slmctl.store.order import mix_seed
 from slmctl.store.reader import RowReader
 from slmctl.training.checkpoint import STATE, all_checkpoints, load_weights
 from slmctl.training.telemetry import finite
@@ -160,7 +161,7 @@ class Measure:
         if keep_as is not None:
             self._keep(losses, name, keep_as)
         whole, counts = losses.whole, tokens.manifest.counts
-        how = (self.config.level, self.workspace.config.seed)
+        how = (self.config.level, mix_seed("intervals", self.workspace.config.seed))
         interval = mean_interval(losses.nats_M, losses.predicted_M, *how)
         in_bits = whole.bits_per_byte(counts["tokens"], counts["text_bytes"])
         bits_M = losses.nats_M / math.log(2) * counts["tokens"] / max(1, whole.predicted)

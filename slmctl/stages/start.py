@@ -96,6 +96,7 @@ def _begin(
             workspace.refuse_change(directory, inputs, advice)
             runs = [directory / "checkpoints", directory / "training" / "checkpoints"]
             require_checkpoint(next((r for r in runs if r.is_dir()), runs[0]), step)
+            workspace.locks.lock(str(directory.relative_to(workspace.root)))
             (directory / DONE).unlink(missing_ok=True)
             complete = workspace.begin(directory, inputs)
         write_json(mark, launch)

@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -23,6 +23,7 @@ from slmctl.stages.cards import write_card
 from slmctl.stages.start import Ready, Resume, make_ready, mark_stopped
 from slmctl.stages.workspace import Workspace, result_settings
 from slmctl.store import manifest
+from slmctl.store.order import mix_seed
 from slmctl.store.reader import RowReader, ScoreSet, TokenSet
 from slmctl.training.batches import OneSet, RowSource, TwoSets
 from slmctl.training.budget import check_budget
@@ -59,9 +60,9 @@ def train_base(workspace: Workspace, resume: Resume = True) -> None:
         if scratch.train is None:
             ranks.first(lambda: _publish(ready.model.model, workspace, workspace.base / "model"))
         else:
-            seed = seed_of(workspace, scratch.train) + 1  # another order than the arms', which share theirs
+            seed = seed_of(workspace, scratch.train, "base")
             source = OneSet(_reader(workspace, corpus), seed, scratch.train.loader_threads)
-            train(_run(workspace, ranks, "base", workspace.base, ready, scratch.train, ALL_TOKENS, source, inputs))
+            train(_run(workspace, ranks, "base", workspace.base, ready, scratch.train, ALL_TOKENS, source, seed, inputs))
         ranks.first(lambda: _finish(workspace, "base", workspace.base))
 
 
@@ -94,7 +95,7 @@ def new_model(scratch: ScratchConfig, workspace: Workspace) -> Any:
         attn_implementation=workspace.config.model.attn_implementation,
     )
     with torch.random.fork_rng():
-        torch.manual_seed(workspace.config.seed)
+        torch.manual_seed(mix_seed("initialisation", workspace.config.seed))
         return LlamaForCausalLM(config)
 
 
@@ -114,10 +115,11 @@ def _train_reference(workspace: Workspace, ranks: Ranks, resume: Resume) -> None
         workspace.open_tokens(f"heldout/{settings.keep_best_on}")
     base = workspace.base_source()
     inputs = workspace.reference_inputs()
-    source: RowSource = OneSet(_reader(workspace, curated), seed_of(workspace, settings), settings.loader_threads)
+    seed = seed_of(workspace, settings, "reference")
+    source: RowSource = OneSet(_reader(workspace, curated), seed, settings.loader_threads)
     if corpus is not None:
         readers = _reader(workspace, curated), _reader(workspace, corpus)
-        source = TwoSets(*readers, settings.mix, seed_of(workspace, settings), settings.loader_threads)
+        source = TwoSets(*readers, settings.mix, seed, settings.loader_threads)
     sets = [curated, corpus] if corpus is not None else [curated]
 
     def load() -> SplitModel:
@@ -131,7 +133,7 @@ def _train_reference(workspace: Workspace, ranks: Ranks, resume: Resume) -> None
         say("train-ref: complete, skipped")
         return
     training = workspace.reference / "training"
-    run = _run(workspace, ranks, "reference", training, ready, settings, ALL_TOKENS, source, inputs)
+    run = _run(workspace, ranks, "reference", training, ready, settings, ALL_TOKENS, source, seed, inputs)
     run.keep_best_on = settings.keep_best_on
     train(run)
 
@@ -196,8 +198,9 @@ def train_arm(workspace: Workspace, ranks: Ranks, name: str, settings: ArmConfig
     if ready is None:
         say(f"pretrain {name}: complete, skipped")
         return
-    source = OneSet(_reader(workspace, corpus, scores), seed_of(workspace, settings), settings.loader_threads)
-    train(_run(workspace, ranks, name, directory, ready, settings, settings.selection, source, inputs))
+    seed = seed_of(workspace, settings, "arms")
+    source = OneSet(_reader(workspace, corpus, scores), seed, settings.loader_threads)
+    train(_run(workspace, ranks, name, directory, ready, settings, settings.selection, source, seed, inputs))
     ranks.first(lambda: _finish(workspace, name, directory, {"heldout": workspace.heldout_hashes()}))
 
 
@@ -206,9 +209,10 @@ def _finish(workspace: Workspace, name: str, directory: Path, facts: dict[str, A
     workspace.finish(directory, facts)
 
 
-def seed_of(workspace: Workspace, settings: TrainingConfig) -> int:
-    """The seed of a run's order and random selection."""
-    return workspace.config.seed if settings.seed is None else settings.seed
+def seed_of(workspace: Workspace, settings: TrainingConfig, purpose: Literal["base", "reference", "arms"]) -> int:
+    """The seed of a run's order, random selection and dropout. Arms of one seed share it, and so their order; base, reference
+    and arms never do, whatever their seeds."""
+    return mix_seed(purpose, workspace.config.seed if settings.seed is None else settings.seed)
 
 
 def _reader(workspace: Workspace, tokens: TokenSet, scores: ScoreSet | None = None) -> RowReader:
@@ -250,6 +254,7 @@ def _run(
     settings: TrainingConfig,
     selection: SelectionConfig,
     source: RowSource,
+    seed: int,
     made_from: dict[str, Any],
 ) -> Run:
     config = workspace.config
@@ -263,7 +268,7 @@ def _run(
         selection=selection,
         source=source,
         seq_len=config.data.seq_len,
-        seed=seed_of(workspace, settings),
+        seed=seed,
         device=workspace.device,
         evaluate=ready.evaluate,
         tracking=config.tracking,

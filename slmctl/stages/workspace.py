@@ -21,6 +21,7 @@ from slmctl.stages.folders import DONE, INPUTS, SETS, Folders
 from slmctl.stages.gone import Kept, fewer_than_made, inputs_here
 from slmctl.storage import Folder
 from slmctl.store.manifest import differences, exists, load_manifest
+from slmctl.store.order import ORDER_VERSION
 from slmctl.store.reader import ScoreSet, TokenSet
 
 _NEVER_ACCEPTED = {"seq_len", "intra_document_mask", "bos"}
@@ -127,6 +128,7 @@ class Workspace(Folders):
         """What decides every trained model, besides its own settings, its start and its rows."""
         data = self.config.data
         return {
+            "order_version": ORDER_VERSION,
             "seed": self.config.seed,
             "seq_len": data.seq_len,
             "intra_document_mask": data.intra_document_mask,

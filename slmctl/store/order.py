@@ -13,6 +13,10 @@ from functools import lru_cache
 
 import numpy as np
 
+ORDER_VERSION = 2
+"""Of the orders of rows, and of what else a run draws by seed. A run of another version is begun anew: its steps would be
+others from here on."""
+
 
 def permutation(n: int, *key: int | str) -> np.ndarray:
     """A permutation of n that depends on `key` alone. Raw Philox words are sorted: their stream is fixed by NumPy's
@@ -22,6 +26,12 @@ def permutation(n: int, *key: int | str) -> np.ndarray:
     words = np.random.Philox(key=int.from_bytes(digest[:16], "little")).random_raw(n)
     order: np.ndarray = np.argsort(words, kind="stable")
     return order
+
+
+def mix_seed(*key: int | str) -> int:
+    """A 63-bit seed from several numbers and names. Of keys that begin with other names the seeds are others: orders and draws
+    of different purposes share nothing, whatever the seed that a user gives."""
+    return int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:8], "little") >> 1
 
 
 def rank_slice(step: int, rows_per_step: int, rank: int, world_size: int) -> tuple[int, int]:

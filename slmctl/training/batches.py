@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -14,7 +13,7 @@ from torch import Tensor
 from slmctl.config import SelectionConfig
 from slmctl.corpus.packing import PADDING, document_starts, restarting_positions, target_mask
 from slmctl.selection.select import places_of, selected_count
-from slmctl.store.order import MixedOrder, RowOrder, rank_slice
+from slmctl.store.order import MixedOrder, RowOrder, mix_seed, rank_slice
 from slmctl.store.reader import RowReader, Rows
 from slmctl.store.windows import WindowReader
 
@@ -49,7 +48,7 @@ class TwoSets:
     """Rows of one set with a share `mix` of rows from another among them."""
 
     def __init__(self, first: RowReader, second: RowReader, mix: float, seed: int, threads: int = 0) -> None:
-        self.sets = [OneSet(r, seed, threads) for r in (first, second)]
+        self.sets = [OneSet(first, seed, threads), OneSet(second, mix_seed("mixed in", seed), threads)]
         self.order = MixedOrder(self.sets[0].order, self.sets[1].order, mix, seed)
         self.rows = self.order.rows
         self.blank = first.blank
@@ -90,6 +89,8 @@ class MicroBatch:
     places_K: Tensor
     """`selection.select.places_of` the counts."""
     group_seeds: list[int]
+    row_seeds: list[int] = field(default_factory=list)
+    """What a row's dropout is drawn from: it follows from the step and the row's place in it."""
     count_of_all: int = 0
     """Tokens to select on all ranks together, under `scope: global`."""
 
@@ -183,6 +184,7 @@ class Batcher:
         for number, first in enumerate(range(0, len(batch.counts_G), self.micro_groups)):
             valid, counts = (n[first : first + self.micro_groups].tolist() for n in (batch.valid_G, batch.counts_G))
             part = slice(first * group_rows, (first + self.micro_groups) * group_rows)
+            places = range(len(rows.ids_BT))[part]
             target_N = np.flatnonzero(batch.target_mask[part])
             position = starts = None
             if self.intra:
@@ -199,7 +201,8 @@ class Batcher:
                 valid,
                 counts,
                 self._send(self._pinned(torch.from_numpy(places_of(counts, group_rows * rows.ids_BT.shape[1])))),
-                [mix_seed(self.seed, step, self.first_group + first + i) for i in range(len(counts))],
+                [mix_seed("selection", self.seed, step, self.first_group + first + i) for i in range(len(counts))],
+                [mix_seed("dropout", self.seed, step, self.first_group * group_rows + r) for r in places],
                 counts_of_all[number] if counts_of_all is not None else 0,
             )
 
@@ -208,8 +211,3 @@ class Batcher:
 
     def _send(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device, non_blocking=True)
-
-
-def mix_seed(*parts: int) -> int:
-    """A 63-bit seed from several numbers."""
-    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "little") >> 1

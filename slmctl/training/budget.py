@@ -11,13 +11,16 @@ from slmctl.training.optim import warmup_steps
 def check_budget(
     name: str, settings: TrainingConfig, selection: SelectionConfig, seq_len: int, rows_of_epoch: int, ranks: int
 ) -> None:
-    """Raises `ConfigError` where warm-up takes all steps, or a step's selection groups cannot be shared by the ranks."""
+    """Raises `ConfigError` where warm-up takes all steps, wsd decays for longer than it leaves, or a step's selection groups
+    cannot be shared by the ranks."""
     steps = total_steps(settings, seq_len, rows_of_epoch)
     if steps <= warmup_steps(settings, steps):
         raise ConfigError(
             f"{name}: warmup {settings.warmup:g} takes all of the {steps} steps, so lr never reaches its peak. "
             "Give it as a share (below 1), or as fewer steps."
         )
+    if (beyond := settings.decay_beyond(steps)) is not None:
+        raise ConfigError(f"{name}: {beyond}")
     unit = seq_len * selection.group_rows
     groups = rows_per_step(settings, seq_len) // selection.group_rows
     if groups % ranks:

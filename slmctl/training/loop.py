@@ -102,6 +102,8 @@ class Trainer:
         self.steps = total_steps(settings, run.seq_len, run.source.rows)
         check_budget(run.name, settings, run.selection, run.seq_len, run.source.rows, run.ranks.size)
         warn_of_few_rows(run.name, settings, run.seq_len, run.source.rows)
+        if run.model.draws:
+            say(f"{run.name}: the model has dropout; rows are computed one by one, so that masks follow from row and step alone")
         self.flops = flops_per_token(run.model.model, run.seq_len)
         self.peak = peak_flops(run.device)
         lay_out(run.model, settings, run.ranks, run.device)

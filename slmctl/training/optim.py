@@ -49,7 +49,7 @@ def lr_at(step: int, steps: int, settings: TrainingConfig) -> float:
     elif settings.schedule == "linear":
         share = low + (1 - low) * (1 - done)
     elif settings.schedule == "wsd":
-        decay = max(1, round(settings.wsd_decay * steps))
+        decay = max(1, min(round(settings.wsd_decay * steps), steps - warmup))  # both may round up
         share = low + (1 - low) * min(1.0, (steps - step) / decay)
     else:
         share = 1.0

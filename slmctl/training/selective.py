@@ -46,7 +46,7 @@ class Objective:
         def then(hidden_BTD: Tensor) -> MicroResult:
             return self._of(hidden_BTD.flatten(0, 1), micro, divisor)
 
-        result: MicroResult = self.model(micro.ids_BT, micro.position_BT, micro.starts_S, then)
+        result: MicroResult = self.model(micro.ids_BT, micro.position_BT, micro.starts_S, then, micro.row_seeds)
         return result
 
     def _of(self, hidden_ND: Tensor, micro: MicroBatch, divisor: float) -> MicroResult:

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from slmctl.config import UNSCORED, TrainingConfig
 from slmctl.selection.select import selected_count
+from slmctl.store.order import mix_seed
 from slmctl.training.alignment import SHIFTS
-from slmctl.training.batches import Batcher, StepBatch, mix_seed
+from slmctl.training.batches import Batcher, StepBatch
 from slmctl.training.figures import StepFigures
 from slmctl.training.optim import lr_at
 from slmctl.training.parallel import sync_copies
@@ -78,7 +79,7 @@ class StepMaker:
             divisor = max(1, sum(counts_of_all))
         blind = self.selection.criterion not in UNSCORED and step <= BLIND_STEPS
         figures = StepFigures(self.selection.criterion != "random", self.shifts, blind)
-        torch.manual_seed(mix_seed(self.seed, step, self.ranks.rank))  # dropout, if the model has any
+        torch.manual_seed(mix_seed("step", self.seed, step, self.ranks.rank))  # whatever draws besides dropout
         selected_before = counts[1].clone()
         self.forward_backward(step, batch, counts_of_all, divisor, figures, counts)
         grads = [p.grad for p in self.params if p.grad is not None]

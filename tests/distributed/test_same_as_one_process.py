@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -115,3 +116,16 @@ def test_the_best_weights_are_kept_while_a_checkpoint_is_written(untied: Pipelin
     made = untied.copy(tmp_path / "made", {"reference": {"eval_every": 1, "save_every": 1}})
     (made.root / "reference").rename(tmp_path / "alone")
     succeed(tmp_path, 2, ["train-ref", made.config], before=[SlowSave(0.3, rank=1)])
+
+
+def test_with_dropout_ranks_make_the_steps_of_one_process(tied: Pipeline, tmp_path: Path) -> None:
+    """Masks follow from a row's place in the step, wherever it is computed."""
+    over = {"accept_mismatch": ["reference:base.config.json"], "pretrain": {"steps": 3, "sharding": "full"}}
+    left = []
+    for size in (1, 2):
+        made = tied.copy(tmp_path / f"of{size}", over)
+        config = made.root / "base" / "model" / "config.json"
+        config.write_text(json.dumps({**json.loads(config.read_text()), "attention_dropout": 0.3}))
+        succeed(tmp_path, size, ["pretrain", made.config, "--arm", "clm"])
+        left.append(made.left("clm"))
+    assert_same_to_rounding(left[1], left[0])

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from slmctl.config import SelectionConfig
-from slmctl.store.order import RowOrder
+from slmctl.store.order import RowOrder, mix_seed
 from slmctl.store.read_ahead import ReadAhead
 from slmctl.store.reader import RowReader
-from slmctl.training.batches import Batcher, OneSet, TwoSets, mix_seed
+from slmctl.training.batches import Batcher, OneSet, TwoSets
 
 
 def batcher(source, rows=8, micro=4, seed=3, intra=False, rank=0, world_size=1, **selection):
@@ -104,7 +104,7 @@ def test_a_micro_batch_holds_whole_groups_whatever_its_size(micro, sizes, one_se
         per_group = m.ids_BT.numel() // len(m.counts)
         assert m.places_K.tolist() == [g * per_group + i for g, n in enumerate(m.counts) for i in range(n)]
     seeds = [s for m in parts for s in m.group_seeds]
-    assert seeds == [mix_seed(3, 3, g) for g in range(4)]
+    assert seeds == [mix_seed("selection", 3, 3, g) for g in range(4)]
     assert len(set(seeds)) == 4
 
 

@@ -272,6 +272,18 @@ def test_a_run_starts_anew_under_settings_that_decide_the_weights(field, pipelin
     assert [d.name for d in checkpoint.all_checkpoints(stale / "checkpoints")] == named(4)
 
 
+def test_a_run_in_the_order_of_an_older_slmctl_is_not_gone_on_with(pipeline, monkeypatch, taken, capsys):
+    workspace = stopped_in(4, pipeline("older", SAVING), monkeypatch)
+    path = workspace.arm("slm") / "inputs.json"
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "order_version"}))
+    with pytest.raises(SlmError, match=r"order_version: was not set, is now \d"):
+        train_arm(workspace, resume=4)
+    taken.clear()
+    train_arm(workspace)
+    assert taken == list(range(1, STEPS + 1))
+    assert "order_version: was not set, is now" in capsys.readouterr().err
+
+
 # --- saves beside training, and saves that fail ---
 
 

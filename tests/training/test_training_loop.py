@@ -15,15 +15,17 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from slmctl.config import ArmConfig
 from slmctl.errors import Interrupted, TrainingError
 from slmctl.signals import raising
 from slmctl.stages import train as stage
 from slmctl.stages.prepare import prepare
 from slmctl.stages.score import score
 from slmctl.stages.train import pretrain, train_base, train_reference
-from slmctl.store.order import RowOrder
+from slmctl.store.order import RowOrder, mix_seed
 from slmctl.store.reader import RowReader
 from slmctl.training import checkpoint, loop
+from slmctl.training.batches import OneSet
 from slmctl.training.selective import Objective
 from slmctl.training.step import StepMaker
 from slmctl.training.telemetry import read_log
@@ -257,7 +259,7 @@ def test_each_group_trains_on_exactly_the_ceiling_of_its_share(arm, ratio, group
     directory = train_arm(workspace, arm)
     tokens = workspace.open_tokens("corpus")
     everything = RowReader(tokens).fetch(np.arange(tokens.rows))
-    order = RowOrder(tokens.group_rows, 0).at(0, STEPS * 8)
+    order = RowOrder(tokens.group_rows, mix_seed("arms", 0)).at(0, STEPS * 8)
     seen = selected = 0
     for step, record in enumerate(read_log(directory / "metrics.jsonl")):
         rows = order[step * 8 : (step + 1) * 8]
@@ -462,7 +464,43 @@ def test_bfloat16_resumes_exactly_too(pipeline, monkeypatch):
     assert_same(result(train_arm(workspace)), whole)
 
 
-def test_the_base_is_trained_in_another_order_than_the_arms_and_is_whole(scored):
+def test_base_reference_and_arms_share_an_order_under_no_seeds_and_arms_of_one_seed_do(scored):
+    orders = {}
+    for seed in range(6):
+        settings = ArmConfig(steps=1, seed=seed)
+        for purpose in ("base", "reference", "arms"):
+            orders[purpose, seed] = RowOrder(np.full(9, 8), stage.seed_of(scored, settings, purpose)).at(0, 40).tobytes()
+    assert len(set(orders.values())) == len(orders)
+    own, pipelines = (stage.seed_of(scored, ArmConfig(steps=1, seed=s), "arms") for s in (scored.config.seed, None))
+    assert own == pipelines
+
+
+def rows_taken(monkeypatch, work):
+    """Positions of the order, by order, that `work` trains on."""
+    orders = []
+    original = OneSet.__init__
+    monkeypatch.setattr(OneSet, "__init__", lambda self, *a: original(self, *a) or orders.append(self.order))
+    work()
+    return [o.at(0, o.rows).tobytes() for o in orders]
+
+
+def test_the_stages_read_their_rows_in_their_own_orders(pipeline, monkeypatch):
+    """Of the same seed, and of seeds that are one apart."""
+    few = {"steps": 1}
+    over = {"model": {"scratch": {"train": few}}, "reference": {**few, "mix": 0.3}, "pretrain": {**few, "eval_every": 0}}
+    workspace = pipeline("orders", over)
+    arms = workspace.config.pretrain.arms
+    arms["clm"].seed = workspace.config.seed + 1
+    corpus = rows_taken(monkeypatch, lambda: train_base(workspace, resume=False))
+    [_, mixed_in] = rows_taken(monkeypatch, lambda: train_reference(workspace, resume=False))[-2:]
+    score(workspace)
+    slm, clm, random = rows_taken(monkeypatch, lambda: pretrain(workspace))[-3:]
+    assert slm == random
+    assert len({corpus[-1], mixed_in, slm, clm}) == 4
+    assert len({len(o) for o in (corpus[-1], mixed_in, slm, clm)}) == 1, "not orders of one set: the test shows nothing"
+
+
+def test_the_base_is_whole(scored):
     assert json.loads((scored.base / "done.json").read_text())["completed"]
     base = read_log(scored.base / "metrics.jsonl")
     assert base[-1]["step"] == 60
