@@ -243,6 +243,7 @@ def test_the_command_trains_and_evaluates_what_is_new(swept):
     workspace = made.open()
     assert set(results_of(workspace)["arms"]) == {*ARMS, "same", "slm-ratio-0.3", "slm-seed-1"}
     times = {f: f.stat().st_mtime_ns for f in workspace.root.rglob("*.safetensors")}
+    assert not list((workspace.root / "stale").glob("[!e]*")), "base, reference or an arm was trained anew for the sweep"
     assert slmctl(command) == 0
     assert {f: f.stat().st_mtime_ns for f in workspace.root.rglob("*.safetensors")} == times, "the second time it is all there"
     assert set(made.open().config.pretrain.arms) == set(results_of(workspace)["arms"])

@@ -186,6 +186,52 @@ def test_two_processes_do_not_work_on_one_folder(opened: Open, monkeypatch: pyte
         pretrain(workspace, ["slm"], resume=False)
 
 
+def as_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which holds none of the locks that were taken here so far; they stay taken."""
+    monkeypatch.setattr(locks_module, "_held", {})
+    monkeypatch.setattr(locks_module.time, "sleep", lambda _: None)
+
+
+def test_nobody_trains_anew_what_is_being_evaluated(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace = opened()
+    evaluate(workspace)
+    as_another_process(monkeypatch)
+    before = weights(workspace)
+    again: list[Callable[[], None]] = [
+        lambda: train_base(workspace, resume=False),
+        lambda: train_reference(workspace, resume=False),
+        lambda: pretrain(workspace, ["clm"], resume=False),
+        lambda: pretrain(workspace, ["clm"], resume=4),
+    ]
+    for train in again:
+        with pytest.raises(SlmError, match=r"another slmctl is working on .*run/(base|reference|pretrain/clm)\. Wait for it"):
+            train()
+    assert weights(workspace) == before
+    assert all((d / "done.json").is_file() for d in (workspace.base, workspace.reference, workspace.arm("clm")))
+    run(workspace)  # which finds all complete, and so may be beside an evaluation
+    evaluate(workspace)
+
+
+@pytest.mark.parametrize("label", ["base", "reference", "pretrain/clm"])
+def test_what_is_being_replaced_is_not_evaluated(label: str, opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace = opened()
+    workspace.locks.lock(label)
+    as_another_process(monkeypatch)
+    with pytest.raises(SlmError, match=f"another slmctl is replacing {label}. Wait for it"):
+        evaluate(workspace)
+
+
+def test_what_is_complete_is_evaluated_beside_training(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that has trained one arm, and trains another, keeps nobody from the first."""
+    workspace = opened()
+    pretrain(workspace, ["clm"], resume=False)
+    workspace.locks.lock("pretrain/random")
+    (workspace.arm("random") / "done.json").unlink()
+    as_another_process(monkeypatch)
+    evaluate(workspace)
+    assert set(read_json(workspace.evaluation / "results.json")["arms"]) == {"slm", "clm"}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
