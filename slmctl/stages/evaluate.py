@@ -150,18 +150,25 @@ def _conclude(
 
 def _common_inputs(workspace: Workspace) -> dict[str, Any]:
     """All that figures of a model depend on, but for the model."""
-    config = workspace.config
     corpus = workspace.open_tokens("corpus")
     return {
         "schema": SCHEMA,
         "corpus": corpus.manifest.content_hash,
+        **_settings(workspace),
+        "heldout": workspace.heldout_hashes(),
+        "tasks": _task_inputs(workspace),
+        "curated": workspace.open_tokens("curated").manifest.content_hash,
+    }
+
+
+def _settings(workspace: Workspace) -> dict[str, Any]:
+    """What of the configuration decides figures, given models, texts and tasks."""
+    config = workspace.config
+    return {
         "settings": {k: v for k, v in decided(config.eval, Decides.EVALUATION).items() if k not in _OF_TEXTS},
         "seed": config.seed,
         "intra_document_mask": config.data.intra_document_mask,
         "attn_implementation": config.model.attn_implementation,
-        "heldout": workspace.heldout_hashes(),
-        "tasks": _task_inputs(workspace),
-        "curated": workspace.open_tokens("curated").manifest.content_hash,
     }
 
 

@@ -96,17 +96,24 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     return workspace
 
 
-@pytest.fixture
-def pipeline(scored: Workspace, tmp_path: Path) -> Callable[..., Workspace]:
-    """pipeline(name, over): a copy of the pipeline's files, with `over` laid over its configuration."""
+@pytest.fixture(scope="session")
+def copied(scored: Workspace) -> Callable[..., Workspace]:
+    """copied(directory, over): a copy of the pipeline's files, with `over` laid over its configuration. `before(directory)` may
+    change the files."""
 
-    def make(name: str = "copy", over: dict[str, Any] | None = None) -> Workspace:
-        directory = tmp_path / name
+    def make(directory: Path, over: dict[str, Any] | None = None, before: Callable[[Path], Any] = lambda _: None) -> Workspace:
         shutil.copytree(scored.root, directory)
+        before(directory)
         data = lay_over(settings(scored.root.parent / "texts", directory), over or {})
-        return Workspace(check(data, name)).open()
+        return Workspace(check(data, directory.name)).open()
 
     return make
+
+
+@pytest.fixture
+def pipeline(copied: Callable[..., Workspace], tmp_path: Path) -> Callable[..., Workspace]:
+    """pipeline(name, over): as `copied`, to a folder of the test."""
+    return lambda name="copy", over=None: copied(tmp_path / name, over)
 
 
 class ListSource:
