@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
@@ -201,6 +201,9 @@ def _generate_all(model: Any, tokenizer: Any, task: GenerationTask, prompts: lis
     import torch
     from transformers import GenerationConfig
 
+    from slmctl.model.rope import prompts_together
+
+    task = replace(task, batch_size=prompts_together(model, task.batch_size))
     own_config, model.generation_config = model.generation_config, GenerationConfig()  # its penalties are not greedy search
     texts = [""] * len(prompts)
     try:

@@ -13,6 +13,7 @@ from slmctl.evaluation.harness_data import Rows, local_rows
 from slmctl.evaluation.harness_model import Progress, model_class, quiet, undisturbed
 from slmctl.evaluation.harness_scores import pooled, scored
 from slmctl.evaluation.harness_tasks import Leaf, build, find, refuse_code, require_harness
+from slmctl.model.rope import prompts_together
 
 __all__ = ["general_suite", "result_names", "run_harness"]
 
@@ -77,7 +78,7 @@ def run_harness(
                 pretrained=model,
                 tokenizer=copy.deepcopy(tokenizer),  # it is given a padding token
                 backend="causal",
-                batch_size=plan.task.batch_size,
+                batch_size=prompts_together(model, plan.task.batch_size),
                 softmax_dtype="float32",
                 prefix_token_id=bos_id if bos_id is not None else tokenizer.eos_token_id,  # what documents of a row come after
             )
