@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 from slmctl.evaluation.intervals import mean_interval
 from slmctl.model.loading import ModelSource, load_model
 from slmctl.model.split import SplitModel
+from slmctl.store.order import mix_seed
 from slmctl.training.checkpoint import load_weights
 from slmctl.training.telemetry import read_log
 
@@ -101,7 +102,7 @@ def test_heldout_figures_equal_whole_logits_of_the_models(workspace, results):
             assert sorted(losses) == list(range(len(sizes)))
             bits = [sum(losses[d]) / math.log(2) * tokens / len(every) for d in sorted(losses)]
             assert found["bits_per_byte"] == pytest.approx(sum(bits) / sum(sizes), rel=1e-6)
-            wanted = mean_interval(bits, sizes, 0.95, workspace.config.seed)
+            wanted = mean_interval(bits, sizes, 0.95, mix_seed("intervals", workspace.config.seed))
             assert found["bits_per_byte_interval"] == pytest.approx(list(wanted), rel=1e-5)
             kept = pq.read_table(workspace.evaluation / "documents" / heldout / f"{name}.parquet").to_pydict()
             assert kept["document"] == sorted(losses)
