@@ -97,6 +97,13 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 
 @pytest.fixture(scope="session")
+def configured(scored: Workspace) -> Callable[[dict[str, Any]], Workspace]:
+    """configured(over): the pipeline where it lies, with `over` laid over its configuration; not to be written to."""
+    data = settings(scored.root.parent / "texts", scored.root)
+    return lambda over: Workspace(check(lay_over(data, over), "tiny"))
+
+
+@pytest.fixture(scope="session")
 def copied(scored: Workspace) -> Callable[..., Workspace]:
     """copied(directory, over): a copy of the pipeline's files, with `over` laid over its configuration. `before(directory)` may
     change the files."""

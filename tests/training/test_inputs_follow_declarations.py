@@ -10,14 +10,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from conftest import settings
 
 from slmctl import config, config_eval
 from slmctl.config_decides import Decides, declared
-from slmctl.config_file import check
-from slmctl.config_yaml import lay_over
 from slmctl.stages import evaluate
-from slmctl.stages.workspace import Workspace, result_settings
+from slmctl.stages.workspace import result_settings
 
 TASK = {"name": "mine", "path": "{texts}/target.jsonl", "prompt": "{text}", "answer": "{text}", "shots": 1}
 SUITE = {"suite": "rho-math", "data": "{texts}"}
@@ -154,15 +151,13 @@ def inputs(workspace) -> dict[str, Any]:
     }
 
 
-def opened(scored, section, over):
-    texts = scored.root.parent / "texts"
-    where = VALUES[section][0]
-    data = settings(texts, scored.root)
+def opened(scored, configured, section, over):
+    texts, where = scored.root.parent / "texts", VALUES[section][0]
     if where == "eval.tasks":
         over = {"eval": {"tasks": [placed({**FIRST[section], **over}, texts)]}}
     for part in reversed(where.split(".") if where and where != "eval.tasks" else []):
         over = {part: over}
-    workspace = Workspace(check(lay_over(data, over), "tiny"))
+    workspace = configured(over)
     workspace._tokenizer = scored.tokenizer()
     return workspace
 
@@ -178,10 +173,10 @@ def test_every_field_has_a_value_to_try():
 
 
 @pytest.mark.parametrize(("section", "field", "kind"), cases())
-def test_a_field_changes_the_inputs_of_what_it_decides_and_no_others(section, field, kind, scored):
+def test_a_field_changes_the_inputs_of_what_it_decides_and_no_others(section, field, kind, scored, configured):
     value = VALUES[section][1][field]
     over = {field: value, **({"eval_every": 1} if field == "keep_best_on" else {})}
-    before, after = inputs(opened(scored, section, {})), inputs(opened(scored, section, over))
+    before, after = (inputs(opened(scored, configured, section, given)) for given in ({}, over))
     changed = {k for k in before if before[k] != after[k]}
     wanted = KINDS[kind]
     if field in (SAID_BY_ITSELF if section is config_eval.EvalConfig else RECORDED):
