@@ -40,16 +40,18 @@ class Build:
     def survey(self) -> Coverage:
         return survey(self.folder, self.count, self.bound)
 
-    def finish(self) -> None:
-        """Writes the manifest where every shard is there, else says how many are. Only whoever finds all of them opens them."""
+    def finish(self) -> bool:
+        """Writes the manifest where every shard is there, else says how many are. Only whoever finds all of them opens them.
+        Returns whether it did."""
         there = len(names_in(self.folder, self.count))
         if there == self.count:
             coverage = self.survey()
             if not coverage.missing:
                 self.write(coverage)
-                return
+                return True
             there -= len(coverage.missing)
         say(f"{self.label}: {there} of {self.count} shards are there; the worker that completes them writes the manifest")
+        return False
 
     def write(self, coverage: Coverage) -> None:
         """Publishes the manifest. One that is there and names other shards is replaced only once two looks in a row agree

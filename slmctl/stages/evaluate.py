@@ -33,7 +33,7 @@ from slmctl.stages.folders import DONE
 from slmctl.stages.highlights import highlights
 from slmctl.stages.measure import Measure, checkpoints_of, sources_of
 from slmctl.stages.reach import compare_with_control
-from slmctl.stages.results import RESULTS, are_current, begin_results, publish_results, run_of
+from slmctl.stages.results import RESULTS, are_current, begin_results, publish_results, run_of, take_back_results
 from slmctl.stages.task_checks import check_tasks
 from slmctl.stages.workspace import Workspace
 from slmctl.store import manifest as manifests
@@ -85,6 +85,8 @@ def _evaluate(workspace: Workspace) -> None:
     if are_current(workspace, inputs):
         workspace.begin(workspace.evaluation, inputs, RESULTS)  # to record what was let through
         say("eval: complete, skipped")
+        return
+    if take_back_results(workspace, inputs):
         return
     measure = Measure(workspace, common)  # whatever is wrong is told before anything is measured
     diagnosis = Diagnosis(workspace, measure, arms)

@@ -8,13 +8,14 @@ once, hold `plan.json` instead, and `manifest.json` when they are complete.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeGuard
 
 import yaml
 
@@ -25,19 +26,25 @@ from slmctl.errors import ConfigError, InputError, MismatchError, SlmError
 from slmctl.files import HashCache, is_temporary, publishing, read_json, sweep, write_json
 from slmctl.stages.changes import changes, few
 from slmctl.stages.locks import Locks
+from slmctl.stages.stale import ACCEPTED as ACCEPTED
+from slmctl.stages.stale import INPUTS as INPUTS
+from slmctl.stages.stale import STALE, name_in_stale, same_set, same_stage, strict
 from slmctl.storage import Folder, LocalFolder
 from slmctl.store.build import PLAN, read_plan
 from slmctl.store.manifest import differences
 from slmctl.sweeps import read_sweeps, with_sweeps
 
 RESOLVED = "config.resolved.yaml"
-INPUTS = "inputs.json"
 DONE = "done.json"
-ACCEPTED = "accepted_mismatches"
-"""Key of what `accept_mismatch` let through, in the record of what was made from it."""
 
 SETS = ("tokens/", "scores/")
 """How the labels of sets of shards begin."""
+
+_OURS = {
+    *("tokens", "scores", "tokenizer", "base", "reference", "pretrain", "eval", "report", STALE),
+    *("contamination", "contamination.json", "sweeps.json"),
+}
+"""What stages make in output_dir."""
 
 
 class Folders:
@@ -53,48 +60,71 @@ class Folders:
         """What `accept_mismatch` let through since a stage began."""
         self.noted: set[str] = set()
         """Labels of what is used though texts that it was made from are gone, once that was said."""
+        self.took_back = False
+        """Whether something was taken back from stale/ since the configuration was last kept."""
 
     def open(self) -> Self:
-        """Takes the output_dir for this pipeline.
+        """Takes the output_dir for this pipeline; what is kept of the configuration is not touched (see `record`).
 
         Raises `ConfigError` where another pipeline's files are in it.
         """
-        resolved = self.root / RESOLVED
         self.config = with_sweeps(self.config, read_sweeps(self.root))
         sweep(self.root)
         sweep(self.root / ".cache")
+        self.refuse_others()
+        return self
+
+    def refuse_others(self) -> None:
+        """Raises `ConfigError` where another pipeline's files, or others, are in output_dir. Changes nothing."""
         others = self._others()  # before the record, which whoever makes others publishes first
-        if resolved.is_file():
-            with open(resolved, encoding="utf-8") as f:
-                found = yaml.safe_load(f)
-            name = found.get("name") if isinstance(found, dict) else None
-            if name != self.config.name:
-                raise ConfigError(
-                    f"output_dir {self.root} belongs to pipeline {name!r}, this one is {self.config.name!r}. "
-                    "Choose another output_dir (-o output_dir=...)."
-                )
+        if (self.root / RESOLVED).is_file():
+            self._refuse_other_name()
         elif self.root.exists() and not self.root.is_dir():
             raise ConfigError(f"output_dir {self.root} is a file. Choose another output_dir (-o output_dir=...).")
         elif others:
             raise ConfigError(f"output_dir {self.root} holds other files. Choose a new or empty folder (-o output_dir=...).")
-        if not resolved.is_file():
-            self.record()
-        return self
+
+    def _refuse_other_name(self) -> None:
+        with open(self.root / RESOLVED, encoding="utf-8") as f:
+            found = yaml.safe_load(f)
+        name = found.get("name") if isinstance(found, dict) else None
+        if name != self.config.name:
+            raise ConfigError(
+                f"output_dir {self.root} belongs to pipeline {name!r}, this one is {self.config.name!r}. "
+                "Choose another output_dir (-o output_dir=...)."
+            )
 
     def _others(self) -> list[Path]:
-        """Files in output_dir that no pipeline's first steps put there."""
-        known = {"data", ".cache", RESOLVED}
+        """Files in output_dir that no pipeline's first steps put there; where slmctl has worked, those that no stage makes."""
+        known = {"data", ".cache", RESOLVED, *(_OURS if (self.root / ".cache" / "locks").is_dir() else ())}
         return [f for f in self.root.iterdir() if f.name not in known and not is_temporary(f)] if self.root.is_dir() else []
 
-    def record(self) -> None:
-        """Keeps the configuration that a stage is made with; a command that makes nothing leaves the old one."""
-        with publishing(self.root / RESOLVED) as temporary:
+    def record(self, made: bool = True) -> None:
+        """Keeps the configuration that a stage was made with, once it is complete: a command that fails, and one that makes
+        nothing (not `made`, nothing taken back), leave what was kept. Raises `ConfigError` where another pipeline's is kept."""
+        path = self.root / RESOLVED
+        if path.is_file():
+            if not (made or self.took_back):
+                return
+            self._refuse_other_name()
+        with publishing(path) as temporary:
             temporary.write_text(dump_config(self.config), encoding="utf-8")
+        self.took_back = False
 
     def is_complete(self, directory: Path, inputs: dict[str, Any], last: str = DONE) -> bool:
         """Whether a stage's folder was completed with these very inputs."""
         path = directory / INPUTS
         return (directory / last).is_file() and path.is_file() and not differences(strict(read_json(path)), inputs)
+
+    def will_be_complete(self, directory: Path, inputs: dict[str, Any]) -> bool:
+        """Whether it is, or is once it was taken back from stale/."""
+        if self.is_complete(directory, inputs):
+            return True
+        path = directory / INPUTS
+        if path.is_file() and not differences(strict(read_json(path)), inputs):
+            return False
+        aside = same_stage(self.root, str(directory.relative_to(self.root)), inputs, DONE)
+        return aside is not None and (aside / DONE).is_file()
 
     def begin(
         self,
@@ -105,7 +135,8 @@ class Folders:
         lock: bool = True,
         keep: tuple[str, ...] = (),
     ) -> bool:
-        """Readies a stage's folder. Returns True where the stage is complete with these very inputs.
+        """Readies a stage's folder. Returns True where the stage is complete with these very inputs. Where what is there was
+        made from others, and stale/ holds what was made from these, the two change places.
 
         `fresh` moves aside whatever is there; folders named in `keep`, whose files know what they were made from, stay.
         Raises `SlmError` where another process works on the folder.
@@ -115,6 +146,10 @@ class Folders:
             self.locks.lock(str(label))
         path = directory / INPUTS
         found = read_json(path) if path.is_file() else None
+        if not fresh and (found is None or differences(strict(found), inputs)):
+            aside = same_stage(self.root, str(label), inputs, last)
+            if aside is not None and self.take_back(aside, directory, str(label)):
+                found = read_json(path)
         if found is not None and not fresh and not self.changed(str(label), strict(found), inputs):
             sweep(directory)
             if not set(self.accepted) <= set(found.get(ACCEPTED, [])):
@@ -124,12 +159,11 @@ class Folders:
             inputs = {**inputs, ACCEPTED: sorted(self.accepted)}
         if directory.is_dir() and any(directory.iterdir()):
             self.locks.lock(str(label))
-            aside = self.move_aside(directory)
+            former = self.move_aside(directory)
             for name in keep:
-                if (aside / name).is_dir():
+                if (former / name).is_dir():
                     directory.mkdir(exist_ok=True)
-                    os.replace(aside / name, directory / name)
-        self.record()
+                    os.replace(former / name, directory / name)
         write_json(path, inputs)
         return False
 
@@ -169,6 +203,10 @@ class Folders:
         """
         files = [n for n in folder.listing() if not n.startswith(".")]  # before the plan, which another may publish meanwhile
         found = read_plan(folder)
+        if self._has_stale(folder) and (found is None or differences(strict(found["made_from"]), strict(made_from))):
+            aside = same_set(self.root, label, made_from)
+            if aside is not None and self.take_back(aside, folder.path, label):
+                files, found = [], read_plan(folder)
         if found is None and files:
             say(f"{label}: its plan.json is missing (it was made by an older slmctl, or taken away), so it is made anew")
             self.clear_set(folder, label)
@@ -183,7 +221,6 @@ class Folders:
                 raise SlmError(f"another slmctl has just begun {label} from other inputs. Give each its own output_dir.")
         folder.sweep()
         self.locks.hold(label)
-        self.record()
         return found
 
     def claim_changed(self, folder: Folder, label: str, made_from: dict[str, Any]) -> None:
@@ -192,8 +229,12 @@ class Folders:
         if found is not None and differences(strict(found["made_from"]), strict(made_from)):
             self.locks.lock(label)
 
+    def _has_stale(self, folder: Folder) -> TypeGuard[LocalFolder]:
+        """Whether sets in `folder` are moved aside, and taken back: those that lie in output_dir itself."""
+        return isinstance(folder, LocalFolder) and self.config.store_dir is None
+
     def clear_set(self, folder: Folder, label: str) -> None:
-        if not isinstance(folder, LocalFolder) or self.config.store_dir is not None:
+        if not self._has_stale(folder):
             raise MismatchError(
                 f"{folder} holds a set that was made from other inputs, perhaps by another pipeline. Give another store_dir, or "
                 "delete that folder first."
@@ -218,15 +259,27 @@ class Folders:
 
     def stale_place(self, label: str) -> Path:
         """A new name in stale/, for what `label` has been."""
-        name = label.replace(os.sep, "-")
-        return self.root / "stale" / f"{name}-{time.strftime('%Y%m%dT%H%M%S')}-{time.time_ns() % 10**6:06d}"
+        return self.root / STALE / f"{name_in_stale(label)}-{time.strftime('%Y%m%dT%H%M%S')}-{time.time_ns() % 10**6:06d}"
+
+    def take_back(self, aside: Path, directory: Path, label: str) -> bool:
+        """Puts `aside`, of stale/, in the place of what is in `directory`, which goes to stale/. Returns False where another
+        process was first. Raises `SlmError` where another process works on the folder."""
+        self.locks.lock(label)
+        if directory.is_dir() and any(directory.iterdir()):
+            self.move_aside(directory, label)
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.rename(aside, directory)
+        except OSError as e:
+            if e.errno != errno.EXDEV:
+                return False
+            directory.rmdir() if directory.is_dir() else None
+            shutil.move(aside, directory)
+        say(f"{label}: taken back from {aside}, which was made from what is wanted now")
+        self.took_back = True
+        return True
 
     def finish(self, directory: Path, facts: dict[str, Any] | None = None) -> None:
         """Marks a stage complete."""
         write_json(directory / DONE, {"completed": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **(facts or {})})
         self.locks.share(str(directory.relative_to(self.root)))
-
-
-def strict(made_from: Any) -> Any:
-    """What a result depends on, without what was let through on the way: to go on with it, nothing is made anew."""
-    return {k: v for k, v in made_from.items() if k != ACCEPTED} if isinstance(made_from, dict) else made_from

@@ -21,7 +21,15 @@ def look_at_tokens(workspace: Workspace, action: str) -> None:
     if action == "verify":
         report([p for b in builds for p in verify(b.label.partition(" ")[2], TokenSet(b.folder), impossible_tokens)], builds)
     else:
-        (status if action == "status" else finalize)(builds)
+        _status_or_finalize(workspace, action, builds)
+
+
+def _status_or_finalize(workspace: Workspace, action: str, builds: list[Build]) -> None:
+    if action == "status":
+        status(builds)
+    else:
+        finalize(builds)
+        workspace.record()
 
 
 def look_at_scores(workspace: Workspace, action: str, references: list[str] | None) -> None:
@@ -32,7 +40,7 @@ def look_at_scores(workspace: Workspace, action: str, references: list[str] | No
         check = partial(score.impossible, tokens=tokens, intra=workspace.config.data.intra_document_mask)
         report([p for b in builds for p in verify(b.label.partition(" ")[2], ScoreSet(b.folder, tokens), check)], builds)
     else:
-        (status if action == "status" else finalize)(builds)
+        _status_or_finalize(workspace, action, builds)
 
 
 def report(problems: list[str], builds: list[Build]) -> None:

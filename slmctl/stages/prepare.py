@@ -79,10 +79,11 @@ def prepare(workspace: Workspace, share: Share = Share()) -> None:  # noqa: B008
     mine = [j for j in share.of(jobs) if j is not None]
     prove_tokenizer(workspace, mine)
     make_shards(workspace, mine, share)
-    for build in builds:
-        build.finish()
+    made = [build.finish() for build in builds]
     if check is not None:
         check.finish(share)
+    if all(made):
+        workspace.record(bool(made))
 
 
 def begin(workspace: Workspace) -> int:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from typing import Any
 
 from slmctl.console import say
 from slmctl.errors import InputError
-from slmctl.files import read_json, sha256_json, sweep, write_json
+from slmctl.files import publishing, read_json, sha256_json, sweep, write_json
+from slmctl.stages.cards import write_cards
 from slmctl.stages.compare_arms import made_from
 from slmctl.stages.folders import ACCEPTED, INPUTS
+from slmctl.stages.stale import same_results
 from slmctl.stages.workspace import Workspace
 from slmctl.store.manifest import differences
 from slmctl.training.telemetry import read_log
@@ -40,6 +43,33 @@ def are_current(workspace: Workspace, inputs: dict[str, Any]) -> bool:
 
 def is_under_way(workspace: Workspace) -> bool:
     return (workspace.evaluation / UNDER_WAY).is_file()
+
+
+def take_back_results(workspace: Workspace, inputs: dict[str, Any]) -> bool:
+    """Puts results of stale/ that were made from these very inputs in the place of those that are there, which go to stale/.
+    Returns whether there were any. What lies beside them stays: it is the last evaluation's, and each part of it knows whose."""
+    aside = same_results(workspace.root, inputs, RESULTS)
+    if aside is None:
+        return False
+    folder = workspace.evaluation
+    workspace.locks.lock(str(folder.relative_to(workspace.root)))
+    results = read_json(aside / RESULTS)
+    if (folder / RESULTS).is_file():
+        _keep_former(workspace)
+    write_cards(workspace, results)
+    write_json(folder / UNDER_WAY, inputs)
+    for name in (HIGHLIGHTS, RESULTS, INPUTS):
+        if (aside / name).is_file():
+            with publishing(folder / name) as temporary:
+                shutil.copyfile(aside / name, temporary)
+    (folder / UNDER_WAY).unlink()
+    for name in (HIGHLIGHTS, RESULTS, INPUTS):
+        (aside / name).unlink(missing_ok=True)
+    with suppress(OSError):  # something else was put there
+        aside.rmdir()
+    say(f"eval: taken back from {aside}, which was made from what is wanted now")
+    workspace.record()
+    return True
 
 
 def begin_results(workspace: Workspace, inputs: dict[str, Any]) -> None:

@@ -68,6 +68,7 @@ def score_set(workspace: Workspace, name: str, share: Share) -> None:
             made_from[ACCEPTED] = sorted(workspace.accepted)
         plan = workspace.begin_set(folder, f"scores/{name}", made_from, lambda: {"shards": len(tokens.manifest.shards)})
     if manifests.exists(folder) and is_complete(folder, "scores"):
+        workspace.record(made=False)
         say(f"score {name}: complete, skipped")
         return
     build = _build(workspace, name, tokens, plan)
@@ -86,7 +87,8 @@ def score_set(workspace: Workspace, name: str, share: Share) -> None:
                 scorer = partial(score_shard, build, tokens, index, model, settings, workspace.device, ticker)
                 make(folder, index, build.bound(index), scorer)
                 ticker.advance(before + tokens.manifest.shards[index].rows * tokens.seq_len - ticker.done)
-    build.finish()
+    if build.finish():
+        workspace.record()
 
 
 def _build(workspace: Workspace, name: str, tokens: TokenSet, plan: dict[str, Any]) -> Build:

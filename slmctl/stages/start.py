@@ -62,10 +62,13 @@ def make_ready(
             raise problem or unloaded
         return found
 
-    complete = resume is True and ranks.first(lambda: workspace.is_complete(directory, inputs))
+    complete = resume is True and ranks.first(lambda: workspace.will_be_complete(directory, inputs))
     found = None if complete else loaded()
     complete, step = _begin(workspace, ranks, directory, inputs, resume)
-    return None if complete else Ready(directory, *(found or loaded()), step)
+    if complete:
+        ranks.first(lambda: workspace.record(made=False))
+        return None
+    return Ready(directory, *(found or loaded()), step)
 
 
 def _begin(

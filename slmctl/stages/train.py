@@ -207,6 +207,7 @@ def train_arm(workspace: Workspace, ranks: Ranks, name: str, settings: ArmConfig
 def _finish(workspace: Workspace, name: str, directory: Path, facts: dict[str, Any] | None = None) -> None:
     write_card(workspace, name)
     workspace.finish(directory, facts)
+    workspace.record()
 
 
 def seed_of(workspace: Workspace, settings: TrainingConfig, purpose: Literal["base", "reference", "arms"]) -> int:
