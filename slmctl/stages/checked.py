@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from slmctl.model.split import SplitModel
+if TYPE_CHECKING:
+    from slmctl.model.split import SplitModel
 
 
 class Checked:

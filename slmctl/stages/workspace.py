@@ -15,7 +15,7 @@ from slmctl.corpus.sources import input_fingerprint, unhashed_bytes
 from slmctl.corpus.tokenizer import Tokenizer, load_tokenizer
 from slmctl.errors import InputError, MismatchError
 from slmctl.files import read_json
-from slmctl.model.loading import ModelSource, local_copy, model_fingerprint, pick_device
+from slmctl.model.source import ModelSource, local_copy, model_fingerprint
 from slmctl.stages.checked import Checked
 from slmctl.stages.folders import DONE, INPUTS, SETS, Folders
 from slmctl.stages.gone import Kept, fewer_than_made, inputs_here
@@ -83,6 +83,8 @@ class Workspace(Folders):
 
     @property
     def device(self) -> str:
+        from slmctl.model.loading import pick_device  # which loads torch, as many a look at a pipeline need not
+
         return pick_device(self.config.device)
 
     # --- what does not match ---
