@@ -303,7 +303,7 @@ def validate(
         bool,
         typer.Option(
             "--inputs",
-            help="An input file that is absent or unreadable here is a mistake too, and a model that is here not whole.",
+            help="Inputs that are absent or unreadable here are mistakes too: files, first records of texts, local models.",
         ),
     ] = False,
 ) -> None:
@@ -312,13 +312,14 @@ def validate(
     Example: `slmctl validate pipelines/rho-math-1b.yaml`
     """
     from slmctl.config_file import load_config
-    from slmctl.stages.validate import absent_models, hub_names, missing_inputs, wrong_models, wrong_tokenizers
+    from slmctl.stages.validate import look
 
-    loaded = load_config(config, override)
-    missing = [*missing_inputs(loaded, look_inside=inputs), *absent_models(loaded)]
-    if inputs and (wrong := [*missing, *wrong_models(loaded), *wrong_tokenizers(loaded)]):
-        raise ConfigError("\n  ".join([f"{config}: inputs that are not here, or not whole", *wrong]))
-    for line in [*missing, *hub_names(loaded)]:
+    seen = look(load_config(config, override), inputs)
+    told = [f"{len(seen.mistakes)} mistake{'s' * (len(seen.mistakes) > 1)}", *seen.mistakes] if seen.mistakes else []
+    told += ["inputs that are not here, or not whole", *seen.wrong] if inputs and seen.wrong else []
+    if told:
+        raise ConfigError(f"{config}: " + "\n  ".join(told))
+    for line in [*seen.wrong, *seen.notes]:
         say(f"note: {line}")
     out.print(f"{config}: valid")
 

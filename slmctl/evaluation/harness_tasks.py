@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from slmctl.errors import ConfigError, InputError
 from slmctl.evaluation.harness_data import Rows, Splits, to_dataset
 
 CODE_VARIABLE = "HF_ALLOW_CODE_EVAL"
+_CODE = re.compile(rb"^unsafe_code[ \t]*:[ \t]*true", re.MULTILINE)
 _DEFINITION = re.compile(rb"""^["']?(?:task|group)["']?[ \t]*:[ \t]*["']?([\w.:\-]+)["']?[ \t]*$""", re.MULTILINE)
 
 
@@ -44,6 +46,22 @@ def require_harness() -> None:
     finally:
         for name in set(os.environ) - before:  # its import sets variables of the Hub's client for every process that follows
             del os.environ[name]
+
+
+def is_installed() -> bool:
+    """Whether the harness is there; it is not imported."""
+    return find_spec("lm_eval") is not None
+
+
+def refuse_at_sight(name: str) -> None:
+    """Raises `ConfigError` for a name that is nowhere in the harness' files, and for a task that by its own file executes the
+    model's programs where that is not allowed. Imports nothing; what it lets through, `find` may still refuse."""
+    folders = _definitions().get(name, set())
+    if not folders and not _mentioned(name):
+        raise _unknown(name)
+    texts = (f.read_bytes() for folder in folders for f in folder.glob("*.yaml"))
+    own = [t for t in texts if name.encode() in _DEFINITION.findall(t)]
+    refuse_code(Leaf(name, {"unsafe_code": any(_CODE.search(t) for t in own)}, {}))
 
 
 def find(name: str) -> tuple[Any, list[Leaf], bool]:
@@ -153,9 +171,11 @@ def _mentioned(name: str) -> bool:
 
 
 def _root() -> Path:
-    import lm_eval.tasks
-
-    return Path(lm_eval.tasks.__file__).parent
+    """Where its tasks are defined, without importing it."""
+    found = find_spec("lm_eval")
+    assert found is not None
+    assert found.submodule_search_locations
+    return Path(found.submodule_search_locations[0]) / "tasks"
 
 
 @cache

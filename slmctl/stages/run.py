@@ -6,6 +6,7 @@ from pathlib import Path
 
 from slmctl.console import say
 from slmctl.errors import InputError
+from slmctl.stages.alike import refuse_identical_arms
 from slmctl.stages.evaluate import evaluate
 from slmctl.stages.prepare import prepare
 from slmctl.stages.report import print_comparison, report
@@ -16,14 +17,17 @@ from slmctl.stages.validate import wrong_models
 from slmctl.stages.workers import find_share
 from slmctl.stages.workspace import Workspace
 from slmctl.store import manifest as manifests
+from slmctl.sweeps import made_by, read_sweeps
 from slmctl.training.ranks import joined
 
 
 def run(workspace: Workspace) -> Path:
     """Runs the whole pipeline and prints the comparison. Returns the report's path. Of several ranks, each prepares and
-    scores its share, all train together, and the first one evaluates. Raises `ConfigError` for what is wrong with eval.tasks."""
+    scores its share, all train together, and the first one evaluates. Raises `ConfigError` for what is wrong with eval.tasks, and
+    for arms that would train the same weights."""
     config = workspace.config
     check_tasks(config)
+    refuse_identical_arms(config, made_by(config, read_sweeps(workspace.root)))
     with joined(workspace.device) as ranks:
         share = find_share()
         ranks.first(lambda: _look_at_models(workspace))

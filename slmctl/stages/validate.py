@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from slmctl.config import PipelineConfig, ReferenceModel, SourceConfig
-from slmctl.config_eval import TaskConfig
+from slmctl.config_eval import HarnessConfig, SuiteConfig, TaskConfig
 from slmctl.corpus.sources import files_of
 from slmctl.corpus.unreadable import place_problems, wrong_heads
 from slmctl.errors import SlmError
 from slmctl.evaluation.general_suite import result_names
-from slmctl.stages.task_checks import refuse, task_data, task_mistakes
+from slmctl.stages.alike import identical_arms
+from slmctl.stages.first_records import wrong_records
+from slmctl.stages.task_checks import absent_harness, task_data, task_mistakes
 
 
 def sources_of(config: PipelineConfig) -> Iterator[tuple[str, SourceConfig]]:
@@ -24,10 +27,48 @@ def sources_of(config: PipelineConfig) -> Iterator[tuple[str, SourceConfig]]:
             yield f"data.{name}" + (f".{i}" if len(sources) > 1 else ""), source
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What can be said of a configuration, a line each."""
+
+    mistakes: list[str]
+    """Of the configuration itself."""
+    wrong: list[str]
+    """What it names that is not here, or not whole: a mistake for who has to read it."""
+    notes: list[str]
+    """What was not looked at."""
+
+
+def look(config: PipelineConfig, inputs: bool = False, made_by_sweeps: Set[str] = frozenset()) -> Seen:
+    """Looks at a configuration and at the files that it names; with `inputs` also at the first records of its texts and at what
+    local models hold."""
+    mistakes = identical_arms(config, made_by_sweeps) + task_mistakes(config)
+    if not mistakes:
+        try:
+            result_names([t for t in config.eval.tasks if not _is_absent(t)])
+        except SlmError as e:
+            mistakes.append(str(e))
+    wrong = [*missing_inputs(config, look_inside=inputs), *absent_models(config), *absent_harness(config)]
+    if inputs:
+        wrong += [*wrong_records(sources_of(config)), *wrong_models(config), *wrong_tokenizers(config)]
+    return Seen(mistakes, wrong, hub_names(config))
+
+
+def _is_absent(task: TaskConfig | SuiteConfig | HarnessConfig) -> bool:
+    place = task.path if isinstance(task, TaskConfig) else task.data
+    return place is not None and bool(_place_problems(place))
+
+
+def _place_problems(place: str) -> list[str]:
+    try:
+        return place_problems(place)
+    except SlmError as e:
+        return [str(e).rstrip(".")]
+
+
 def missing_inputs(config: PipelineConfig, look_inside: bool = False) -> list[str]:
     """Files that the configuration names and this machine lacks, or cannot read; with `look_inside` also those whose first bytes
-    are not what their names say. Raises `ConfigError` for tasks that those that are here show to
-    be mistaken."""
+    are not what their names say."""
     missing = []
     for where, source in sources_of(config):
         try:
@@ -35,18 +76,7 @@ def missing_inputs(config: PipelineConfig, look_inside: bool = False) -> list[st
             missing += [f"{where}: {problem}" for problem in (wrong_heads(found) if look_inside else ())]
         except SlmError as e:
             missing.append(f"{where}: {e}")
-    absent = set()
-    for key, place in task_data(config):
-        try:
-            problems = place_problems(place)
-        except SlmError as e:
-            problems = [str(e).rstrip(".")]
-        missing += [f"{key}: {problem}." for problem in problems]
-        if problems:
-            absent.add(place)
-    refuse(task_mistakes(config))
-    result_names([t for t in config.eval.tasks if (t.path if isinstance(t, TaskConfig) else t.data) not in absent])
-    return missing
+    return missing + [f"{key}: {problem}." for key, place in task_data(config) for problem in _place_problems(place)]
 
 
 def absent_models(config: PipelineConfig) -> list[str]:
