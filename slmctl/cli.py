@@ -263,11 +263,27 @@ def compare(
 
 
 @app.command()
-def run(config: Config, override: Override = None) -> None:
+def run(
+    config: Config,
+    override: Override = None,
+    dry: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Only say what would be made, kept and moved aside, why, and roughly what that takes."),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: print the same as JSON.")] = False,
+) -> None:
     """Every stage in order, skipping what is complete and still matches its inputs.
 
-    Example: `slmctl run pipelines/math-smollm2.yaml -o output_dir=runs/try1`
+    Examples: `slmctl run pipelines/math-smollm2.yaml -o output_dir=runs/try1` · `slmctl run CONFIG --dry-run`
     """
+    if as_json and not dry:
+        raise ConfigError("--json goes with --dry-run.")
+    if dry:
+        from slmctl.config_file import load_config
+        from slmctl.stages.dry_run import dry_run
+
+        dry_run(load_config(config, override), as_json)
+        return
     workspace = _open(config, override)
     from slmctl.stages.run import run as stage
 

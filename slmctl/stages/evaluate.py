@@ -31,7 +31,7 @@ from slmctl.stages.cards import write_cards
 from slmctl.stages.diagnose import Diagnosis
 from slmctl.stages.folders import DONE
 from slmctl.stages.highlights import highlights
-from slmctl.stages.measure import Measure, checkpoints_of, sources_of
+from slmctl.stages.measure import Checkpoint, Measure, checkpoints_of, sources_of
 from slmctl.stages.reach import compare_with_control
 from slmctl.stages.results import RESULTS, are_current, begin_results, publish_results, run_of, take_back_results
 from slmctl.stages.task_checks import check_tasks
@@ -67,21 +67,10 @@ def _evaluate(workspace: Workspace) -> None:
     arms = _hold_models(workspace)
     if not arms:
         raise InputError("no arm is trained to its end yet. Run `slmctl pretrain` first.")
-    notes = [note for arm in arms for note in compare_arms.warn_of_changes(workspace, arm)]
-    leaked = contamination.facts(workspace)
     sources = sources_of(workspace)
     checkpoints = {a: checkpoints_of(workspace, a) for a in arms}
-    common = _common_inputs(workspace)
-    inputs = {
-        **common,
-        "models": {n: workspace.fingerprint(s) for n, s in sources.items()},
-        "runs": {a: run_of(workspace, a) for a in arms},
-        "checkpoints": {a: [c.step for c in found] for a, found in checkpoints.items()},
-        "scores": _score_hashes(workspace),
-        "sweeps": read_sweeps(workspace.root),
-        "notes": notes,
-        "contamination": leaked,
-    }
+    common, inputs = inputs_of(workspace, sources, checkpoints)
+    notes, leaked = inputs["notes"], inputs["contamination"]
     if are_current(workspace, inputs):
         workspace.begin(workspace.evaluation, inputs, RESULTS)  # to record what was let through
         say("eval: complete, skipped")
@@ -127,6 +116,23 @@ def _hold_models(workspace: Workspace) -> list[str]:
     for directory in (workspace.base, workspace.reference):
         held(directory)
     return [a for a in workspace.config.pretrain.arms if held(workspace.arm(a))]
+
+
+def inputs_of(
+    workspace: Workspace, sources: dict[str, ModelSource], checkpoints: dict[str, list[Checkpoint]]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """All that figures of a model depend on, but for the model; and all that the results depend on. `checkpoints` are by arm."""
+    arms, common = list(checkpoints), _common_inputs(workspace)
+    return common, {
+        **common,
+        "models": {n: workspace.fingerprint(s) for n, s in sources.items()},
+        "runs": {a: run_of(workspace, a) for a in arms},
+        "checkpoints": {a: [c.step for c in found] for a, found in checkpoints.items()},
+        "scores": _score_hashes(workspace),
+        "sweeps": read_sweeps(workspace.root),
+        "notes": [note for arm in arms for note in compare_arms.warn_of_changes(workspace, arm)],
+        "contamination": contamination.facts(workspace),
+    }
 
 
 def _conclude(

@@ -18,7 +18,7 @@ from slmctl.console import progress, say, warn
 from slmctl.corpus.bos import contradiction, described
 from slmctl.corpus.make_shard import BOS_TOKENS, COUNTS, ENDS, Job, Packing, make_shard, maker, refuse_other_ends
 from slmctl.corpus.packing import PADDING
-from slmctl.corpus.sources import Tally, documents, files_of, input_fingerprint, plan
+from slmctl.corpus.sources import Tally, documents, files_of, plan
 from slmctl.corpus.text_files import stamp
 from slmctl.corpus.tokenizer import Tokenizer, up_to_bytes
 from slmctl.corpus.train_tokenizer import train_tokenizer
@@ -132,11 +132,8 @@ def make_tokenizer(workspace: Workspace, scratch: ScratchConfig) -> None:
     sizes: dict[str, Any] = {"vocab_size": scratch.vocab_size, "sample_mb": scratch.tokenizer_sample_mb}
     texts = {"curated": data.curated, "corpus": data.corpus}
 
-    def look() -> dict[str, Any]:
-        return {**sizes, **{k: input_fingerprint(sources, workspace.hashes) for k, sources in texts.items()}}
-
     made = read_json(directory / INPUTS) if (directory / INPUTS).is_file() else None
-    inputs = inputs_here(workspace, "tokenizer", made, look, texts)
+    inputs = inputs_here(workspace, "tokenizer", made, workspace.tokenizer_inputs, texts)
     if isinstance(inputs, Kept):
         if not workspace.is_complete(directory, {**sizes, **inputs.inputs}):
             raise InputError(f"the tokenizer cannot be made as the configuration wants it now: {inputs.why}")

@@ -58,12 +58,7 @@ def score_set(workspace: Workspace, name: str, share: Share) -> None:
     with workspace.planning():  # so that of workers that start together one hashes the model, and the others look it up
         tokens = workspace.open_tokens("corpus")
         source = workspace.reference_source(name)
-        made_from = {
-            "tokens": tokens.manifest.content_hash,
-            "tokenizer": tokens.manifest.made_from["tokenizer"],
-            "reference": workspace.fingerprint(source),
-            **workspace.score_inputs(),
-        }
+        made_from = workspace.scores_made_from(tokens.manifest, workspace.fingerprint(source))
         if workspace.accepted:
             made_from[ACCEPTED] = sorted(workspace.accepted)
         plan = workspace.begin_set(folder, f"scores/{name}", made_from, lambda: {"shards": len(tokens.manifest.shards)})

@@ -21,7 +21,7 @@ from slmctl.model.loading import ModelSource, load_model, save_model
 from slmctl.model.split import SplitModel, refuse_ids_beyond, refuse_rows_beyond
 from slmctl.stages.cards import write_card
 from slmctl.stages.start import Ready, Resume, make_ready, mark_stopped
-from slmctl.stages.workspace import Workspace, result_settings
+from slmctl.stages.workspace import Workspace
 from slmctl.store import manifest
 from slmctl.store.order import mix_seed
 from slmctl.store.reader import RowReader, ScoreSet, TokenSet
@@ -180,14 +180,8 @@ def train_arm(workspace: Workspace, ranks: Ranks, name: str, settings: ArmConfig
         return True
 
     scores = workspace.open_scores(reference, corpus) if ranks.first(usable) else None
-    inputs = {
-        **workspace.common_inputs(),
-        "settings": result_settings(settings),
-        "base": workspace.fingerprint(base),
-        "corpus": corpus.manifest.content_hash,
-    }
-    if scores is not None and settings.selection.needs_reference:
-        inputs["scores"] = scores.manifest.content_hash
+    joined_hash = scores.manifest.content_hash if scores is not None else None
+    inputs = workspace.arm_inputs(settings, workspace.fingerprint(base), corpus.manifest.content_hash, joined_hash)
     directory = workspace.arm(name)
 
     def load() -> SplitModel:

@@ -20,7 +20,7 @@ from slmctl.stages.checked import Checked
 from slmctl.stages.folders import DONE, INPUTS, SETS, Folders
 from slmctl.stages.gone import Kept, fewer_than_made, inputs_here
 from slmctl.storage import Folder
-from slmctl.store.manifest import differences, exists, load_manifest
+from slmctl.store.manifest import Manifest, differences, exists, load_manifest
 from slmctl.store.order import ORDER_VERSION
 from slmctl.store.reader import ScoreSet, TokenSet
 
@@ -137,6 +137,14 @@ class Workspace(Folders):
             "bos": bos.inputs() if (bos := self.bos()) is not None else None,
             "attn_implementation": self.config.model.attn_implementation,
         }
+
+    def tokenizer_inputs(self) -> dict[str, Any]:
+        """What decides the tokenizer of a pipeline from scratch. Raises `InputError` where its texts cannot be read."""
+        scratch, data = self.config.model.scratch, self.config.data
+        assert scratch is not None
+        texts = {"curated": data.curated, "corpus": data.corpus}
+        sizes = {"vocab_size": scratch.vocab_size, "sample_mb": scratch.tokenizer_sample_mb}
+        return {**sizes, **{k: input_fingerprint(sources, self.hashes) for k, sources in texts.items()}}
 
     def base_inputs(self) -> dict[str, Any]:
         """What decides a base from scratch; its rows as far as they are here."""
@@ -272,6 +280,23 @@ class Workspace(Folders):
             "attn_implementation": self.config.model.attn_implementation,
             **settings,
         }
+
+    def scores_made_from(self, tokens: Manifest, reference: dict[str, Any]) -> dict[str, Any]:
+        """All that a score set depends on: its `tokens`, and the model by its fingerprint."""
+        return {
+            "tokens": tokens.content_hash,
+            "tokenizer": tokens.made_from["tokenizer"],
+            "reference": reference,
+            **self.score_inputs(),
+        }
+
+    def arm_inputs(self, settings: ArmConfig, base: dict[str, Any], corpus: str, scores: str | None) -> dict[str, Any]:
+        """All that an arm depends on: its settings, the base by its fingerprint, corpus and scores by content hash; scores
+        only where its selection reads them."""
+        inputs = {**self.common_inputs(), "settings": result_settings(settings), "base": base, "corpus": corpus}
+        if scores is not None and settings.selection.needs_reference:
+            inputs["scores"] = scores
+        return inputs
 
     def open_scores(self, name: str, tokens: TokenSet) -> ScoreSet:
         """Raises `MismatchError` where the scores are of other tokens, by another reference than the one that is here, or
