@@ -125,8 +125,11 @@ def _kept_without_texts(workspace: Looking, label: str, found: Found | None, pro
     """A set whose texts are gone, where the configuration accepts that; None for any other."""
     if found is None or workspace.config.missing_inputs == "stop":
         return None
+    name = label.partition("/")[2]
+    if any(s.hub and not Path(s.hub).is_dir() for s in workspace.sources(name)):  # which would be asked for over the network
+        return None
     try:
-        here = workspace.inputs_here(label.partition("/")[2], found.inputs)
+        here = workspace.inputs_here(name, found.inputs)
     except SlmError:  # which is told with the others
         return None
     if not isinstance(here, Kept):
