@@ -6,7 +6,6 @@ from collections.abc import Set
 from typing import Any
 
 from slmctl.config import BUDGET_KEYS, ArmConfig, PipelineConfig, total_steps
-from slmctl.errors import ConfigError
 from slmctl.stages.workspace import result_settings
 
 
@@ -22,12 +21,6 @@ def identical_arms(config: PipelineConfig, but: Set[str] = frozenset()) -> list[
         elif name not in but:
             found.append(f"pretrain.arms.{name}: {_why(arm, config.pretrain.arms[same], same)}")
     return found
-
-
-def refuse_identical_arms(config: PipelineConfig, but: Set[str] = frozenset()) -> None:
-    """Raises `ConfigError` where there are any."""
-    if found := identical_arms(config, but):
-        raise ConfigError("\n  ".join([f"{len(found)} mistake{'s' * (len(found) > 1)} in pretrain.arms", *found]))
 
 
 def _decides(config: PipelineConfig, arm: ArmConfig) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from slmctl.config import PipelineConfig
 from slmctl.console import out, quiet
 from slmctl.errors import ConfigError, SlmError
 from slmctl.files import read_json
+from slmctl.stages.alike import identical_arms
 from slmctl.stages.build import duration
 from slmctl.stages.changes import few
 from slmctl.stages.contamination_said import read_report
@@ -38,6 +39,8 @@ class Planned:
     stages: list[tuple[Decision, Estimate]]
     problems: list[str]
     """What would stop it."""
+    warnings: list[str]
+    """What would not, and is worth a thought."""
     how: list[str]
     """How the estimates were made."""
     free: int | None
@@ -85,11 +88,12 @@ def plan_run(config: PipelineConfig) -> Planned:
                 workspace.put(label, Path(str(decisions[label].place)))
         made = frozenset(made_by(workspace.config, read_sweeps(workspace.root)))
         seen = look(config, made_by_sweeps=made)
-        problems = [*seen.mistakes, *_that_matter(workspace, seen.wrong, decisions), *problems]
+        alike = identical_arms(config, made)
+        problems = [*(m for m in seen.mistakes if m not in alike), *_that_matter(workspace, seen.wrong, decisions), *problems]
         estimator = Estimator(workspace, decisions)
         stages = [(d, estimator.of(d)) for d in decisions.values()]
         problems += estimator.problems
-        return Planned(stages, list(dict.fromkeys(problems)), estimator.how, _free(workspace))
+        return Planned(stages, list(dict.fromkeys(problems)), alike, estimator.how, _free(workspace))
 
 
 def _stage(
@@ -198,6 +202,7 @@ def as_data(planned: Planned) -> dict[str, Any]:
     return {
         "stages": stages,
         "problems": planned.problems,
+        "warnings": planned.warnings,
         "seconds": planned.seconds,
         "bytes": list(planned.bytes),
         "free_bytes": planned.free,
@@ -221,7 +226,7 @@ def show(planned: Planned) -> None:
         table.add_row(decision.label, f"{decision.action}{at}", *cost, "; ".join(decision.why))
     width = out.width if out.is_terminal else max(out.width, 160)  # in a log nothing is cut off
     Console(file=out.file, width=width, highlight=False, markup=False).print(table)
-    for line in _sums(planned):
+    for line in [*_sums(planned), *(f"warning: {w}" for w in planned.warnings)]:
         out.print(line, soft_wrap=True, markup=False)
 
 

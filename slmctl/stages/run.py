@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from slmctl.console import say
+from slmctl.console import say, warn
 from slmctl.errors import InputError
-from slmctl.stages.alike import refuse_identical_arms
+from slmctl.stages.alike import identical_arms
 from slmctl.stages.evaluate import evaluate
 from slmctl.stages.prepare import prepare
 from slmctl.stages.report import print_comparison, report
@@ -23,14 +23,13 @@ from slmctl.training.ranks import joined
 
 def run(workspace: Workspace) -> Path:
     """Runs the whole pipeline and prints the comparison. Returns the report's path. Of several ranks, each prepares and
-    scores its share, all train together, and the first one evaluates. Raises `ConfigError` for what is wrong with eval.tasks, and
-    for arms that would train the same weights."""
+    scores its share, all train together, and the first one evaluates. Raises `ConfigError` for what is wrong with eval.tasks."""
     config = workspace.config
     check_tasks(config)
-    refuse_identical_arms(config, made_by(config, read_sweeps(workspace.root)))
     with joined(workspace.device) as ranks:
         share = find_share()
         ranks.first(lambda: _look_at_models(workspace))
+        ranks.first(lambda: _tell_identical_arms(workspace))
         prepare(workspace, share)
         ranks.barrier()
         if config.model.scratch is not None:
@@ -50,6 +49,12 @@ def _look_at_models(workspace: Workspace) -> None:
     """Raises `InputError` for a model whose files are not whole, before hours of tokenising rather than after."""
     if not manifests.exists(workspace.tokens("corpus")) and (wrong := wrong_models(workspace.config)):
         raise InputError("\n".join(wrong))
+
+
+def _tell_identical_arms(workspace: Workspace) -> None:
+    """Warns of arms that train what another does, but for those of sweeps; `validate` refuses them."""
+    for line in identical_arms(workspace.config, made_by(workspace.config, read_sweeps(workspace.root))):
+        warn(line)
 
 
 def _look(workspace: Workspace) -> Path:

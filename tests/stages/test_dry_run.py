@@ -153,7 +153,6 @@ def test_what_is_deleted_is_made_and_what_follows_is_to_be_seen(own_copy: Made) 
 def test_problems_are_listed_and_end_with_2(own_copy: Made, tmp_path: Path, capsys: Any) -> None:
     (tmp_path / "corpus.jsonl").unlink()
     s = own_copy.settings
-    s["pretrain"]["arms"]["again"] = {"selection": {"criterion": "all"}, "log_every": 3}
     s["pretrain"]["arms"]["slm"]["warmup"] = 500
     s["eval"]["tasks"] = [{"name": "x", "path": "absent.jsonl", "shots": 0}, "hellaswagg"]
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(s))
@@ -164,13 +163,20 @@ def test_problems_are_listed_and_end_with_2(own_copy: Made, tmp_path: Path, caps
     said = capsys.readouterr().err
     for text in (
         f"data.corpus: {tmp_path}/corpus.jsonl does not exist",
-        "pretrain.arms.clm: trains the same weights as arm 'again'",
         "slm: warmup 500 takes all of the 6 steps",
         "eval.tasks.0.path: absent.jsonl does not exist",
         "no task or group named 'hellaswagg'",
     ):
         assert text in said
     assert tree(tmp_path) == before
+
+
+def test_identical_arms_are_a_warning(evaluated: Made) -> None:
+    again = {"selection": {"criterion": "all"}, "log_every": 3}
+    found = planned(evaluated, lambda s: s["pretrain"]["arms"].update(again=again))
+    assert found.problems == []
+    assert found.warnings[0].startswith("pretrain.arms.again: trains the same weights as arm 'clm'")
+    assert actions(found)["pretrain/again"] == "made"
 
 
 def test_texts_that_are_gone_are_no_problem_where_that_is_accepted(own_copy: Made, tmp_path: Path) -> None:

@@ -15,14 +15,15 @@ import pytest
 import zstandard
 from tiny_pipeline import sentences, tiny_settings, write_jsonl
 
+from slmctl.cli import main
 from slmctl.config_file import check
 from slmctl.errors import ConfigError
+from slmctl.stages import run as running
 from slmctl.stages import task_checks
-from slmctl.stages.alike import identical_arms, refuse_identical_arms
-from slmctl.stages.run import run
+from slmctl.stages.alike import identical_arms
 from slmctl.stages.validate import look
 from slmctl.stages.workspace import Workspace
-from slmctl.sweeps import add_sweeps, made_by, parse_over
+from slmctl.sweeps import add_sweeps, parse_over
 
 TASK = [{"question": f"{a} + 1 =", "answer": str(a + 1)} for a in range(5)]
 
@@ -78,16 +79,23 @@ def test_the_ratio_of_all_tokens_makes_no_difference_and_that_of_random_ones_doe
     assert identical_arms(two("random")) == []
 
 
-def test_run_refuses_identical_arms_but_not_those_that_a_sweep_adds(settings: dict[str, Any], tmp_path: Path) -> None:
+def test_validate_refuses_identical_arms_and_run_tells_of_them_but_not_of_those_of_sweeps(
+    settings: dict[str, Any], tmp_path: Path, capsys: Any
+) -> None:
     config = with_arms(settings, slm={}, again={"log_every": 3})
-    with pytest.raises(ConfigError, match=r"1 mistake in pretrain\.arms\n.*again: trains the same weights as arm 'slm'"):
-        run(Workspace(config).open())
-    assert not (tmp_path / "run" / "tokens").exists()
+    (tmp_path / "tiny.yaml").write_text(json.dumps(settings))
+    with pytest.raises(SystemExit) as e:
+        main(["validate", str(tmp_path / "tiny.yaml")])
+    assert e.value.code == 2
+    said = "pretrain.arms.again: trains the same weights as arm 'slm'"
+    assert said in capsys.readouterr().err
+    running._tell_identical_arms(Workspace(config))
+    assert f"warning: {said}" in capsys.readouterr().err
     config = with_arms(settings, slm={})
-    sweeps = parse_over(config, "pretrain.arms.slm.micro_batch=4,8")
-    swept = add_sweeps(tmp_path, config, sweeps)
+    swept = add_sweeps(tmp_path / "run", config, parse_over(config, "pretrain.arms.slm.micro_batch=4,8"))
     assert len(identical_arms(swept)) == 1
-    refuse_identical_arms(swept, made_by(config, sweeps))
+    running._tell_identical_arms(Workspace(swept))
+    assert not capsys.readouterr().err
 
 
 # --- tasks ---
