@@ -232,7 +232,9 @@ def show(planned: Planned) -> None:
 
 def _sums(planned: Planned) -> list[str]:
     if all(d.action in KEPT for d, _ in planned.stages):
-        return ["everything is complete; a run would only write the report again. Nothing was changed."]
+        back = [d.label for d, _ in planned.stages if d.action == "taken back"]
+        first = f"take back {', '.join(back)}, and then " if back else ""
+        return [f"nothing is to be made: a run would {first}only write the report again. Nothing was changed."]
     low, high = planned.bytes
     total = f"about {duration(planned.seconds)}" if planned.seconds is not None else "time not known"
     free = f", of {planned.free / 1e9:,.1f} GB that are free" if planned.free is not None else ""

@@ -76,7 +76,7 @@ def decide(label: str, wanted: Wanted, found: Found | None, stale: Found | None,
     why = (*few(changed), *(f"depends on {d}, which is made anew" for d in others))
     if why:
         if stale is not None and not others and not open_:
-            return _taken_back(label, stale, tuple(few(changed)))
+            return _taken_back(label, stale, tuple(changed[:1]))
         return Decision(label, "made anew", why)
     if open_:
         first = ", ".join(f"{d} ({before[d].action})" for d in open_)
