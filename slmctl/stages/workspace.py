@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from slmctl.config import PipelineConfig, ReferenceModel, SourceConfig, TrainingConfig
+from slmctl.config import ArmConfig, PipelineConfig, ReferenceModel, SourceConfig, TrainingConfig
 from slmctl.config_decides import Decides, decided
 from slmctl.console import warn
 from slmctl.corpus.bos import Bos, bos_of
