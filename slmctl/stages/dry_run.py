@@ -45,6 +45,7 @@ class Planned:
     """How the estimates were made."""
     free: int | None
     """Bytes free where output_dir lies; None where that cannot be told."""
+    store_is_elsewhere: bool = False
 
     @property
     def seconds(self) -> float | None:
@@ -55,6 +56,13 @@ class Planned:
     @property
     def bytes(self) -> tuple[float, float]:
         known = [e.bytes for _, e in self.stages if e.bytes is not None]
+        return sum(b[0] for b in known), sum(b[1] for b in known)
+
+    @property
+    def bytes_here(self) -> tuple[float, float]:
+        """What of it lies in output_dir."""
+        sets = ("tokens/", "scores/") if self.store_is_elsewhere else ()
+        known = [e.bytes for d, e in self.stages if e.bytes is not None and not d.label.startswith(sets)]
         return sum(b[0] for b in known), sum(b[1] for b in known)
 
     @property
@@ -93,7 +101,8 @@ def plan_run(config: PipelineConfig) -> Planned:
         estimator = Estimator(workspace, decisions)
         stages = [(d, estimator.of(d)) for d in decisions.values()]
         problems += estimator.problems
-        return Planned(stages, list(dict.fromkeys(problems)), alike, estimator.how, _free(workspace))
+        told, elsewhere = list(dict.fromkeys(problems)), config.store_dir is not None
+        return Planned(stages, told, alike, estimator.how, _free(workspace), elsewhere)
 
 
 def _stage(
@@ -108,7 +117,8 @@ def _stage(
     try:
         inputs, unknown = workspace.wanted(label)
     except SlmError as e:
-        problems.append(f"{label}: {e}")
+        if not label.startswith("token"):  # of texts it is told by what names all that is absent
+            problems.append(f"{label}: {e}")
         inputs, unknown = {}, str(e)
     settled = not unknown and all(before[d].action in KEPT for d in depends if d in before)
     stale = workspace.in_stale(label, inputs) if settled and stale_possible else None
@@ -239,9 +249,12 @@ def _sums(planned: Planned) -> list[str]:
     total = f"about {duration(planned.seconds)}" if planned.seconds is not None else "time not known"
     free = f", of {planned.free / 1e9:,.1f} GB that are free" if planned.free is not None else ""
     lines = [f"in all {total} and {sizes((low, high))} of disk{free}. Rough, and nothing was changed."]
+    if any(d.action == "made anew" for d, _ in planned.stages):
+        lines.append("  made anew: what is there now is kept in stale/, and its disk space is not freed")
     lines += [f"  {line}" for line in planned.how]
     if planned.not_estimated:
         lines.append(f"  not estimated, or not whole: {', '.join(planned.not_estimated)}")
+    low, high = planned.bytes_here
     if planned.free is not None and high > planned.free:
         fits = "may not fit" if low <= planned.free else "does not fit"
         lines.append(f"warning: this {fits} on the disk. Free some space, keep fewer checkpoints, or give another output_dir.")

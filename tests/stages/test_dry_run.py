@@ -168,6 +168,7 @@ def test_problems_are_listed_and_end_with_2(own_copy: Made, tmp_path: Path, caps
         "no task or group named 'hellaswagg'",
     ):
         assert text in said
+    assert said.count("corpus.jsonl does not exist") == 1, "each mistake once"
     assert tree(tmp_path) == before
 
 
@@ -205,7 +206,11 @@ def test_a_set_elsewhere_is_never_moved_aside(store: Store) -> None:
 def test_a_disk_that_is_too_small_is_a_warning(evaluated: Made, monkeypatch: Any, capsys: Any) -> None:
     monkeypatch.setattr(dry, "_free", lambda _: 1000)
     show(planned(evaluated, lambda s: s["pretrain"]["arms"]["random"].update(lr=0.5)))
-    assert "warning: this does not fit on the disk" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "warning: this does not fit on the disk" in said
+    assert "what is there now is kept in stale/" in said
+    show(planned(evaluated))
+    assert "warning" not in capsys.readouterr().out
 
 
 def test_a_model_of_the_hub_is_not_fetched(tmp_path: Path) -> None:
