@@ -18,6 +18,7 @@ from slmctl.corpus.json_lines import decode
 from slmctl.corpus.text_files import open_text, reading
 from slmctl.corpus.tokenizer import Tokenizer
 from slmctl.errors import ConfigError, InputError
+from slmctl.evaluation.marks import Mark, headings_marked, mark
 from slmctl.store.order import permutation
 from slmctl.template import FieldError, Template
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:  # tasks are read where nothing is generated, too
 _NUMBER = re.compile(r"(?:(?<![\w)\]}%.])-)?\$?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)")
 
 
-VERSION = "2"
+VERSION = "3"
 """Of the judging of tasks of one's own."""
 
 
@@ -65,20 +66,27 @@ class GenerationTask:
 
 
 def final_number(text: str) -> Decimal | None:
-    """The number after the first `####`, else the last number in `text`; None where there is none.
+    """The number after the first `####` that is no heading (see `marks`), else the last number in `text`; None where there is
+    none. Of a calculation after the mark its result counts: `#### 3 * 4 = 12` is 12.
 
     Thousands commas, a dollar sign and a trailing full stop do not count: `$1,234.00.` is 1234. A comma that three digits do
     not follow parts two numbers: the last of `12,5` is 5. A minus after a number, letter or bracket is an operation, or the
     dash of a range: the last of `10-12` is 12.
     """
-    marked = text.split("####", 1)[1] if "####" in text else None
-    found = _NUMBER.findall(marked)[:1] if marked is not None else _NUMBER.findall(text)[-1:]
+    marked = mark(headings_marked(text))
+    found = _NUMBER.findall(_result(marked))[:1] if marked is not None else _NUMBER.findall(text)[-1:]
     if not found:
         return None
     try:
         return Decimal(found[0].replace(",", "").replace("$", ""))
     except InvalidOperation:
         return None
+
+
+def _result(marked: Mark) -> str:
+    """What follows a mark, from the last equals sign of its line on."""
+    _, equals, result = marked.line.rpartition("=")
+    return result if equals and _NUMBER.search(result) else marked.rest
 
 
 def read_items(task: TaskConfig) -> list[Item]:

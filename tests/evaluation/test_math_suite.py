@@ -177,7 +177,7 @@ def test_a_time_is_no_number_of_a_record(tmp_path):
 def test_settings_reach_the_tasks(tmp_path):
     data = folder(tmp_path, gsm8k=[RECORDS["gsm8k"][0]])
     (task,) = suite_tasks(config(data, only=["gsm8k"], shots=2, max_new_tokens=9, batch_size=3), 0)[0]
-    assert (task.shots, task.max_new_tokens, task.batch_size, task.version) == (2, 9, 3, "2")
+    assert (task.shots, task.max_new_tokens, task.batch_size, task.version) == (2, 9, 3, "3")
     assert task.prefix.count("Question:") == 2
     assert suite_tasks(config(data, shots=0), 0)[0][0].prefix == ""
     with pytest.raises(ConfigError, match="lower shots"):
@@ -219,7 +219,7 @@ def test_a_suite_task_runs_on_a_tiny_model(make_llama, tokenizer, tmp_path):
     model = make_llama(positions=64).model
     for task in suite_tasks(config(data, shots=0, max_new_tokens=4), 0)[0]:
         found = run_task(model, Tokenizer(tokenizer, "test"), task, "cpu")
-        assert (found["items"], found["shots"], found["version"]) == (3, 0, "2")
+        assert (found["items"], found["shots"], found["version"]) == (3, 0, "3")
         json.dumps(found, allow_nan=False)
 
 

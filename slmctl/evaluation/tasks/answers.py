@@ -13,9 +13,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from slmctl.evaluation.marks import titles_joined
+
 _NEXT = re.compile(r"\n[ \t]*(?:#+[ \t]*)?(?:question|problem|exercise|example|q)\s*(?:\d+\s*)?[:.]", re.I)
 _STATES = re.compile(
-    r"\b(?:answer|ans)\b(?:\s+(?:to|for|of)\s[^.\n:=]{0,80}?)?[*_]*\s*"
+    r"(?<!each )(?<!every )(?<!any )(?<!possible )(?<!following )"  # "let us look at each answer: …" states none
+    r"\b(?:answer|ans)\b(?:\s*\([^()\n]{0,60}\))?"  # (in dollars)
+    r"(?:\s+(?:to|for|of)\s[^.\n:=]{0,80}?"
+    r"|,?\s+(?:in|as|here|then|thus|therefore|again|we)\b[^.\n:=]{0,60}?(?=\s(?:is|must|would|should)\b))?[*_]*\s*"
     r"(?:(?:\bis|\bwould be|\bmust be|\bshould be)\b[ \t]*:?|[:=])\s*[*_]*\s*"
     r"(?:(?:equal to|equals|therefore|thus|simply|just|exactly|approximately|about|clearly|given by)\b[ \t]*)*",
     re.I,
@@ -24,7 +29,9 @@ _BOXED = re.compile(r"\\f?box(?:ed)?\s*")
 _BARE = re.compile(r"[^\s$.,;{}]+")
 _BRACE = re.compile(r"\\.|[{}]", re.S)
 _SENTENCE_END = re.compile(r"(?<!\bMr)(?<!\bMrs)(?<!\bMs)(?<!\bDr)(?<!\bSt)(?<!\b[ap]\.m)\.(?=\s|$)|\n|[;!?](?=\s|$)")
-_NOT_BUT = re.compile(r"not\s+(?!only\b).{1,80}?(?:,?\s+but\s+(?:rather\s+|instead\s+)?|,\s+it(?:'s|\s+is)\s+)", re.I | re.S)
+_NOT_BUT = re.compile(
+    r"not\s+(?!only\b).{1,80}?(?:,?\s+but\s+(?:rather\s+|instead\s+)?|,\s+(?:so\s+)?it(?:'s|\s+is)\s+)", re.I | re.S
+)
 _NOT = re.compile(r"[Nn]ot\s+(?:the\s+)?(?:option\s+|choice\s+)?[\\$([]*-?(?:\d|[A-J]\b|frac)")
 LONGEST_OUTPUT = 16_000
 """Characters of an output that are judged: of a longer one its beginning and its end, half and half."""
@@ -34,15 +41,23 @@ MOST_BOXES = 50
 """Boxes that are looked at, the last ones."""
 _PART = re.compile(r"[ \t]*(?:\\?%|[/*+=-]|,?[ \t]*(?:and|or)[ \t]+(?:\$|\\\())")
 """What says that a formula is a part only: "$3$% of", "$a$ = $b$", "$3$ and $4$"."""
+_NAMES = re.compile(r"[^\d]*[A-Za-z].*", re.S)
+SAYS_WHAT = re.compile(
+    r"[ \t]+(?:is|are|equals|must be)\b(?:[ \t]+(?:equal to|exactly|just|then|therefore))?[ \t]*:?[ \t]*(?=[-−$\\(\[\d])", re.I
+)
+"""What follows a formula that is only named: "$n$ is 34"."""
+_PROSE = re.compile(r"-?[\d,.]*\d(?:[.,;:]?\s+[A-Za-z]{2,}|[.,;:]\s).*\s$", re.S)
+_OPEN_END = re.compile(r"(?:[-+*/=<>,;:(&–—]|\b(?:and|or|to|plus|minus|times)|\\(?:times|cdot|div|le|ge|leq|geq))\s*$")
 _MATHS = (("$$", "$$"), ("\\[", "\\]"), ("\\(", "\\)"), ("$", "$"))
 
 
 def own_part(text: str) -> str:
-    """An output up to where it begins another question; at most `LONGEST_OUTPUT` characters of that."""
+    """An output up to where it begins another question; at most `LONGEST_OUTPUT` characters of that. An answer that stands below
+    its heading is put beside it."""
     match = _NEXT.search(text)
     text = text[: match.start()] if match else text
     half = LONGEST_OUTPUT // 2 - 1
-    return text if len(text) <= LONGEST_OUTPUT else f"{text[:half]}\n\n{text[-half:]}"
+    return titles_joined(text if len(text) <= LONGEST_OUTPUT else f"{text[:half]}\n\n{text[-half:]}")
 
 
 def boxed(text: str) -> list[str]:
@@ -113,9 +128,11 @@ def span(text: str) -> str:
         if text.startswith(opening):
             close = _unescaped(text, end, len(opening))
             inside = text[len(opening) : close]
-            currency = opening == "$" and re.match(r"\s*\d[\d,.]*\s+[A-Za-z]", inside) and text[close + 1 : close + 2].isdigit()
-            if close > 0 and inside.strip() and not currency:
-                if _PART.match(text[close + len(end) :]):
+            if close > 0 and inside.strip() and not (opening == "$" and is_money(text, 0, close)):
+                after = text[close + len(end) :]
+                if _NAMES.match(inside) and (says := SAYS_WHAT.match(after)):
+                    return span(after[says.end() :])
+                if _PART.match(after):
                     break
                 return tidy((boxed(inside) or [inside])[0])
             break
@@ -123,6 +140,34 @@ def span(text: str) -> str:
     if _BOXED.search(sentence):
         return tidy((boxed(text) or [""])[0])
     return tidy(sentence)
+
+
+def is_money(text: str, opens: int, closes: int) -> bool:
+    """Whether the dollar signs at two places are those of two amounts, "$80 + $48", and hold no formula between them."""
+    inside = text[opens + 1 : closes]
+    if not re.match(r"\s*[-+−]?\s*\.?\d", inside):
+        return False
+    if _PROSE.match(inside):
+        return True
+    following = re.match(r"\s*[-−]?\.?\d", text[closes + 1 : closes + 12])
+    return following is not None and (not following.group()[0].isspace() or _OPEN_END.search(inside[-20:]) is not None)
+
+
+def formulas(text: str) -> list[tuple[str, int, int]]:
+    """What stands in single or double dollars, and where it begins and ends; amounts of money are none."""
+    found, at = [], 0
+    while (at := _unescaped(text, "$", at)) >= 0:
+        sign = "$$" if text.startswith("$$", at) else "$"
+        close = _unescaped(text, sign, at + len(sign))
+        if close < 0:
+            at += len(sign)
+        elif sign == "$" and is_money(text, at, close):
+            at = at + 1 if _PROSE.match(text[at + 1 : close]) else close + 1
+        else:
+            if inside := text[at + len(sign) : close].strip():
+                found.append((inside, at, close + len(sign)))
+            at = close + len(sign)
+    return found
 
 
 def _unescaped(text: str, sign: str, at: int) -> int:

@@ -21,10 +21,26 @@ _ANOTHER = re.compile(  # after a letter: "and (B)", "or C", ", (B)"
     rf"(?:,?\s*(?:and/or|and|or|&|/)\s*(?:option\s+|choice\s+)?(?:\(\s*[A-Ja-j]\s*\)|{_WRAP}[A-J](?!\w|'))"
     rf"|,\s*{_WRAP}[A-J][)\]}}$]*\s*(?:$|[.,]|and\b|or\b))"
 )
-_NOT_THAT = re.compile(r"\bnot\s+(?:option\s+|choice\s+)?\([A-J]\)")
+_NOT_THAT = re.compile(  # letters that are named to be left out
+    r"\b(?:not|nor|neither|except(?:ing|\s+for)?|besides|excluding|other\s+than|rather\s+than|instead\s+of|unlike|without|"
+    r"(?:all|any|anything|everything|every\s+\w+|any\s+\w+)\s+but|(?:eliminat|exclud|reject|discard)(?:e|es|ed|ing)?|"
+    r"rul(?:e|es|ed|ing)\s+out)\s+(?:the\s+)?(?:options?\s+|choices?\s+|answers?\s+)?\([A-J]\)"
+    r"|\([A-J]\)\s+(?:is|are|was|must\s+be|can)\s*(?:clearly\s+|also\s+|therefore\s+|thus\s+)?"
+    r"(?:(?:not|n't)\s+(?:be\s+)?(?:the\s+)?(?:correct|right|true|possible|answer|one\b|it\b)|wrong|incorrect|false|impossible|ruled\s+out|out\b)",
+    re.I,
+)
+_DENIED = re.compile(r"\b(?:not|never|don't|doesn't|isn't|neither|nor|no|if|whether|why|when|unless)\b[^.\n;,]{0,40}$", re.I)
+_SURE = re.compile(r"(?:because|since|as|for|and|which|with|by|from|\(|-|–|—)")
+_LISTED_WITHIN = re.compile(r"(?:^|[\s,;])[*_]*\(?([A-J])[).:](?=\s)")
+_LISTED = re.compile(r"^[ \t*_]*\(?([A-J])[.):]", re.M)
 MOST_COMPARED = 20
 """Statements and boxes that are compared with the options' texts."""
-_CHOICE = re.compile(r"\b(?:choice|option)\b[*_]*\s*(?:(?:is|would be|must be|should be)\b\s*:?|[:=])\s*", re.I)
+_CHOICE = re.compile(
+    r"(?<!each )(?<!every )(?<!all )(?<!any )(?<!following )(?<!other )(?<!possible )(?<!per )(?<!by )(?<!first )(?<!next )"
+    r"\b(?:choice|option)\b[*_]*\s*(?:(?:is|would be|must be|should be)\b\s*:?\s*|[:=][*_]*(?![ \t]*\n)[ \t]*)",
+    re.I,
+)
+"""What states an option; "Let us look at each option:" does not, nor what ends its line before a list."""
 
 
 def choice(text: str, choices: tuple[str, ...] = ()) -> str | None:
@@ -41,8 +57,9 @@ def choice(text: str, choices: tuple[str, ...] = ()) -> str | None:
         if names_several(candidate):
             number = option_of(candidate, choices)  # "both (A) and (B)" may be an option
             return None if number is None else LETTERS[number]
-    if right := [m["letter"] for m in _IS_RIGHT.finditer(text) if m["letter"] in letters]:
-        return right[-1]
+    right = [m for m in _IS_RIGHT.finditer(text) if m["letter"] in letters]
+    if affirmed := [m["letter"] for m in right if not _DENIED.search(text[max(0, m.start() - 50) : m.start()])]:
+        return affirmed[-1]
     for candidate in (*stated, *boxes)[:MOST_COMPARED]:
         if (number := option_of(candidate, choices)) is not None:
             return LETTERS[number]
@@ -61,13 +78,17 @@ def leading_letter(text: str, letters: str) -> str | None:
         return None
     if bracketed or not rest:
         return letter.upper()
-    sure = re.match(r"(?:because|since|as|for|and|which|with|by|from|\(|-|–|—)", rest) is not None
+    sure = _SURE.match(rest) is not None
     return letter if letter.isupper() and (sure or letter not in "AI") else None
 
 
 def names_several(text: str) -> bool:
-    """Whether a stated answer begins with two letters or more."""
+    """Whether a stated answer begins with two letters or more, or is a list of options: "A) 12, B) 16, C) 18"."""
     match = _LEAD.match(text.strip())
+    if match and not _SURE.match(match["rest"].strip()):
+        first = LETTERS.index(match["letter"].upper())
+        if "".join(_LISTED_WITHIN.findall(text.upper())[:3]) == LETTERS[first : first + 3]:
+            return True
     return match is not None and _ANOTHER.match(text.strip(), match.end("letter") + len(_closing(match["after"]))) is not None
 
 
@@ -86,8 +107,8 @@ def _bare(text: str, letters: str) -> str | None:
     lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
     if not lines:
         return None
-    first = re.match(rf"\(?([{letters}])(?:\)|[.:](?=\s|$)|$)", lines[0])
-    if first and not names_several(lines[0]):
+    first = re.match(rf"\(?([{letters}])(?:\)|[.:](?=\s|$)|$)", _NOT_THAT.sub(" ", lines[0]).strip())
+    if first and not names_several(lines[0]) and _LISTED.findall(text)[:2] != ["A", "B"]:  # all options, one after the other
         return str(first[1])
     bracketed = set(re.findall(rf"(?<!\w)\(([{letters}])\)", _NOT_THAT.sub(" ", lines[-1])))
     if len(bracketed) == 1:

@@ -8,16 +8,17 @@ from collections.abc import Callable
 from fractions import Fraction
 
 from slmctl.evaluation.tasks import expressions
+from slmctl.evaluation.tasks.bases import in_base
 from slmctl.evaluation.tasks.expressions import FormulaError
 from slmctl.evaluation.tasks.latex import normal, without_thousands
 from slmctl.evaluation.tasks.numbers import LONGEST, close, numbers, same_number, stated_number, values
+from slmctl.evaluation.tasks.quantities import is_of_several, names_a_value
 from slmctl.evaluation.tasks.units import same_unit
 
 _BRACKETS = {"(": ")", "[": "]", "{": "}", "⦃": "⦄"}
 _RELATION = re.compile(r"<=|>=|!=|=>|->|=|<|>")
 _IN = re.compile(r"\\in(?![a-z])")
 _FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!="}
-_NAME = re.compile(r"\\?[A-Za-z]+(?:_\{?\w+\}?)?'*(?:\s*\(\s*\\?[a-z]+(?:\s*,\s*[a-z]+)*\s*\))?")
 _MATRIX = re.compile(r"\\begin\{([pbvBV]?matrix|array)\}(?:\{[^{}]*\})?(.*?)\\end\{\1\}", re.S)
 _UNIT = re.compile(
     r"(?P<value>.*[\d)}\]%])\s*(?P<unit>(?:(?:\s+|(?<=[\d)}%])(?=[a-zA-Z]{2}))(?!and\b|or\b|am\b|pm\b|a\.m|p\.m)[a-zA-Z]+\.?(?:\s*\^\s*\{?-?\d\}?)?(?:\s*/\s*[a-zA-Z]+)?)+)"
@@ -48,8 +49,9 @@ def same_formula(found: str, target: str) -> bool:
     """Whether two LaTeX answers are the same.
 
     Numbers are compared as `numbers.close` does, formulas by their values at several points; lists and sets without
-    order, tuples and intervals with order and (both having them) the kind of bracket; `x = 5` is 5, `5 cm` is 5 but
-    not `5 m`, 50% is 50 and 0.5. A number in another base, `10_2`, is the same as the same text alone.
+    order, tuples and intervals with order and (both having them) the kind of bracket; `x = 5` and `f(3) = 5` are 5, `5 cm`
+    is 5 but not `5 m`, 50% is 50 and 0.5. A number in another base, `10_2`, is the same as the same digits in that base alone.
+    A found `a+b = 7` is 7, but a found 7 is not the equation `x+y = 7`.
     """
     if max(len(found), len(target)) > 2 * LONGEST:
         return same_text(found, target)
@@ -73,6 +75,8 @@ def _same(a: str, b: str, depth: int) -> bool:
         return False
     if _squeezed(a) == _squeezed(b) or same_text(a, b):
         return True
+    if (base_a := in_base(a)) and (base_b := in_base(b)):
+        return base_a == base_b
     if bool(_RELATION.search(a)) or bool(_RELATION.search(b)) or _IN.search(a + b):
         return _same_relation(a, b, depth)
     if "±" in a or "±" in b:
@@ -89,13 +93,13 @@ def _same(a: str, b: str, depth: int) -> bool:
 def _same_relation(a: str, b: str, depth: int) -> bool:
     """Equations and inequalities, and `x = 5` beside a bare 5."""
     a, b = (re.sub(r"^\s*\\?[A-Za-z]+\s*\\in(?![a-z])", "", t) for t in (a, b))
-    parts = [_RELATION.split(t) for t in (a, b)]
-    signs = [_RELATION.findall(t) for t in (a, b)]
+    (parts_a, signs_a), (parts_b, signs_b) = _sides(a), _sides(b)
+    parts, signs = [parts_a, parts_b], [signs_a, signs_b]
     if not signs[0] and not signs[1]:
         return _same(a, b, depth + 1)
     for one, other in ((0, 1), (1, 0)):
         if signs[one] and not signs[other]:
-            return _same_as_bare(parts[one], signs[one], (b, a)[one], depth)
+            return _same_as_bare(parts[one], signs[one], (a, b)[other], depth, found=one == 0)
     if "," in a and "," in b and (verdict := _list(a, b, depth)) is not None:  # x = 1, y = 2
         return verdict
     if signs[0] != signs[1] and [_FLIPPED.get(s) for s in reversed(signs[0])] == signs[1]:
@@ -110,8 +114,26 @@ def _same_relation(a: str, b: str, depth: int) -> bool:
     return False
 
 
-def _same_as_bare(sides: list[str], signs: list[str], bare: str, depth: int) -> bool:
-    """`x = 5`, `f(x) = 2x` and `3 + 5 = 8` beside their last side alone; `x = 1, x = 2` beside 1, 2."""
+def _sides(text: str) -> tuple[list[str], list[str]]:
+    """The sides of a relation, and its signs: those outside of brackets, as in `P(X=3) = 1/8`, or all where none is."""
+    sides, signs, depth, start = [], [], 0, 0
+    at = 0
+    while at < len(text):
+        depth += (text[at] in "([{⦃") - (text[at] in ")]}⦄")
+        match = _RELATION.match(text, at) if depth <= 0 else None
+        if match:
+            sides.append(text[start:at])
+            signs.append(match.group())
+            start = match.end()
+        at = match.end() if match else at + 1
+    if signs:
+        return [*sides, text[start:]], signs
+    return _RELATION.split(text), _RELATION.findall(text)
+
+
+def _same_as_bare(sides: list[str], signs: list[str], bare: str, depth: int, found: bool) -> bool:
+    """`x = 5`, `f(x) = 2x` and `3 + 5 = 8` beside their last side alone; `x = 1, x = 2` beside 1, 2. `found`: the equation is
+    the found answer, and may say of what it gives the value, `a+b = 7`."""
     whole = "".join(s + sign for s, sign in zip(sides, [*signs, ""], strict=True))
     if "," in whole or " or " in whole or " and " in whole:
         pieces = _commas(whole)
@@ -119,8 +141,10 @@ def _same_as_bare(sides: list[str], signs: list[str], bare: str, depth: int) -> 
             return _same(", ".join(p.rsplit("=", 1)[1] for p in pieces), bare, depth + 1)
     if set(signs) != {"="}:
         return False
-    named = _NAME.fullmatch(sides[0].strip()) is not None
-    return (named or _same_value(sides[0], sides[-1])) and _same(sides[-1], bare, depth + 1)
+    named = names_a_value(sides[0]) or (found and is_of_several(sides[0], sides[-1]))
+    if not named and not _same_value(sides[0], sides[-1]):
+        return False
+    return _same(sides[-1], bare, depth + 1) if found else _same(bare, sides[-1], depth + 1)
 
 
 def _proportional(a: list[str], b: list[str]) -> bool:
@@ -280,8 +304,13 @@ def _ends(target: str, rest: str) -> bool:
     """Whether an answer ends where the target does, or goes on with a reason, and not with more of an answer: "Tom, who has
     12" is Tom, "Tom and Ann" is not, nor "2 hours 30 minutes" 2 hours, nor "no one" no."""
     if target[:1].isdigit():
-        return _MORE.match(rest) is None
+        return not goes_on(rest)
     return _REASON.match(rest) is not None or (target in ("yes", "no") and rest.startswith((",", ";", ":")))
+
+
+def goes_on(rest: str) -> bool:
+    """Whether what follows a quantity is more of it: "and 45 minutes"."""
+    return _MORE.match(rest) is not None
 
 
 def numeric(text: str) -> bool:

@@ -97,18 +97,19 @@ class _Parser:
             node = self.product()
             self.depth -= 1
             return ("neg", node) if sign == "-" else node
-        node = self.power()
+        node = last = self.power()
         while True:
             token = self.peek()
             if token in ("*", "/"):
                 self.take()
-                node = (token, node, self.signed())
-            elif token[:1].isdigit() and self.tokens[self.at - 1][:1].isdigit():
+                last = self.signed()
+                node = (token, node, last)
+            elif token[:1].isdigit() and self.tokens[self.at - 1][:1].isdigit() and last[0] != "^":  # but `2^6 3^5` is a product
                 raise FormulaError("two numbers side by side")
             elif token and token not in ("+", "-", ")", "]", "}", "|", "!", "^", "**", "_", "'"):
-                right = self.power()
-                mixed = node[0] == "number" and node[1].denominator == 1 and _simple_fraction(right)
-                node = ("+" if mixed else "*", node, right)
+                last = self.power()
+                mixed = node[0] == "number" and node[1].denominator == 1 and _simple_fraction(last)
+                node = ("+" if mixed else "*", node, last)
             else:
                 return node
 

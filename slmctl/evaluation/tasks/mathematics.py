@@ -21,9 +21,10 @@ from slmctl.evaluation.generation import GenerationTask, Item
 from slmctl.evaluation.tasks import records
 from slmctl.evaluation.tasks.choices import choice
 from slmctl.evaluation.tasks.equivalence import Same, same_formula, same_short, same_text
+from slmctl.evaluation.tasks.formulas import formula
 from slmctl.evaluation.tasks.numbers import final_answer, same_number
 from slmctl.evaluation.tasks.records import Record
-from slmctl.evaluation.tasks.short import formula, short_answer
+from slmctl.evaluation.tasks.short import short_answer
 from slmctl.store.order import permutation
 
 Reader = Callable[[str, tuple[str, ...]], str | None]
@@ -69,7 +70,7 @@ class Kind:
     max_new_tokens: int = 512
     files: tuple[str, ...] = ()
     """Other names of its file."""
-    version: str = "2"
+    version: str = "3"
 
 
 _SUBJECTS = "algebra counting_and_probability geometry intermediate_algebra number_theory prealgebra precalculus".split()

@@ -6,6 +6,7 @@ import re
 from decimal import Decimal
 from fractions import Fraction
 
+from slmctl.evaluation.marks import mark
 from slmctl.evaluation.tasks.answers import boxed, own_part, statements
 
 TOLERANCE = Fraction(1, 10**6)
@@ -17,7 +18,7 @@ LONGEST = 400
 _EXACT = re.compile(r"-?(?:\d+(?:\.\d+)?|\d+/\d+)")
 _PLAIN = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
 _NUMBER = re.compile(
-    rf"(?P<clock>\d+(?::\d+)+)|(?P<sign>(?<![\w)\]}}.])-)?(?:[$€£¥](?P<inner>-)?)?(?:(?P<whole>\d+)\s+(?=\d+\s*/))?(?P<number>{_PLAIN})"
+    rf"(?P<clock>\d+(?::\d+)+)|(?P<sign>(?<![\w)\]}}.])-)?(?:[$€£¥₹₩](?P<inner>-)?)?(?:(?P<whole>\d+)\s+(?=\d+\s*/))?(?P<number>{_PLAIN})"
     rf"(?:\s*(?:x|×|\*|\\times|\\cdot)\s*10\s*\^\s*\{{?(?P<power>[+-]?\d{{1,3}})\}}?|[eE](?P<e>[+-]?\d{{1,3}})(?!\w))?"
     rf"(?:\s*/\s*(?P<under>{_PLAIN}))?(?P<percent>\s*(?:\\?%|percent\b|per cent\b))?",
 )
@@ -31,13 +32,19 @@ _WORD = re.compile(rf"\b(?:({'|'.join(_TENS)})(?:[- ]({'|'.join(_UNITS.split()[1
 
 
 _EITHER = re.compile(r"^(?:either|both)\s+", re.I)
-_ALONE = re.compile(r"-?[$€£¥]?-?[\d,.]*\d(?:\s*/\s*\d+)?\s*%?[$]?")
-_BETWEEN = re.compile(r"\bbetween\s+[$€£¥-]{0,3}\d[\d,.]*[$%]?\s+and\s+[$€£¥-]{0,3}\d(?:[\d,.]*\d)?[$%]?", re.I)
+_ALONE = re.compile(r"-?[$€£¥₹₩]?-?[\d,.]*\d(?:\s*/\s*\d+)?\s*%?[$]?")
+_BETWEEN = re.compile(r"\bbetween\s+[$€£¥₹₩-]{0,3}\d[\d,.]*[$%]?\s+and\s+[$€£¥₹₩-]{0,3}\d(?:[\d,.]*\d)?[$%]?", re.I)
 _SHARE = re.compile(
     r"\D*\d[\d.,]*\s*(?:\\?%|percent\b|per cent\b|/\s*\d+)\s+of\s+\D{0,40}\d.*?"
     r"\b(?:so|thus|hence|therefore|or|which\s+(?:is|equals|gives|makes)|that\s+is)\b(?P<result>.*)",
     re.S | re.I,
 )
+_LINK = re.compile(
+    r"[,;]?\s+(?:(?:which|that|this|it)\s+)?(?:is|are|equals?|gives|makes|leaves|comes\s+to)\s+|,?\s+(?:so|thus|hence|therefore)\s+|,\s+or\s+",
+    re.I,
+)
+_OPERATOR = re.compile(r"\s[-x/]\s|[+*×÷]|\\(?:times|cdot|div)(?![a-z])|\b(?:plus|minus|times|divided\s+by)\b", re.I)
+_MORE_THAN = re.compile(r"\D{0,20}\d[\d,.]*%?\s*(?:more|less|fewer|greater|times|of\b|and\b|or\b)", re.I)
 
 
 def plain(text: str) -> str:
@@ -100,30 +107,63 @@ def without_ranges(text: str) -> str:
 
 def stated_number(text: str) -> str | None:
     """The number that a stated answer gives: the result of a calculation, else its first; a number in words where there
-    are no digits. Of "20% of 50, so 10" it is 10; "5 or 6" and "between 5 and 6" give none."""
+    are no digits. Of "20% of 50, so 10" and "15 - 5, which is 10" it is 10; "5 or 6" and "between 5 and 6" give none."""
     text = without_ranges(text)
     if several(text):
         return None
     if (share := _SHARE.match(text)) and numbers(share["result"]):
         text = share["result"]
+    text = _result(text)
     shorter = re.sub(r"\([^()]*\)\s*$", "", text)
     text = shorter if numbers(shorter) else text
     text = re.sub(r"^(\D*)(\d{1,3}(?: \d{3})+)(?![\d.,%]| *[-+*/=%])", lambda m: m[1] + m[2].replace(" ", ""), text)  # 9 500
-    parts = [found for part in text.split("=") if (found := numbers(part))]
-    if parts:
-        return parts[-1][0] if len(parts) > 1 else parts[0][0]
+    sides = [side for side in text.split("=") if numbers(side)]
+    if sides:
+        turned = len(sides) > 1 and _is_calculation(sides[-1]) and len(numbers(sides[0])) == 1 and _begins_with_number(sides[0])
+        return numbers(sides[0 if turned else -1])[0]  # turned: 128 = 80 + 48
     if word := _WORD.search(text):
         tens, unit, small = word.groups()
         return str(_TENS[tens.lower()] + _WORDS.get((unit or "zero").lower(), 0) if tens else _WORDS[small.lower()])
     return None
 
 
+def _result(text: str) -> str:
+    """What a calculation at the beginning of `text` comes to, with what follows: "452" of "676 - 224, which is 452". `text` where
+    there is no such thing: "5, which is 3 more than 2"."""
+    plainly = plain(text)
+    link = _LINK.search(plainly)
+    if link is None or _MORE_THAN.match(plainly, link.end()):
+        return text
+    before, result = plainly[: link.start()], numbers(plainly[link.end() : link.end() + LONGEST])
+    if not result or "=" in before or not re.match(r"\D{0,25}\d", plainly[link.end() :]):
+        return text
+    tight = re.fullmatch(r"\W*([\d,.]+)-\W*([\d,.]+)[^\d]*", before)  # 676-224, but not the range 10-12
+    if tight and values(result[0]) & {x - y for x in values(_digits(tight[1])) for y in values(_digits(tight[2].rstrip(".,")))}:
+        return plainly[link.end() :]
+    return plainly[link.end() :] if _is_calculation(before) else text
+
+
+def _is_calculation(text: str) -> bool:
+    """Whether a text is numbers with signs of arithmetic between them, each with at most four words: "80 dollars + 48"."""
+    parts = _OPERATOR.split(text)
+    return (
+        len(parts) > 1
+        and _begins_with_number(text)
+        and all(len(numbers(p)) == 1 and len(re.findall(r"[A-Za-z]+", p)) <= 4 for p in parts)
+    )
+
+
+def _begins_with_number(text: str) -> bool:
+    return re.match(r"[^\w]{0,8}\d", text) is not None
+
+
 def final_answer(text: str, choices: tuple[str, ...] = ()) -> str | None:  # noqa: ARG001 - readers have one form
-    """The number of a word problem's answer: after `####`, else stated, else boxed, else the last number. Where two are
+    """The number of a word problem's answer: after a mark, `####`, else stated, else boxed, else the last number. Where two are
     stated, "5 or 6", they are the answer as they stand, and equal no number."""
     text = without_ranges(own_part(text))
-    if "####" in text and (found := numbers(text.split("####", 1)[1].split("\n", 1)[0])):
-        return found[0]
+    marked = mark(text)
+    if marked and marked.sure and (number := _marked_number(marked.line)):
+        return number
     for statement in statements(text):
         if number := stated_number(statement):
             return number
@@ -132,8 +172,15 @@ def final_answer(text: str, choices: tuple[str, ...] = ()) -> str | None:  # noq
     for box in reversed(boxed(text)):
         if number := stated_number(box):
             return number
+    if marked and (number := _marked_number(marked.line)):
+        return number
     found = numbers(text)
     return found[-1] if found else None
+
+
+def _marked_number(line: str) -> str | None:
+    found = numbers(line)
+    return (stated_number(line) or found[0]) if found else None
 
 
 def values(number: str) -> set[Fraction]:

@@ -1,48 +1,68 @@
-"""Answers that need not be numbers: formulas of competition problems; names, times, ratios and options of word problems."""
+"""Answers of word problems that need not be numbers: names, times, ratios and options."""
 
 from __future__ import annotations
 
 import re
 
+from slmctl.evaluation.marks import mark
 from slmctl.evaluation.tasks.answers import LONGEST_STATEMENT, boxed, own_part, statements, tidy
-from slmctl.evaluation.tasks.equivalence import bare_text
-from slmctl.evaluation.tasks.numbers import final_answer, numbers
+from slmctl.evaluation.tasks.equivalence import bare_text, goes_on
+from slmctl.evaluation.tasks.numbers import final_answer
+from slmctl.evaluation.tasks.units import UNIT_WORDS
 
-
-def formula(text: str, choices: tuple[str, ...] = ()) -> str | None:  # noqa: ARG001 - readers have one form
-    """The answer of a competition problem, as LaTeX: a stated final answer, else the last box, else another statement,
-    else the last formula or number that stands alone."""
-    text = own_part(text)
-    final = re.split(r"final\s+answer", text, maxsplit=1, flags=re.I)
-    if len(final) == 2 and (found := next(statements("final answer" + final[1]), None)):
-        return found
-    if boxes := boxed(text):
-        return boxes[-1]
-    if found := next(statements(text), None):
-        return found
-    formulas = re.findall(r"(?<!\\)\$((?:[^$\\]|\\.)+)\$", text)
-    if formulas:
-        return tidy(formulas[-1].rsplit("=", 1)[-1][:LONGEST_STATEMENT]) or None
-    found_numbers = numbers(text)
-    return found_numbers[-1] if found_numbers else None
+_DENIES = re.compile(r"(?:not|neither|anything but|any but|all but|everything but|all except|everything except|never)\s", re.I)
+_DENIED = re.compile(
+    r"\b(?:not|nor|neither|never|except|excluding|besides|unlike|without|instead\s+of|rather\s+than|other\s+than|"
+    r"(?:all|any|anything|everything)\s+but)\s+(?:for\s+|the\s+|an?\s+)*$"
+)
+_WITH = re.compile(r"\s*(?:,\s*)?(?:and|or|nor|plus|&|as\s+well\s+as)\s+(?:the\s+|an?\s+)?[^\s,]+(?:\s+[^\s,]+)?\s*")
+_JOINED_TO = re.compile(rf"\d\s*(?:{'|'.join(sorted(UNIT_WORDS))})?s?\s*(?:,\s*)?(?:and\s+)?$|[-+*/x×]\s*$")
+_GOES_ON = re.compile(r"\s*(?:[-+*×=^:%/]|x\s*\d)")
 
 
 def short_answer(text: str, choices: tuple[str, ...] = ()) -> str | None:
-    """What is stated, after `####`, or in the last box; the option meant where there are options; else the last number."""
+    """What is marked by `####`, stated, or in the last box; the option meant where there are options; else the last number."""
     text = own_part(text)
-    stated = [tidy(text.split("####", 1)[1].split("\n", 1)[0][:LONGEST_STATEMENT])] if "####" in text else []
-    for candidate in (*stated, *statements(text), *reversed(boxed(text))):
-        if candidate:
+    if choices:
+        text = _without_letters(text, choices)
+    marked = mark(text, words=True)
+    line = [tidy(marked.line[:LONGEST_STATEMENT])] if marked else []
+    first, last = (line, []) if marked and marked.sure else ([], line)
+    for candidate in (*first, *statements(text), *reversed(boxed(text)), *last):
+        if candidate and not (choices and _DENIES.match(candidate)):
             return option(candidate, choices) or candidate
     if choices and text.strip() and (found := option(text.strip().splitlines()[-1][-LONGEST_STATEMENT:], choices)):
         return found
     return final_answer(text)
 
 
+def _without_letters(text: str, choices: tuple[str, ...]) -> str:
+    """With the letters gone that stand before an option's own text: "C. Pottery" is Pottery."""
+    texts = "|".join(re.escape(c.strip()) for c in sorted(choices, key=len, reverse=True) if c.strip())
+    return re.sub(rf"(?<![\w.])(?:(?:option|choice)\s+)?\(?[A-J]\s?[).:]+\s*(?=(?:{texts})(?!\w))", "", text) if texts else text
+
+
 def option(text: str, choices: tuple[str, ...]) -> str | None:
-    """The one option that a text is, or that it names while naming no other."""
+    """The one option that a text is, or that it names while naming no other, nor more than an option: "2 hours and 45 minutes"
+    names no "2 hours", "not swimming" no swimming."""
     bare = bare_text(text)
     equal = [c for c in choices if bare_text(c) == bare]
-    named = [c for c in choices if bare_text(c) and re.search(rf"(?<![\w.]){re.escape(bare_text(c))}(?![\w])", bare)]
+    named = [c for c in choices if bare_text(c) and _names(bare, bare_text(c))]
     longest = [c for c in named if not any(c != d and bare_text(c) in bare_text(d) for d in named)]
     return equal[0] if len(equal) == 1 else longest[0] if len(longest) == 1 else None
+
+
+def _names(text: str, option: str) -> bool:
+    return any(
+        not _is_part(text[: m.start()], option, text[m.end() :])
+        for m in re.finditer(rf"(?<![\w.]){re.escape(option)}(?![\w])", text)
+    )
+
+
+def _is_part(before: str, option: str, after: str) -> bool:
+    """Whether an option's text within another is denied, or part of another answer."""
+    if _DENIED.search(before[-60:]):
+        return True
+    if option[:1].isdigit():
+        return bool(goes_on(after) or _GOES_ON.match(after) or _JOINED_TO.search(before[-40:]))
+    return _WITH.fullmatch(after) is not None

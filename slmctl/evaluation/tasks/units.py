@@ -14,6 +14,7 @@ _SPELLINGS = {
     "^2": "sq square squared", "^3": "cu cubic cubed", "/": "per",
 }  # fmt: skip
 _MEASURE = {spelling: unit for unit, spellings in _SPELLINGS.items() for spelling in spellings.split()}
+UNIT_WORDS = frozenset(word for word in _MEASURE if word.isalpha())
 _PART = re.compile(r"[a-z]+|\^\s*\{?-?\d|/")
 _ANY = frozenset({"unit"})
 
