@@ -59,6 +59,8 @@ class HarnessConfig(Section):
     """Examples before the question; null is the task's own number."""
     limit: Evaluation[PositiveInt | None] = None
     """Use the first so many items; null uses all."""
+    seed: Evaluation[NonNegativeInt | None] = None
+    """Of drawn examples and of whatever else the task draws; null is the harness' own (1234 for examples), not the pipeline's."""
     batch_size: Rounding[PositiveInt] = 8
     """Prompts worked on together."""
 
@@ -106,6 +108,9 @@ class EvalConfig(Section):
     """Rows in one forward pass."""
     level: Evaluation[Annotated[float, Field(gt=0.5, lt=1)]] = 0.95
     """Of the intervals: how often they are meant to hold the truth."""
+    rolling: Evaluation[bool] = True
+    """Measure base, reference and arms (not checkpoints) on held-out sets a second time, as lm-evaluation-harness does: each
+    document by itself, in windows of the model's context. Its bits per byte compare with those that others report."""
     checkpoints: Evaluation[bool] = True
     """Evaluate every kept checkpoint of each arm on the held-out sets (see keep_every)."""
     dynamics: Evaluation[bool] = True

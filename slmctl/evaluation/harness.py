@@ -10,7 +10,7 @@ from slmctl.config_eval import HarnessConfig
 from slmctl.errors import ConfigError, InputError, SlmError
 from slmctl.evaluation.general_suite import SuiteTask, general_suite, result_names
 from slmctl.evaluation.harness_data import Rows, local_rows
-from slmctl.evaluation.harness_model import Progress, model_class, quiet, undisturbed
+from slmctl.evaluation.harness_model import Progress, Seeds, model_class, quiet, undisturbed
 from slmctl.evaluation.harness_scores import pooled, scored
 from slmctl.evaluation.harness_tasks import Leaf, build, find, refuse_code, require_harness
 from slmctl.model.rope import prompts_together
@@ -44,7 +44,7 @@ def run_harness(
     model: Any,
     tokenizer: Any,
     device: str,
-    seed: int,
+    seed: int | None = None,
     progress: Progress | None = None,
     bos_id: int | None = None,
 ) -> dict[str, dict[str, Any]]:
@@ -52,16 +52,17 @@ def run_harness(
     suite may give its tasks other names than the harness'):
 
     accuracy (mean over items of the task's main metric), metric, standard_error (null for one item), items, shots (0 where
-    the task allows none), version, prompts_cut (prompts too long for the model's context, cut from the left), and outputs,
-    a record an item: id (stable: the item's place in the data, so that outcomes of several models can be paired), output,
-    found, target, correct, metrics. A group's accuracy is the mean weighted by items; it has `tasks` and, where
-    local data lack some, `left_out`; its tasks have `group`.
+    the task allows none), seed (of drawn examples), version, prompts_cut (prompts too long for the model's context, cut from
+    the left), and outputs, a record an item: id (stable: the item's place in the data, so that outcomes of several models can
+    be paired), output, found, target, correct, metrics. A group's accuracy is the mean weighted by items; it has `tasks` and,
+    where local data lack some, `left_out`; its tasks have `group`.
 
     `task.data` is a JSON Lines file with the Hub dataset's fields (for a group also a folder, see `local_rows`). Few-shot
-    examples written into the task stay; others are drawn by `seed` from NAME.train.jsonl beside NAME.jsonl, or from the file
-    itself less the item at hand. With local data nothing is fetched. Prompts begin with `bos_id`, once, where it is given, and
-    else with nothing that the tokenizer's template would put there. `progress(task, requests done, of how many)` is called
-    after every batch. Random state, the model's mode and settings of generation, and the tokenizer are left as they were.
+    examples written into the task stay; others are drawn by the task's `seed`, else by `seed`, else by the harness' own, from
+    NAME.train.jsonl beside NAME.jsonl, or from the file itself less the item at hand. With local data nothing is fetched.
+    Prompts begin with `bos_id`, once, where it is given, and else with nothing that the tokenizer's template would put there.
+    `progress(task, requests done, of how many)` is called after every batch. Random state, the model's mode and settings of
+    generation, and the tokenizer are left as they were.
 
     Raises `ConfigError` where the harness is not installed, a name is unknown, or two results would have one name;
     `InputError` for data that cannot be read.
@@ -70,7 +71,7 @@ def run_harness(
         return {}
     require_harness()
     found: dict[str, dict[str, Any]] = {}
-    with quiet(), undisturbed(model, tokenizer, device, seed):
+    with quiet(), undisturbed(model, tokenizer, device):
         planned = [_plan(task) for task in tasks]
         _refuse_contradictions(planned)
         for plan in planned:
@@ -83,7 +84,9 @@ def run_harness(
                 prefix_token_id=bos_id if bos_id is not None else tokenizer.eos_token_id,  # what documents of a row come after
             )
             watched.bos_id, watched.report = bos_id, progress
-            _run_plan(plan, watched, seed, found)
+            seeds = Seeds.of(plan.task.seed if plan.task.seed is not None else seed)
+            seeds.set()  # for each entry, so that no result depends on what else is asked for
+            _run_plan(plan, watched, seeds.examples, found)
     return found
 
 
@@ -108,7 +111,8 @@ def _refuse_contradictions(planned: list[_Planned]) -> None:
         for name, what in [*named, *([(plan.result, (plan.task.harness, "group", *way))] if plan.is_group else [])]:
             if asked.setdefault(name, what) != what:
                 raise ConfigError(
-                    f"task {name} is asked for twice (once by {plan.task.harness}) with other data, shots or limit. Keep one."
+                    f"task {name} is asked for twice (once by {plan.task.harness}) with other data, shots, limit or seed. "
+                    "Keep one."
                 )
 
 
@@ -163,7 +167,7 @@ def _run_leaf(plan: _Planned, leaf: Leaf, lm: Any, seed: int) -> dict[str, Any] 
         reason = str(e).strip().splitlines()[0] if str(e).strip() else "no reason given"
         hint = f" Few-shot examples ({shots}) may be more than there are: lower shots." if shots else ""
         raise InputError(f"task {leaf.name} cannot be run: {type(e).__name__}: {reason}.{hint}") from e
-    return scored(task, leaf.name, evaluated["samples"][leaf.name], shots, len(lm.cut))
+    return scored(task, leaf.name, evaluated["samples"][leaf.name], shots, len(lm.cut)) | {"seed": seed}
 
 
 def _set_options(task: Any, config: HarnessConfig, seed: int) -> int:

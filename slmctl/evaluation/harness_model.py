@@ -6,6 +6,7 @@ import contextlib
 import logging
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -112,9 +113,33 @@ def model_class() -> Any:
     return Watched
 
 
+@dataclass(frozen=True)
+class Seeds:
+    """What the harness seeds before it runs tasks."""
+
+    python: int
+    numpy: int
+    torch: int
+    examples: int
+
+    @classmethod
+    def of(cls, seed: int | None) -> Seeds:
+        """One seed for all; where there is none, the harness' own, so that the examples are those of its published figures."""
+        if seed is not None:
+            return cls(seed, seed, seed, seed)
+        from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
+
+        return cls(DEFAULT_RANDOM_SEED, DEFAULT_OTHER_SEED, DEFAULT_OTHER_SEED, DEFAULT_OTHER_SEED)
+
+    def set(self) -> None:
+        random.seed(self.python)
+        np.random.seed(self.numpy % 2**32)
+        torch.manual_seed(self.torch)
+
+
 @contextlib.contextmanager
-def undisturbed(model: Any, tokenizer: Any, device: str, seed: int) -> Iterator[None]:
-    """Seeds everything, and puts random state, the model's mode and its settings of generation back at the end."""
+def undisturbed(model: Any, tokenizer: Any, device: str) -> Iterator[None]:
+    """Puts random state, the model's mode and its settings of generation back at the end."""
     from transformers import GenerationConfig
 
     states = random.getstate(), np.random.get_state()
@@ -124,9 +149,6 @@ def undisturbed(model: Any, tokenizer: Any, device: str, seed: int) -> Iterator[
     devices = [torch.cuda.current_device()] if device.startswith("cuda") else []
     try:
         with torch.random.fork_rng(devices=devices):
-            random.seed(seed)
-            np.random.seed(seed % 2**32)
-            torch.manual_seed(seed)
             yield
     finally:
         random.setstate(states[0])

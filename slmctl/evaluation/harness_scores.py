@@ -53,6 +53,7 @@ def pooled(parts: dict[str, dict[str, Any]]) -> dict[str, Any]:
         else None,
         "items": items,
         "shots": max(p["shots"] for p in parts.values()),
+        "seed": next(iter(parts.values())).get("seed"),
         "version": f"tasks: {len(parts)}, {next(iter(parts.values()))['version'].rpartition(', ')[2]}",
         "prompts_cut": sum(p["prompts_cut"] for p in parts.values()),
         "tasks": list(parts),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,8 +122,17 @@ def document_bytes(reader: RowReader, tokenizer: Tokenizer) -> dict[int, int]:
     """Bytes of text (UTF-8) of each document of a set, by number: its tokens decoded, without the EOS that ends it and the
     BOS that stand in it."""
     found: dict[int, int] = {}
+    for document, ids in documents_of(reader, tokenizer.eos_id):
+        text = tokenizer.hf.decode(ids, clean_up_tokenization_spaces=False)
+        found[document] = found.get(document, 0) + len(text.encode("utf-8", "replace"))
+    return found
+
+
+def documents_of(reader: RowReader, eos_id: int) -> Iterator[tuple[int, list[int]]]:
+    """A set's documents, each with its number and its tokens' ids, without the EOS that ends it and the BOS that stand in it. The
+    reader must read documents."""
     held: list[int] = []
-    last = None
+    last = PADDING
     bos_at = reader.tokens.manifest.format.get("bos_at")
     for at in range(0, reader.tokens.rows, DECODED_ROWS):
         rows = reader.fetch(np.arange(at, min(at + DECODED_ROWS, reader.tokens.rows)))
@@ -131,20 +140,17 @@ def document_bytes(reader: RowReader, tokenizer: Tokenizer) -> dict[int, int]:
         ids, documents = rows.ids_BT[text_BT], rows.document_BT[text_BT]
         edges = [0, *(np.flatnonzero(np.diff(documents)) + 1).tolist(), len(ids)]
         for a, b in itertools.pairwise(edges):
-            if last is not None and documents[a] != last:
-                found[last] = found.get(last, 0) + _text_bytes(tokenizer, held)
-                held = []
-            last = int(documents[a])
+            if a < b and documents[a] != last:
+                if last != PADDING:
+                    yield last, _without_eos(held, eos_id)
+                held, last = [], int(documents[a])
             held += ids[a:b].tolist()
-    if last is not None:
-        found[last] = found.get(last, 0) + _text_bytes(tokenizer, held)
-    found.pop(PADDING, None)
-    return found
+    if last != PADDING:
+        yield last, _without_eos(held, eos_id)
 
 
-def _text_bytes(tokenizer: Tokenizer, ids: list[int]) -> int:
-    text = ids[:-1] if ids and ids[-1] == tokenizer.eos_id else ids
-    return len(tokenizer.hf.decode(text, clean_up_tokenization_spaces=False).encode("utf-8", "replace"))
+def _without_eos(ids: list[int], eos_id: int) -> list[int]:
+    return ids[:-1] if ids and ids[-1] == eos_id else ids
 
 
 def tokens_to_reach(tokens: list[int], losses: list[float], goal: float) -> float | None:

@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from slmctl.report.card_facts import UNSCORED, CardFacts
 from slmctl.report.card_tables import cost_rows, criterion_of, difference_rows, known, loss_rows, over_seeds, reached, task_rows
 from slmctl.report.card_text import Markdown, argument, fenced, hub_id, markdown, one_line, place_name
+from slmctl.report.facts import ROLLING, has_rolling
 from slmctl.report.numbers import NONE
 
 _SHOWN_SETTINGS = {
@@ -35,6 +36,7 @@ def model_card(facts: CardFacts) -> str:
         training=_training(facts),
         costs=cost_rows(facts),
         losses=loss_rows(facts),
+        rolling=ROLLING if has_rolling(facts.get("models")) else None,
         level=f"{100 * facts.get('level', 0.95):g}%",
         tasks=task_rows(facts),
         reached=reached(facts),

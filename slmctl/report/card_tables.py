@@ -8,7 +8,7 @@ from typing import Any
 from slmctl.report import numbers as n
 from slmctl.report.card_facts import UNSCORED, CardFacts
 from slmctl.report.card_text import Markdown, markdown
-from slmctl.report.facts import extreme
+from slmctl.report.facts import extreme, has_rolling
 
 
 def criterion_of(facts: CardFacts) -> str:
@@ -51,7 +51,7 @@ def _label(facts: CardFacts, name: str) -> Markdown:
 
 
 def loss_rows(facts: CardFacts) -> list[list[Any]]:
-    """Rows: held-out set, model, loss, interval, bits per byte, perplexity; the target first."""
+    """Rows: held-out set, model, loss, interval, bits per byte, with `has_rolling` also rolling, perplexity; the target first."""
     models = facts.get("models", {})
     if facts["name"] not in models:
         return []
@@ -61,7 +61,9 @@ def loss_rows(facts: CardFacts) -> list[list[Any]]:
         for name in _shown_models(facts):
             found = models[name].get("heldout", {}).get(heldout, {})
             figures = [_figure(found.get("loss"), ".4f"), _interval(found.get("interval"))]
-            figures += [_figure(found.get("bits_per_byte"), ".4f"), _figure(found.get("perplexity"), ".4g")]
+            figures.append(_figure(found.get("bits_per_byte"), ".4f"))
+            figures += [_figure(found.get("rolling_bits_per_byte"), ".4f")] if has_rolling(models) else []
+            figures.append(_figure(found.get("perplexity"), ".4g"))
             rows.append([target, _label(facts, name), *figures])
     return rows
 

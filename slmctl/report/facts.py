@@ -21,6 +21,12 @@ _SCOPES = {
     "threshold": ("by a running threshold", "each token is held against a running quantile of the scores"),
 }
 """Scopes in which tokens do not compete within groups of rows: as a share is followed by them, and as a sentence."""
+ROLLING = (
+    "Bits per byte are of rows: EOS counts as a token, and a row’s first token, which nothing precedes, does not; "
+    "rolling ones are those of lm-evaluation-harness: each document by itself, its first token after BOS or EOS, without the "
+    "EOS that ends it."
+)
+"""Why a set's two figures of bits per byte differ."""
 _LEFT_OUT = re.compile(r"rho-(?:math|general): ([^\s:]+)(?: is|:) left out")
 
 
@@ -31,6 +37,12 @@ def dig(data: Any, *path: str) -> Any:
             return None
         data = data.get(key)
     return data
+
+
+def has_rolling(models: Any) -> bool:
+    """Whether any model was measured by the harness' definition, too."""
+    sets = (dig(m, "heldout") for m in (models.values() if isinstance(models, dict) else ()))
+    return any(n.number(dig(h, "rolling_bits_per_byte")) is not None for s in sets if isinstance(s, dict) for h in s.values())
 
 
 def rows_of(data: Any, *path: str) -> list[dict[str, Any]]:

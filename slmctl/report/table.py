@@ -12,7 +12,7 @@ from rich.text import Text
 
 from slmctl.report import numbers as n
 from slmctl.report.blocks import DataTable
-from slmctl.report.facts import Facts, dig, extreme, items_of, rows_of
+from slmctl.report.facts import ROLLING, Facts, dig, extreme, has_rolling, items_of, rows_of
 from slmctl.report.sections.summary import alarms, headline
 from slmctl.report.shown import shortened, visible
 
@@ -51,6 +51,8 @@ def print_results(results: dict[str, Any], console: Console) -> None:
             table.add_row(*[Text(str(cell)) for cell in row])
         console.print(table)
     console.print()
+    if has_rolling(results.get("models")):
+        console.print(ROLLING, markup=False)
     for note in Facts(results).notes:
         console.print(f"note: {visible(note, 1000)}", markup=False)
 
@@ -75,16 +77,15 @@ def _name(text: object) -> str:
 
 
 def _heldout(facts: Facts, heldout: str) -> DataTable:
-    rows = []
+    rows, rolling = [], has_rolling(facts.models)
     for model in facts.models:
         h = items_of(facts.models, model, "heldout", heldout)
         if h:
             ends = n.interval(h.get("interval")) or n.NONE
-            rows.append(
-                [_name(model), n.fixed(h.get("loss")), ends, n.fixed(h.get("bits_per_byte")), n.significant(h.get("perplexity"))]
-            )
+            bits = [n.fixed(h.get(k)) for k in ("bits_per_byte", *(["rolling_bits_per_byte"] if rolling else []))]
+            rows.append([_name(model), n.fixed(h.get("loss")), ends, *bits, n.significant(h.get("perplexity"))])
     target = ", the target" if heldout == facts.target else ""
-    header = ["model", "loss", f"{facts.level} interval", "bits/byte", "perplexity"]
+    header = ["model", "loss", f"{facts.level} interval", "bits/byte", *(["rolling"] if rolling else []), "perplexity"]
     return DataTable(f"Held-out set {shortened(heldout, 40)}{target} (nats a token, lower is better)", header, rows)
 
 

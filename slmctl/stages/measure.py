@@ -22,6 +22,7 @@ from slmctl.console import say
 from slmctl.errors import ConfigError
 from slmctl.evaluation.heldout import DocumentLosses, document_bytes, document_losses
 from slmctl.evaluation.intervals import mean_interval
+from slmctl.evaluation.rolling import rolling_bits_per_byte, window_of
 from slmctl.files import publishing, read_json, sha256_file, sha256_json, write_json
 from slmctl.model.loading import ModelSource, load_model
 from slmctl.model.row_losses import row_losses
@@ -175,7 +176,19 @@ class Measure:
             "documents": len(losses.document_M),
             "interval": list(interval) if interval else None,
             "bits_per_byte_interval": list(of_bits) if of_bits else None,
+            **(self._rolling(model, name) if keep_as is not None else {}),
         }
+
+    def _rolling(self, model: SplitModel, name: str) -> dict[str, Any]:
+        """Bits per byte by lm-evaluation-harness' definition, and the tokens of its window."""
+        if not self.config.rolling:
+            return {"rolling_bits_per_byte": None, "rolling_window": None}
+        tokens, bos, eos_id = self.sets[name], self.workspace.bos(), self.workspace.tokenizer().eos_id
+        window, prefix_id = window_of(model.model), bos.id if bos is not None else eos_id
+        batch_tokens = self.config.batch_rows * self.workspace.config.data.seq_len
+        sizes = (window, tokens.manifest.counts["text_bytes"])
+        found = rolling_bits_per_byte(model, RowReader(tokens), prefix_id, eos_id, *sizes, self.device, batch_tokens)
+        return {"rolling_bits_per_byte": found, "rolling_window": window}
 
     def _bytes(self, name: str, document_M: np.ndarray) -> np.ndarray:
         """Bytes of text of a held-out set's documents."""
@@ -258,8 +271,7 @@ class Measure:
         if self.harness_tasks:
             from slmctl.evaluation.harness import run_harness
 
-            seed = self.workspace.config.seed
-            others = run_harness(self.harness_tasks, model.model, tokenizer.hf, self.device, seed, bos_id=bos_id)
+            others = run_harness(self.harness_tasks, model.model, tokenizer.hf, self.device, bos_id=bos_id)
             if twice := sorted(set(found) & set(others)):
                 raise ConfigError(f"eval.tasks: {twice[0]!r} is a task of lm-evaluation-harness, too. Rename your own.")
             found |= others

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import inspect
 import json
 import logging
 import random
@@ -201,6 +202,31 @@ def test_examples_come_from_train_or_from_other_items(
     first = list(recorder.prompts)
     run(model, tokenizer, task)
     assert recorder.prompts[4:] == first  # drawn by seed
+
+
+def test_examples_are_drawn_by_the_harness_own_seed_unless_told(
+    model: Any, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lm_eval.evaluator import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+
+    monkeypatch.setattr(HFLM, "generate_until", lambda _, requests, **__: [solve(r.args[0]) for r in requests])
+    task = {"harness": "gsm8k", "data": write(tmp_path / "gsm8k.jsonl", gsm8k(20)), "shots": 3, "limit": 4}
+
+    recorder = Recorder(monkeypatch)
+
+    def prompts(of_all: int | None, /, **settings: Any) -> tuple[int, list[str]]:
+        recorder.prompts.clear()
+        found = run_harness([HarnessConfig(**task, **settings)], model, tokenizer, "cpu", of_all)["gsm8k"]
+        return found["seed"], list(recorder.prompts)
+
+    own = inspect.signature(simple_evaluate).parameters["fewshot_random_seed"].default
+    default = prompts(None)
+    assert default == prompts(own)
+    assert default[0] == own == 1234
+    assert default == prompts(3, seed=own)
+    assert prompts(None, seed=3) == prompts(3)
+    assert prompts(3)[1] != default[1]
 
 
 def test_group_pools_its_tasks(model: Any, tokenizer: Any, tmp_path: Path) -> None:

@@ -40,6 +40,8 @@ def _measured(loss):
         "loss": loss,
         "perplexity": math.exp(loss),
         "bits_per_byte": loss / math.log(2) / 3.7,
+        "rolling_bits_per_byte": loss / math.log(2) / 3.6,
+        "rolling_window": 1024,
         "predicted_tokens": 25_344,
         "documents": 400,
         "interval": _interval(loss, 0.017),

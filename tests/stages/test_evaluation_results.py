@@ -51,6 +51,21 @@ def plain_losses(workspace, model, name):
     return found
 
 
+def rolling_nats(workspace, model, name, window):
+    """Nats of each text's tokens, each text by itself after EOS, read from its file, in windows that begin with one token."""
+    tokenizer, lines = workspace.tokenizer(), (workspace.root.parent / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+    nats = 0.0
+    for line in lines:
+        ids = tokenizer.hf(json.loads(line)["text"], add_special_tokens=False)["input_ids"]
+        for at in range(0, len(ids), window):
+            end = min(at + window, len(ids))
+            read = [tokenizer.eos_id, *ids][max(0, end - window) : end]
+            with torch.no_grad():
+                log_p = torch.log_softmax(model.double()(torch.tensor([read])).logits[0], dim=-1)
+            nats -= sum(float(log_p[i - end, ids[i]]) for i in range(at, end))
+    return nats
+
+
 def test_every_key_is_there_and_no_other(results):
     assert set(results) == {
         *("schema", "pipeline", "seed", "target", "notes", "versions", "level", "models", "arms", "differences"),
@@ -62,6 +77,7 @@ def test_every_key_is_there_and_no_other(results):
     )
     assert list(results["models"]) == ["base", "reference", *ARMS]
     figures = {"loss", "perplexity", "bits_per_byte", "predicted_tokens", "documents", "interval", "bits_per_byte_interval"}
+    figures |= {"rolling_bits_per_byte", "rolling_window"}
     for model in results["models"].values():
         assert set(model) == {"kind", "heldout", "tasks"}
         assert set(model["heldout"]) == SETS
@@ -96,6 +112,8 @@ def test_heldout_figures_equal_whole_logits_of_the_models(workspace, results):
             size = sum(len(json.loads(line)["text"].encode()) for line in text.splitlines())
             tokens = int((set_rows(workspace, f"heldout/{heldout}", "document") >= 0).sum())
             assert found["bits_per_byte"] == pytest.approx(loss / math.log(2) * tokens / size, rel=1e-6)
+            rolling = rolling_nats(workspace, model, heldout, found["rolling_window"]) / math.log(2) / size
+            assert found["rolling_bits_per_byte"] == pytest.approx(rolling, rel=1e-5)
             low, high = found["interval"]
             assert low < loss < high
             sizes = [len(json.loads(line)["text"].encode()) for line in text.splitlines()]  # one shard: numbered in order

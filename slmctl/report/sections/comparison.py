@@ -6,7 +6,7 @@ from typing import Any
 
 from slmctl.report import numbers as n
 from slmctl.report.blocks import Block, Cell, DataTable, Row, Section
-from slmctl.report.facts import Facts, beyond_chance, dig, items_of, rows_of
+from slmctl.report.facts import ROLLING, Facts, beyond_chance, dig, has_rolling, items_of, rows_of
 from slmctl.report.plots.dots import Dots, dots
 from slmctl.report.theme import INK, Look
 
@@ -17,6 +17,7 @@ def comparison(facts: Facts) -> Section | None:
         return None
     rows: list[Row] = []
     groups: dict[int, str] = {}
+    rolling = has_rolling(facts.models)
     for heldout in facts.sets:
         groups[len(rows)] = _heading(facts, heldout)
         best = min((x for a in facts.arms if (x := facts.loss(a, heldout)) is not None), default=None)
@@ -29,6 +30,8 @@ def comparison(facts: Facts) -> Section | None:
         found = [items_of(m, "heldout", heldout) for m in facts.models.values()]
         bits = [(h.get("bits_per_byte"), h.get("bits_per_byte_interval")) for h in found]
         rows.append(["Bits per byte", *[Cell(n.fixed(b), n.interval_or_why(ends, b)) for b, ends in bits]])
+        if rolling:
+            rows.append(["Bits per byte, rolling", *[n.fixed(h.get("rolling_bits_per_byte")) for h in found]])
         rows.append(["Perplexity", *[n.significant(h.get("perplexity")) for h in found]])
     groups[len(rows)] = "Training"
     rows.append(["Tokens selected by", *[_selection(facts, m) for m in facts.models]])
@@ -46,7 +49,7 @@ def comparison(facts: Facts) -> Section | None:
         groups,
         "not measured, or no finite number; of training, this model was not trained as an arm",
     )
-    intro = "Losses are natural logarithms a token on held-out text; lower is better."
+    intro = f"Losses are natural logarithms a token on held-out text; lower is better.{f' {ROLLING}' if rolling else ''}"
     return Section("comparison", "Comparison", intro, [table])
 
 
