@@ -8,7 +8,7 @@ from typing import Any
 from slmctl.report import numbers as n
 from slmctl.report.card_facts import UNSCORED, CardFacts
 from slmctl.report.card_text import Markdown, markdown
-from slmctl.report.facts import extreme, has_rolling
+from slmctl.report.facts import dig, extreme, has_rolling
 
 
 def criterion_of(facts: CardFacts) -> str:
@@ -62,7 +62,8 @@ def loss_rows(facts: CardFacts) -> list[list[Any]]:
             found = models[name].get("heldout", {}).get(heldout, {})
             figures = [_figure(found.get("loss"), ".4f"), _interval(found.get("interval"))]
             figures.append(_figure(found.get("bits_per_byte"), ".4f"))
-            figures += [_figure(found.get("rolling_bits_per_byte"), ".4f")] if has_rolling(models) else []
+            rolling = dig(models[name], "rolling", heldout, "bits_per_byte")
+            figures += [_figure(rolling, ".4f")] if has_rolling(models) else []
             figures.append(_figure(found.get("perplexity"), ".4g"))
             rows.append([target, _label(facts, name), *figures])
     return rows

@@ -41,8 +41,8 @@ def dig(data: Any, *path: str) -> Any:
 
 def has_rolling(models: Any) -> bool:
     """Whether any model was measured by the harness' definition, too."""
-    sets = (dig(m, "heldout") for m in (models.values() if isinstance(models, dict) else ()))
-    return any(n.number(dig(h, "rolling_bits_per_byte")) is not None for s in sets if isinstance(s, dict) for h in s.values())
+    sets = (dig(m, "rolling") for m in (models.values() if isinstance(models, dict) else ()))
+    return any(n.number(dig(h, "bits_per_byte")) is not None for s in sets if isinstance(s, dict) for h in s.values())
 
 
 def rows_of(data: Any, *path: str) -> list[dict[str, Any]]:

@@ -82,7 +82,8 @@ def _heldout(facts: Facts, heldout: str) -> DataTable:
         h = items_of(facts.models, model, "heldout", heldout)
         if h:
             ends = n.interval(h.get("interval")) or n.NONE
-            bits = [n.fixed(h.get(k)) for k in ("bits_per_byte", *(["rolling_bits_per_byte"] if rolling else []))]
+            bits = [n.fixed(h.get("bits_per_byte"))]
+            bits += [n.fixed(dig(facts.models, model, "rolling", heldout, "bits_per_byte"))] if rolling else []
             rows.append([_name(model), n.fixed(h.get("loss")), ends, *bits, n.significant(h.get("perplexity"))])
     target = ", the target" if heldout == facts.target else ""
     header = ["model", "loss", f"{facts.level} interval", "bits/byte", *(["rolling"] if rolling else []), "perplexity"]

@@ -112,7 +112,9 @@ class Measure:
         if found is not None and self._has_files(name, found):
             return found
         model = self.load(source)
-        found = {"heldout": {n: self._heldout(model, n, name) for n in self.sets}, "tasks": self._tasks(model, name)}
+        found = {"heldout": {n: self._heldout(model, n, name) for n in self.sets}}
+        found["rolling"] = {n: self._rolling(model, n) for n in self.sets} if self.config.rolling else {}
+        found["tasks"] = self._tasks(model, name)
         if beside is not None:
             beside.add(name, model)
         for n, figures in found["heldout"].items():
@@ -176,19 +178,16 @@ class Measure:
             "documents": len(losses.document_M),
             "interval": list(interval) if interval else None,
             "bits_per_byte_interval": list(of_bits) if of_bits else None,
-            **(self._rolling(model, name) if keep_as is not None else {}),
         }
 
     def _rolling(self, model: SplitModel, name: str) -> dict[str, Any]:
-        """Bits per byte by lm-evaluation-harness' definition, and the tokens of its window."""
-        if not self.config.rolling:
-            return {"rolling_bits_per_byte": None, "rolling_window": None}
+        """Bits per byte of a held-out set by lm-evaluation-harness' definition, and the tokens of its window."""
         tokens, bos, eos_id = self.sets[name], self.workspace.bos(), self.workspace.tokenizer().eos_id
         window, prefix_id = window_of(model.model), bos.id if bos is not None else eos_id
         batch_tokens = self.config.batch_rows * self.workspace.config.data.seq_len
         sizes = (window, tokens.manifest.counts["text_bytes"])
         found = rolling_bits_per_byte(model, RowReader(tokens), prefix_id, eos_id, *sizes, self.device, batch_tokens)
-        return {"rolling_bits_per_byte": found, "rolling_window": window}
+        return {"bits_per_byte": found, "window": window}
 
     def _bytes(self, name: str, document_M: np.ndarray) -> np.ndarray:
         """Bytes of text of a held-out set's documents."""

@@ -40,8 +40,6 @@ def _measured(loss):
         "loss": loss,
         "perplexity": math.exp(loss),
         "bits_per_byte": loss / math.log(2) / 3.7,
-        "rolling_bits_per_byte": loss / math.log(2) / 3.6,
-        "rolling_window": 1024,
         "predicted_tokens": 25_344,
         "documents": 400,
         "interval": _interval(loss, 0.017),
@@ -62,6 +60,9 @@ def made_results(seed=0, arms=None, everything=True):
         models[name] = {
             "kind": kind,
             "heldout": {s: _measured(x) for s, x in found.items()},
+            "rolling": {s: {"bits_per_byte": x / math.log(2) / 3.6, "window": 1024} for s, x in found.items()}
+            if everything
+            else {},
             "tasks": tasks if everything else {},
         }
     results = {

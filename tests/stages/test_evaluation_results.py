@@ -77,9 +77,9 @@ def test_every_key_is_there_and_no_other(results):
     )
     assert list(results["models"]) == ["base", "reference", *ARMS]
     figures = {"loss", "perplexity", "bits_per_byte", "predicted_tokens", "documents", "interval", "bits_per_byte_interval"}
-    figures |= {"rolling_bits_per_byte", "rolling_window"}
     for model in results["models"].values():
-        assert set(model) == {"kind", "heldout", "tasks"}
+        assert set(model) == {"kind", "heldout", "rolling", "tasks"}
+        assert set(model["rolling"]) == SETS
         assert set(model["heldout"]) == SETS
         assert all(set(f) == figures for f in model["heldout"].values())
     for arm in results["arms"].values():
@@ -112,8 +112,9 @@ def test_heldout_figures_equal_whole_logits_of_the_models(workspace, results):
             size = sum(len(json.loads(line)["text"].encode()) for line in text.splitlines())
             tokens = int((set_rows(workspace, f"heldout/{heldout}", "document") >= 0).sum())
             assert found["bits_per_byte"] == pytest.approx(loss / math.log(2) * tokens / size, rel=1e-6)
-            rolling = rolling_nats(workspace, model, heldout, found["rolling_window"]) / math.log(2) / size
-            assert found["rolling_bits_per_byte"] == pytest.approx(rolling, rel=1e-5)
+            rolling = results["models"][name]["rolling"][heldout]
+            nats = rolling_nats(workspace, model, heldout, rolling["window"])
+            assert rolling["bits_per_byte"] == pytest.approx(nats / math.log(2) / size, rel=1e-5)
             low, high = found["interval"]
             assert low < loss < high
             sizes = [len(json.loads(line)["text"].encode()) for line in text.splitlines()]  # one shard: numbered in order
