@@ -60,6 +60,15 @@ _CUT_OFF = re.compile(
 )
 
 
+_CUT_OFF_WORDS = re.compile(
+    r"(?P<lead>\b(?:answer|option|choice)\b[^\n.:=]{0,60}?\b(?:is|would be|must be|should be)[*_]*[ \t]*:?[*_]*)[ \t]*\n\s*+"
+    r"(?=(?!(?:let|first|we|to|since|so|the following|step|given|if|now|then|because|for|in|it|this|there|i)\b)"
+    r"[*_]*[A-Za-z][^\n.:=]{0,40}[.*_]*[ \t]*(?:\n[ \t]*\n|\s*\Z))",
+    re.I,
+)
+_LABELLED = re.compile(r"(?!.*\b(?:answer|ans|total|result|sum)\b)[A-Za-z' ]+:\s*[\\$€£¥₹*]*\d", re.I)
+
+
 class Mark(NamedTuple):
     line: str
     """What follows the hashes on their line."""
@@ -72,7 +81,7 @@ class Mark(NamedTuple):
 def mark(text: str, words: bool = False) -> Mark | None:
     """The mark that gives the answer: the first sure one, else the first of the others; None where there is none. `words`: the
     answer need not be a number."""
-    doubtful = None
+    doubtful, listed = None, False
     for number, match in enumerate(_MARK.finditer(text)):
         if number == MOST_MARKS:
             break
@@ -80,6 +89,9 @@ def mark(text: str, words: bool = False) -> Mark | None:
         end = len(text) if end < 0 else end
         line, after = text[match.end() : end].strip(), text[end : end + _LONGEST_LINE]
         begins = not text[text.rfind("\n", 0, match.start()) + 1 : match.start()].strip(" \t>*_-")
+        if begins and _LABELLED.match(line.strip(" *_")) and (listed or "\n####" in after):  # one of several: "Monday: 3"
+            listed = True
+            continue
         kind = _kind(line, after, words) if begins else _ANSWER
         if kind == _ANSWER:
             return Mark(line, text[match.end() :], True)
@@ -110,8 +122,11 @@ def _kind(line: str, after: str, words: bool) -> int:
 
 def titles_joined(text: str) -> str:
     """With answers that stand on a line of their own put behind what announces them: `#### Answer`, `**Final Answer**` and "The
-    answer is:" before a line that is a number, a formula or an option."""
-    return _CUT_OFF.sub(lambda m: f"{m['lead']} ", _TITLE.sub("Answer: ", text))
+    answer is:" before a line that is a number, a formula, an option or a few words."""
+    text = _TITLE.sub("Answer: ", text)
+    for pattern in (_CUT_OFF, _CUT_OFF_WORDS):
+        text = pattern.sub(lambda m: f"{m['lead']} ", text)
+    return text
 
 
 def headings_marked(text: str) -> str:

@@ -39,8 +39,8 @@ LONGEST_STATEMENT = 2000
 """Characters that an answer is looked for in."""
 MOST_BOXES = 50
 """Boxes that are looked at, the last ones."""
-_PART = re.compile(r"[ \t]*(?:\\?%|[/*+=-]|,?[ \t]*(?:and|or)[ \t]+(?:\$|\\\())")
-"""What says that a formula is a part only: "$3$% of", "$a$ = $b$", "$3$ and $4$"."""
+_PART = re.compile(r"[ \t]*(?:\\?%|[/*+=-]|,?[ \t]*(?:and|or)[ \t]+(?:\$|\\\()|,[ \t]*\$[ \t]*[A-Za-z]\w*[ \t]*=)")
+"""What says that a formula is a part only: "$3$% of", "$a$ = $b$", "$3$ and $4$", "$a=3$, $b=4$"."""
 _NAMES = re.compile(r"[^\d]*[A-Za-z].*", re.S)
 SAYS_WHAT = re.compile(
     r"[ \t]+(?:is|are|equals|must be)\b(?:[ \t]+(?:equal to|exactly|just|then|therefore))?[ \t]*:?[ \t]*(?=[-−$\\(\[\d])", re.I

@@ -27,6 +27,7 @@ _CALLED_BARE = re.compile(
     r"(?=[^.\n]*[=<>≤≥])",
     re.I,
 )
+_NOT = re.compile(r"\bnot\s+\Z")
 _EQUALS = re.compile(r"(?<![<>!=:\\])=(?![=<>])")
 _IS = re.compile(r"\s(?:is|are|equals|must be|was|be)(?:\s+(?:equal to|exactly|therefore|then|just))?:?\s+")
 _BEGINS_VALUE = re.compile(r"[-−+]?\s*(?:[$\\(\[]|\.?\d)")
@@ -49,7 +50,10 @@ def formula(text: str, choices: tuple[str, ...] = ()) -> str | None:  # noqa: AR
 def _last_formula(text: str) -> str | None:
     """The last formula: of an equation its last side, but all of one that is said to be a line, a solution and so on."""
     if found := formulas(text):
-        inside, begins, ends = found[-1]
+        affirmative = [f for f in found if not _NOT.search(text, max(0, f[1] - 20), f[1])]
+        if not affirmative:
+            return None
+        inside, begins, ends = affirmative[-1]
         says = SAYS_WHAT.match(text, ends)
         if says and not re.search(r"\d", inside) and (value := said(span(text[says.end() :]))):
             return value

@@ -40,7 +40,8 @@ _SHARE = re.compile(
     re.S | re.I,
 )
 _LINK = re.compile(
-    r"[,;]?\s+(?:(?:which|that|this|it)\s+)?(?:is|are|equals?|gives|makes|leaves|comes\s+to)\s+|,?\s+(?:so|thus|hence|therefore)\s+|,\s+or\s+",
+    r"[,;]?\s+(?:(?:which|that|this|it)\s+)?(?:is|are|equals?|gives|makes|leaves|comes\s+to)\s+|,?\s+(?:so|thus|hence|therefore)\s+|,\s+or\s+"
+    r"|,?\s+(?:leaving|giving|making|yielding|for\s+a\s+total\s+of)\s+|\s*(?:→|⇒|\\to\b|\\Rightarrow\b|\\implies\b)\s*",
     re.I,
 )
 _OPERATOR = re.compile(r"\s[-x/]\s|[+*×÷]|\\(?:times|cdot|div)(?![a-z])|\b(?:plus|minus|times|divided\s+by)\b", re.I)

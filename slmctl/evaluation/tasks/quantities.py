@@ -64,7 +64,9 @@ def is_of_several(side: str, value: str = "") -> bool:
 def _is_call(side: str) -> bool:
     """`f(-2)`, `P(A)`, `E[X]`, `f^{-1}(3)`, `\\gcd(12, 18)`, but not a product as in `x(x+1)`, nor `f(2)g(3)`."""
     match = _CALL.fullmatch(side)
-    if match is None or match["name"] in _NO_FUNCTIONS or not _is_one_group(match["argument"]):
+    if match is None or not _is_one_group(match["argument"]):
+        return False
+    if match["name"] in _NO_FUNCTIONS and not re.search("[A-Z]", match["argument"]):  # but n(A) is the size of a set
         return False
     return re.search(rf"(?<![A-Za-z]){re.escape(match['name'])}(?![A-Za-z(])", match["argument"]) is None
 

@@ -12,7 +12,7 @@ from slmctl.evaluation.tasks.units import UNIT_WORDS
 
 _DENIES = re.compile(r"(?:not|neither|anything but|any but|all but|everything but|all except|everything except|never)\s", re.I)
 _DENIED = re.compile(
-    r"\b(?:not|nor|neither|never|except|excluding|besides|unlike|without|instead\s+of|rather\s+than|other\s+than|"
+    r"\b(?:not|\w+n't|nor|neither|never|except|excluding|besides|unlike|without|instead\s+of|rather\s+than|(?:other|more|less|fewer|longer|shorter|greater)\s+than|"
     r"(?:all|any|anything|everything)\s+but)\s+(?:for\s+|the\s+|an?\s+)*$"
 )
 _WITH = re.compile(r"\s*(?:,\s*)?(?:and|or|nor|plus|&|as\s+well\s+as)\s+(?:the\s+|an?\s+)?[^\s,]+(?:\s+[^\s,]+)?\s*")
