@@ -106,7 +106,10 @@ MISTAKES: list[tuple[str, str]] = [
     ("{suite: rho-maths}", "0.suite: 'rho-maths' is not one of 'rho-math' or 'rho-general'; did you mean 'rho-math'?"),
     ("{suite: rho-general, only: mmlu}", "0.only: Input should be a valid list (found 'mmlu')"),
     ("{suite: rho-general, limit: 0}", "0.limit: Input should be greater than 0 (found 0)"),
-    ("{harness: a, max_new_tokens: 3}", "0.max_new_tokens: unknown key; known here: batch_size, data, harness, limit, shots"),
+    (
+        "{harness: a, max_new_tokens: 3}",
+        "0.max_new_tokens: unknown key; known here: batch_size, data, harness, limit, seed, shots",
+    ),
     ("{harness: 3}", "0.harness: Input should be a valid string (found 3)"),
     ("{harness: a, suite: rho-math}", "0.harness: unknown key; known here: batch_size, data, limit"),
     ("{name: x, path: y, shots: many}", "0.shots: Input should be a valid integer (found 'many')"),
