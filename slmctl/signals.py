@@ -21,6 +21,8 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signum: int | None = None
+        self.finishing = "the step"
+        """What comes to its end first."""
 
     def __bool__(self) -> bool:
         return self.signum is not None
@@ -35,7 +37,7 @@ def _handle(signum: int, _frame: FrameType | None) -> None:
     if _deferred is not None:
         if _deferred.signum is None:
             _deferred.signum = signum
-            say(f"{name}: finishing the step, then saving; a second signal stops at once without saving")
+            say(f"{name}: finishing {_deferred.finishing}, then saving; a second signal stops at once without saving")
             return
         raise Interrupted(
             signum, f"{name}: stopped at once, without saving. Run the same command again to go on from what was saved before."

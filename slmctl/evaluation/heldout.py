@@ -71,12 +71,13 @@ def heldout_loss(
     bf16: bool = False,
     rank: int = 0,
     ranks: int = 1,
-    beat: Callable[[], None] = lambda: None,
+    beat: Callable[[int, int], None] = lambda _done, _batches: None,
 ) -> HeldoutLoss:
     """Loss over the first rows of a set, up to `max_tokens`. Restores the model's mode; draws no random number.
 
     Of several ranks each takes every `ranks`-th batch, and as many forward passes as the others, as a sharded model needs;
-    the sum of their results is the set's. `beat` is called before each batch.
+    the sum of their results is the set's. `beat` is called before each batch, equally often on each rank, with
+    how many were made and how many there are; what it raises ends the evaluation.
     """
     rows = reader.tokens.rows
     if max_tokens is not None:
@@ -88,7 +89,7 @@ def heldout_loss(
     try:
         with autocast(device, bf16):
             for number in range(rank, -(-batches // ranks) * ranks, ranks):
-                beat()
+                beat(number - rank, batches)
                 at = number % batches * batch_rows  # beyond the last batch one that counts for nothing
                 found = reader.fetch(np.arange(at, min(at + batch_rows, rows)))
                 losses, _, target = row_losses(model, found.ids_BT, found.document_BT, device)

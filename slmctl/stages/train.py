@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +27,7 @@ from slmctl.store.order import mix_seed
 from slmctl.store.reader import RowReader, ScoreSet, TokenSet
 from slmctl.training.batches import OneSet, RowSource, TwoSets
 from slmctl.training.budget import check_budget
-from slmctl.training.loop import Evaluator, Run, train
+from slmctl.training.loop import Beat, Evaluator, Run, train
 from slmctl.training.ranks import Ranks, joined
 
 ALL_TOKENS = SelectionConfig(criterion="all", group_rows=1)
@@ -71,7 +71,7 @@ def _publish(model: Any, workspace: Workspace, directory: Path) -> None:
         save_model(model, workspace.tokenizer(), temporary)
 
 
-def _no_evaluation(_model: SplitModel, _ranks: Ranks, _beat: Callable[[], None]) -> dict[str, float]:
+def _no_evaluation(_model: SplitModel, _ranks: Ranks, _beat: Beat) -> dict[str, float]:
     return {}
 
 
@@ -270,6 +270,7 @@ def _run(
         made_from=made_from,
         ranks=ranks,
         resume_from=ready.step,
+        threads=workspace.threads(name if name in ("base", "reference") else "arms"),
         on_stop=lambda signum: mark_stopped(ready.directory, signum),
     )
 
@@ -279,11 +280,11 @@ def heldout_evaluator(workspace: Workspace, settings: TrainingConfig) -> Evaluat
     readers = {n: _reader(workspace, workspace.open_tokens(f"heldout/{n}")) for n in workspace.heldout_names()}
     bf16 = settings.precision == "bf16_autocast"
 
-    def evaluate(model: SplitModel, ranks: Ranks, beat: Callable[[], None]) -> dict[str, float]:
+    def evaluate(model: SplitModel, ranks: Ranks, beat: Beat) -> dict[str, float]:
         found = {}
         for name, reader in readers.items():
-            how = (workspace.device, workspace.config.eval.batch_rows, settings.eval_tokens, bf16, ranks.rank, ranks.size, beat)
-            part = heldout_loss(model, reader, *how)
+            how = (workspace.device, workspace.config.eval.batch_rows, settings.eval_tokens, bf16, ranks.rank, ranks.size)
+            part = heldout_loss(model, reader, *how, partial(beat, name))
             nats, predicted = ranks.sum_floats([part.nats, float(part.predicted)])
             found[name] = HeldoutLoss(nats, int(predicted)).loss
         return found

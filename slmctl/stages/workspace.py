@@ -23,6 +23,7 @@ from slmctl.storage import Folder
 from slmctl.store.manifest import Manifest, differences, exists, load_manifest
 from slmctl.store.order import ORDER_VERSION
 from slmctl.store.reader import ScoreSet, TokenSet
+from slmctl.threads import Record
 
 _NEVER_ACCEPTED = {"seq_len", "intra_document_mask", "bos"}
 """Where these differ, losses are of other predictions than those that are trained, or prompts begin otherwise than rows."""
@@ -86,6 +87,10 @@ class Workspace(Folders):
         from slmctl.model.loading import pick_device  # which loads torch, as many a look at a pipeline need not
 
         return pick_device(self.config.device)
+
+    def threads(self, kind: str) -> Record:
+        """Where it is kept how many threads work of this kind takes on a CPU."""
+        return Record(self.root / ".cache" / "threads.json", kind)
 
     # --- what does not match ---
 

@@ -50,6 +50,10 @@ class Progress:
     """What `micro_batch: auto` found."""
     machine: dict[str, Any] = field(default_factory=dict)
     """How many ranks the run has, of which device with how much memory."""
+    threads: int | None = None
+    """How many threads it computes with on a CPU."""
+    evaluated: int = -1
+    """Step after which it was evaluated last."""
 
 
 @dataclass
@@ -247,7 +251,7 @@ class Checkpoints:
                 problem = self._broken_files(directory, facts["files"]) or self._read(directory, training)
             if problem is None:
                 self.ranks.first(lambda n=name: self._put_aside_after(n))  # type: ignore[misc]
-                return Progress(**facts["progress"])
+                return Progress(**{"evaluated": facts["progress"]["step"], **facts["progress"]})  # older ones do not tell it
             if step is not None:
                 raise CorruptError(f"{problem} Choose another step, or give --resume auto.")
             if self.ranks.is_first:

@@ -16,7 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from slmctl.console import Ticker, err, is_quiet, progress
+from slmctl.console import PATIENCE, Ticker, Wait, err, is_quiet, progress, say
 
 MIN_WIDTH, MAX_WIDTH, MIN_HEIGHT = 60, 100, 20
 """Columns and lines of a terminal that has room for the panel, and the columns that it takes at most."""
@@ -34,6 +34,9 @@ class Monitor(Protocol):
 
     def step(self, record: dict[str, Any]) -> None:
         """After each step, with its record of metrics.jsonl."""
+
+    def evaluating(self, name: str, done: int, batches: int, seconds: float) -> None:
+        """Before each batch of a held-out evaluation that has taken so many seconds: `done` of a set's batches are made."""
 
     def evaluated(self, record: dict[str, Any]) -> None:
         """After each held-out evaluation, with its record of evals.jsonl."""
@@ -70,7 +73,8 @@ def dashboard(
             yield Lines(ticker, start)
         return
     screen = Screen(name, steps, start, skipped, clock)
-    with Live(screen, console=console, refresh_per_second=REFRESHES, vertical_overflow="crop"):
+    live = Live(screen, console=console, refresh_per_second=REFRESHES, vertical_overflow="crop")
+    with Wait.giving_way(), live:
         console.show_cursor(True)  # a process that is killed cannot show it again
         yield screen
 
@@ -87,10 +91,20 @@ class Lines:
 
     def __init__(self, ticker: Ticker, start: int) -> None:
         self.ticker = ticker
+        self.told = 0.0
         ticker.skip(start)
 
     def step(self, record: dict[str, Any]) -> None:
         self.ticker.advance(1, f"loss {number(record.get('loss'), '.3f')}")
+
+    def evaluating(self, name: str, done: int, batches: int, seconds: float) -> None:
+        if seconds < PATIENCE:
+            self.told = 0.0
+        elif self.ticker.bar is not None:
+            self.ticker.note(f"held-out {name} {done}/{batches}")
+        elif seconds - self.told >= self.ticker.seconds:
+            self.told = seconds
+            say(f"{self.ticker.label}: evaluating on held-out {name}, {done:,} of {batches:,} batches ({seconds:.0f} s so far)")
 
     def evaluated(self, record: dict[str, Any]) -> None:
         pass
@@ -115,6 +129,7 @@ class Screen:
         self.recent: deque[tuple[float, dict[str, Any]]] = deque(maxlen=RECENT + 1)
         self.heldout: dict[str, tuple[float, float | None]] = {}
         self.evaluated_at: int | None = None
+        self.now_evaluating: str | None = None
         self.in_hand: int | None = None
         self.last_saved: int | None = start or None
 
@@ -125,10 +140,13 @@ class Screen:
         self.recent.append((self.clock(), record))
         self.record, self.done = record, record["step"]
 
+    def evaluating(self, name: str, done: int, batches: int, seconds: float) -> None:
+        self.now_evaluating = f"{name} {done:,}/{batches:,} ({seconds:.0f} s)"
+
     def evaluated(self, record: dict[str, Any]) -> None:
         before = self.heldout
         found = {n: (loss, loss - before[n][0] if n in before else None) for n, loss in record["heldout"].items()}
-        self.heldout, self.evaluated_at = found, record["step"]
+        self.heldout, self.evaluated_at, self.now_evaluating = found, record["step"], None
 
     def saving(self, step: int) -> None:
         self.in_hand = step
@@ -201,7 +219,7 @@ class Screen:
             ("loss, unselected", number(r.get("loss_unselected"), ".4f"), "waits for rows", number(self.loader_share(), ".1%")),
             ("loss, all", number(self.loss_of_all(), ".4f"), "memory", size(memory)),
             ("steps skipped", skipped, "MFU", number(r.get("mfu"), ".1%")),
-            ("checkpoint", self.checkpoint(), "", ""),
+            ("checkpoint", self.checkpoint(), *(("evaluating", self.now_evaluating) if self.now_evaluating else ("", ""))),
         ]
         grid = Table.grid(padding=(0, 2), expand=True)
         for ratio in (None, 3, None, 2):

@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,13 @@ import torch
 from slmctl.config import SelectionConfig, TrackingConfig, TrainingConfig, rows_per_step, total_steps
 from slmctl.console import say, warn
 from slmctl.corpus.tokenizer import Tokenizer
+from slmctl.crowding import Crowding
 from slmctl.errors import Interrupted, MismatchError, TrainingError
 from slmctl.files import publishing
 from slmctl.model.split import SplitModel
-from slmctl.signals import deferring
+from slmctl.signals import StopRequest, deferring
 from slmctl.store.read_ahead import ReadAhead
+from slmctl.threads import Record
 from slmctl.training.alignment import AlignmentWatch
 from slmctl.training.batches import Batcher, RowSource
 from slmctl.training.budget import check_budget, warn_of_few_rows
@@ -42,9 +45,12 @@ from slmctl.training.safety import HangWatch, StepGuard
 from slmctl.training.selective import Objective
 from slmctl.training.step import SIGNALS, StepMaker, StepResult
 from slmctl.training.telemetry import Log, Trackers
+from slmctl.training.thread_number import settle_threads, training_pass
 
-Evaluator = Callable[[SplitModel, Ranks, Callable[[], None]], dict[str, float]]
-"""Held-out loss (nats a token) by set name, worked out by all ranks together; it calls its last argument as a sign of life."""
+Beat = Callable[[str, int, int], None]
+"""Is told, before each batch of an evaluation, the set's name, its batches that are done, and all of them."""
+Evaluator = Callable[[SplitModel, Ranks, Beat], dict[str, float]]
+"""Held-out loss (nats a token) by set name, worked out by all ranks together, which call the beat equally often."""
 
 
 @dataclass
@@ -69,10 +75,14 @@ class Run:
     ranks: Ranks = Ranks()  # noqa: RUF009 - frozen
     resume_from: int | None = None
     """Step of the checkpoint to go on from; None takes the newest."""
+    threads: Record | None = None
+    """Where it is kept how many threads this kind of run computes with on a CPU."""
     on_stop: Callable[[int], None] = lambda _: None
     """Told, on the first rank, of the signal that all ranks have agreed to stop for."""
 
 
+SETTLING, CROWDED = 10.0, 0.25
+"""Seconds of training after which it is said that other processes have the cores, and for which share of the time."""
 LOST = ("Dist", "gloo", "Gloo", "NCCL", "Connection", "process group", "Timed out", "timed out")
 """What the errors of a collective say whose other ranks have gone."""
 
@@ -95,6 +105,14 @@ def train(run: Run) -> None:
         ) from e
 
 
+class _BrokenOffError(Exception):
+    """An evaluation was broken off between two batches, on all ranks."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.signum = signum
+
+
 class Trainer:
     def __init__(self, run: Run) -> None:
         self.run, self.ranks = run, run.ranks
@@ -115,11 +133,16 @@ class Trainer:
         )
         self.progress = self.checkpoints.load(self.state, run.resume_from) or Progress()
         self.saved = self.progress.step
+        self.stop = StopRequest()
+        self.told_of_others = False
         objective = Objective(run.model, run.selection, run.ranks)
         objective.threshold = self.progress.threshold
         self.batcher = self._batcher(objective)
         guard = StepGuard(settings.skip_spikes, self.progress.recent_losses, self.progress.skipped_in_a_row)
         self.maker = StepMaker(run.name, objective, self.optimizer, self.batcher, settings, self.steps, run.seed, guard)
+        row_flops = self.flops * run.seq_len
+        measured = partial(training_pass, objective, self.batcher, self.maker.precision, row_flops)
+        settle_threads(run.name, self.progress, self.batcher, run.threads, measured)
         self.ahead = ReadAhead(self.batcher.step, self.steps, settings.loader_threads)
         self.watch = AlignmentWatch(steps=min(3, self.steps - self.progress.step))
 
@@ -155,7 +178,7 @@ class Trainer:
             stack.callback(self.ahead.close)
             stack.callback(run.source.close)
             self.metrics = stack.enter_context(Log(run.directory / "metrics.jsonl", last, on=self.ranks.is_first))
-            self.evals = stack.enter_context(Log(run.directory / "evals.jsonl", last, on=self.ranks.is_first))
+            self.evals = stack.enter_context(Log(run.directory / "evals.jsonl", progress.evaluated, on=self.ranks.is_first))
             self.trackers = Trackers(run.tracking, run.directory, run.name, progress.step, on=self.ranks.is_first)
             stack.push(lambda kind, *_: self.trackers.close(failed=kind is not None))
             self.hang = HangWatch(run.directory / f"hang-rank-{self.ranks.rank}.txt", run.settings.hang_timeout)
@@ -172,17 +195,17 @@ class Trainer:
         run, progress, settings = self.run, self.progress, self.run.settings
         shown = dashboard(run.name, self.steps, progress.step, self.ranks.size, progress.skipped)
         with deferring() as stop, shown as self.live, self._profiler() as tick:
-            signum = None
-            if progress.step == 0:
-                self.evaluate()
+            self.stop = stop
+            signum = self._evaluate_if_due()
+            crowding = Crowding()
             while progress.step < self.steps and signum is None:
                 self.hang.alive()
                 result = self.step(progress.step + 1, stop.signum)
                 tick()
                 done = progress.step == self.steps
-                if done or (settings.eval_every and progress.step % settings.eval_every == 0):
-                    self.evaluate()
-                signum = result.signum if self.ranks.size > 1 else stop.signum  # several ranks agree within the next step
+                agreed = result.signum if self.ranks.size > 1 else stop.signum  # several ranks agree within the next step
+                signum = agreed or self._evaluate_if_due() or (stop.signum if self.ranks.size == 1 else None)
+                self._tell_of_others(crowding)
                 if signum is not None and not stop:
                     say(f"{run.name}: another rank was asked to stop (signal {signum}); saving")
                 due = done or signum is not None or (settings.save_every and progress.step % settings.save_every == 0)
@@ -198,12 +221,25 @@ class Trainer:
         told = self.ranks.sum([int(stop.signum == s) for s in SIGNALS])  # also of a signal that came in the last step
         signum = next((int(s) for s, n in zip(SIGNALS, told, strict=True) if n), None)
         if signum is not None:
-            saved = directory_of(self.checkpoints.root, progress.step)
-            message = f"stopped after step {progress.step}; saved {saved}. Run again to go on from there."
+            saved = f"saved {directory_of(self.checkpoints.root, progress.step)}. Run again to go on from there."
+            nothing = "nothing had to be saved. Run again to begin."
+            message = f"stopped after step {progress.step}; {saved if progress.step else nothing}"
             several = self.ranks.size > 1
             with deferring():  # what starts ranks may signal this one as soon as another has ended
                 self.ranks.first(lambda: self._stopping(signum, message if several else None))
             raise Interrupted(signum, message, told=several)
+
+    def _tell_of_others(self, crowding: Crowding) -> None:
+        """Says once why training is slow, where other processes have taken the cores from it for a while."""
+        if self.told_of_others or crowding.seconds() < SETTLING or self.run.device != "cpu":
+            return
+        self.told_of_others = True
+        share = crowding.share()
+        if share is not None and share > CROWDED:
+            say(
+                f"note: {self.run.name}: for {share:.0%} of the time so far, it waited for a core that other processes use, and "
+                "trains the slower for it. Stop them where you can, and it speeds up."
+            )
 
     def _stopping(self, signum: int, message: str | None) -> None:
         self.run.on_stop(signum)
@@ -331,10 +367,35 @@ class Trainer:
         with profile(schedule=steps, on_trace_ready=write, with_stack=False, record_shapes=True) as recorder:
             yield recorder.step
 
+    def _evaluate_if_due(self) -> int | None:
+        """Evaluates where that is due after this step and was not done yet. Returns the signal that all ranks have agreed to
+        stop for meanwhile: the evaluation is then made when the run goes on."""
+        progress, every = self.progress, self.run.settings.eval_every
+        due = progress.step in (0, self.steps) or (every and progress.step % every == 0)
+        if not due or progress.evaluated == progress.step:
+            return None
+        self.stop.finishing = "a batch of the evaluation"
+        try:
+            self.evaluate()
+        except _BrokenOffError as e:
+            return e.signum
+        finally:
+            self.stop.finishing = "the step"
+        return None
+
     def evaluate(self) -> None:
         run, progress = self.run, self.progress
+        started = time.monotonic()
+
+        def beat(name: str, done: int, batches: int) -> None:
+            self.hang.alive()
+            self.live.evaluating(name, done, batches, time.monotonic() - started)
+            told = self.ranks.sum([int(self.stop.signum == s) for s in SIGNALS])
+            if signum := next((int(s) for s, n in zip(SIGNALS, told, strict=True) if n), None):
+                raise _BrokenOffError(signum)
+
         self.hang.alive()
-        losses = run.evaluate(run.model, self.ranks, self.hang.alive)
+        losses = run.evaluate(run.model, self.ranks, beat)
         if not all(math.isfinite(v) for v in losses.values()):
             raise TrainingError(
                 f"{run.name}: held-out loss is not finite at step {progress.step} ({losses}). Check the base model and lr."
@@ -345,6 +406,7 @@ class Trainer:
             "tokens_selected": progress.tokens_selected,
             "heldout": losses,
         }
+        progress.evaluated = progress.step
         self.evals.write(record)
         self.trackers.scalars(progress.step, losses, "heldout")
         self.live.evaluated(record)

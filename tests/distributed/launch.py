@@ -32,6 +32,7 @@ from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from transformers.models.llama import modeling_llama  # noqa: F401
 
 from slmctl.cli import main
+from slmctl.evaluation import heldout
 from slmctl.stages import evaluate, prepare, run, score, train  # noqa: F401
 from slmctl.training import checkpoint, loop
 from slmctl.training.telemetry import read_log
@@ -183,6 +184,33 @@ class AtStep:
             return original(trainer, number, signum)
 
         loop.Trainer.step = step  # type: ignore[method-assign]
+
+
+@dataclass
+class InEvaluation:
+    """Sends a signal to rank `rank` after the first batch of the evaluation after step `step`."""
+
+    step: int
+    signum: int
+    rank: int = 0
+
+    def __call__(self) -> None:
+        if this_rank() != self.rank:
+            return
+        original, losses = loop.Trainer.evaluate, heldout.row_losses
+        due = []
+
+        def evaluation(trainer: loop.Trainer) -> None:
+            due[:] = [1] * (trainer.progress.step == self.step)
+            original(trainer)
+
+        def row_losses(*given: Any) -> Any:
+            if due and due.pop():
+                os.kill(os.getpid(), self.signum)
+            return losses(*given)
+
+        loop.Trainer.evaluate = evaluation  # type: ignore[method-assign]
+        heldout.row_losses = row_losses
 
 
 @dataclass

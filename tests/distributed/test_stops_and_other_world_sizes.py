@@ -8,11 +8,23 @@ from pathlib import Path
 
 import pytest
 import torch
-from launch import AtStep, Left, SaveAgain, checkpoint_tensors, differences, ranks, saved_steps, succeed, temporaries
+from launch import (
+    AtStep,
+    InEvaluation,
+    Left,
+    SaveAgain,
+    checkpoint_tensors,
+    differences,
+    ranks,
+    saved_steps,
+    succeed,
+    temporaries,
+)
 from ranked_pipeline import STEPS, STOPPED, Pipeline
 from test_same_as_one_process import assert_same_to_rounding
 
 from slmctl.config_yaml import lay_over
+from slmctl.training.telemetry import read_log
 
 Make = Callable[..., Pipeline]
 ARM = ("--arm", "slm")
@@ -74,6 +86,20 @@ def test_a_signal_to_one_rank_stops_all_after_the_same_step(
     assert not temporaries(made.root)
     again = succeed(tmp_path, 2, command)
     assert f"resuming after step {step} of {STEPS}" in again[0].said
+    assert differences(made.left("slm"), undisturbed[2]) == []
+
+
+def test_a_signal_to_one_rank_in_an_evaluation_stops_all_and_it_is_made_when_they_go_on(
+    pipeline: Make, undisturbed: dict[int, Left], tmp_path: Path
+) -> None:
+    made = pipeline("made", STOPPED)
+    command = ["pretrain", made.config, *ARM]
+    found = ranks(tmp_path, 2, command, before=[InEvaluation(3, signal.SIGTERM, rank=1)])
+    assert [e.code for e in found] == [143, 143]
+    assert saved_steps(made.arm("slm"))[-1] == 3
+    assert "".join(e.said for e in found).count("stopped after step 3") == 1
+    assert [r["step"] for r in read_log(made.arm("slm") / "evals.jsonl")] == [0]
+    succeed(tmp_path, 2, command)
     assert differences(made.left("slm"), undisturbed[2]) == []
 
 

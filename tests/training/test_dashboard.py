@@ -6,6 +6,7 @@ import io
 import math
 import re
 import statistics
+import sys
 
 import pytest
 from rich.console import Console
@@ -231,8 +232,8 @@ def test_an_error_leaves_the_cursor_shown(clock, error):
     raw = console.file.getvalue()
     assert raw.rindex("\x1b[?25h") > raw.rindex("\x1b[?25l")
     assert raw.endswith("\n") or raw.endswith("\x1b[?25h")
-    assert console_module.sys.stderr is not None
-    assert not hasattr(console_module.sys.stderr, "rich_proxied_file")  # stderr is its own again
+    assert sys.stderr is not None
+    assert not hasattr(sys.stderr, "rich_proxied_file")  # stderr is its own again
 
 
 def test_where_the_panel_has_no_room():

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from slmctl.config import ArmConfig
 from slmctl.errors import Interrupted, TrainingError
+from slmctl.evaluation import heldout
 from slmctl.signals import raising
 from slmctl.stages import train as stage
 from slmctl.stages.prepare import prepare
@@ -67,6 +68,21 @@ def at_step(monkeypatch, step, action):
     monkeypatch.setattr(StepMaker, "forward_backward", forward_backward)
 
 
+def at_batch(monkeypatch, number, action):
+    """Runs `action` once, after the forward pass of the `number`-th batch of all evaluations (there are two sets of a batch
+    each): it is not the last of its evaluation where `number` is odd."""
+    original = heldout.row_losses
+    calls = []
+
+    def row_losses(*given):
+        calls.append(1)
+        if len(calls) == number:
+            action()
+        return original(*given)
+
+    monkeypatch.setattr(heldout, "row_losses", row_losses)
+
+
 def altered(monkeypatch, steps, change):
     """Lets `change` replace the result of the first micro-batch of each of these steps, before its backward pass."""
     original_step, original_call = StepMaker.forward_backward, Objective.__call__
@@ -102,7 +118,7 @@ def nan_gradient(result):
 
 
 @pytest.mark.parametrize("arm", ["slm", "random"])
-@pytest.mark.parametrize("where", ["in a step", "in an evaluation", "in the first evaluation"])
+@pytest.mark.parametrize("where", ["in a step", "in the first evaluation", "in the second evaluation", "in the last evaluation"])
 def test_a_run_stopped_by_a_signal_and_resumed_equals_one_that_was_not(where, arm, pipeline, monkeypatch):
     whole = result(train_arm(pipeline("whole"), arm))
     assert [r["step"] for r in whole["metrics"]] == list(range(1, STEPS + 1))
@@ -112,19 +128,18 @@ def test_a_run_stopped_by_a_signal_and_resumed_equals_one_that_was_not(where, ar
         if where == "in a step":
             at_step(patch, 5, send(signal.SIGINT))
         else:
-            calls, due = [], 1 if "first" in where else 2
-            original = loop.Trainer.evaluate
-
-            def evaluate(self):
-                calls.append(1)
-                if len(calls) == due:
-                    send(signal.SIGINT)()
-                original(self)
-
-            patch.setattr(loop.Trainer, "evaluate", evaluate)
+            after = {"first": 1, "second": 3, "last": 7}[where.split()[2]]
+            at_batch(patch, after, send(signal.SIGINT))
         with pytest.raises(Interrupted, match="saved") as stopped:
             train_arm(workspace, arm)
     assert stopped.value.exit_code == 130
+    steps = {
+        "in a step": [0, 3],
+        "in the first evaluation": [],
+        "in the second evaluation": [0],
+        "in the last evaluation": [0, 3, 6],
+    }
+    assert [r["step"] for r in read_log(workspace.arm(arm) / "evals.jsonl")] == steps[where], "half an evaluation was kept"
     assert not (workspace.arm(arm) / "done.json").exists()
     assert not (workspace.arm(arm) / "model").exists()
     assert_same(result(train_arm(workspace, arm)), whole)
