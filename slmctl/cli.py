@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from slmctl import __version__
-from slmctl.console import err, out, say
+from slmctl.console import err, out, say, waiting
 from slmctl.errors import ConfigError, Interrupted, SlmError
 from slmctl.files import is_full
 from slmctl.signals import raising
@@ -32,6 +32,7 @@ app = typer.Typer(
     "Start with `slmctl demo`, then `slmctl run pipelines/your.yaml`.",
 )
 debug = False
+LOADING = "loading PyTorch and transformers"
 
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="The pipeline's YAML file.")]
 Override = Annotated[
@@ -69,9 +70,12 @@ def _root(
 
 def _open(config: Path, override: list[str] | None) -> Workspace:
     from slmctl.config_file import load_config
-    from slmctl.stages.workspace import Workspace
 
-    return Workspace(load_config(config, override)).open()
+    loaded = load_config(config, override)
+    with waiting(LOADING):
+        from slmctl.stages.workspace import Workspace
+    with waiting("opening the output_dir"):
+        return Workspace(loaded).open()
 
 
 @app.command()
@@ -91,9 +95,10 @@ def prepare(
     """
     only = _only(status, finalize, verify)
     workspace = _open(config, override)
-    from slmctl.stages import prepare as stage
-    from slmctl.stages.look import look_at_tokens
-    from slmctl.stages.workers import find_share
+    with waiting(LOADING):
+        from slmctl.stages import prepare as stage
+        from slmctl.stages.look import look_at_tokens
+        from slmctl.stages.workers import find_share
 
     if only is not None:
         look_at_tokens(workspace, only)
@@ -126,7 +131,8 @@ def train_base(config: Config, override: Override = None, resume: Resume = "auto
     """
     how = _resume(resume, no_resume)
     workspace = _open(config, override)
-    from slmctl.stages.train import train_base as stage
+    with waiting(LOADING):
+        from slmctl.stages.train import train_base as stage
 
     stage(workspace, how)
 
@@ -139,7 +145,8 @@ def train_ref(config: Config, override: Override = None, resume: Resume = "auto"
     """
     how = _resume(resume, no_resume)
     workspace = _open(config, override)
-    from slmctl.stages.train import train_reference as stage
+    with waiting(LOADING):
+        from slmctl.stages.train import train_reference as stage
 
     stage(workspace, how)
 
@@ -162,9 +169,10 @@ def score(
     """
     only = _only(status, finalize, verify)
     workspace = _open(config, override)
-    from slmctl.stages import score as stage
-    from slmctl.stages.look import look_at_scores
-    from slmctl.stages.workers import find_share
+    with waiting(LOADING):
+        from slmctl.stages import score as stage
+        from slmctl.stages.look import look_at_scores
+        from slmctl.stages.workers import find_share
 
     if only is not None:
         look_at_scores(workspace, only, reference)
@@ -195,7 +203,8 @@ def inspect(
     `slmctl inspect CONFIG scores/curated --storage`
     """
     workspace = _open(config, override)
-    from slmctl.stages import inspect as stage
+    with waiting(LOADING):
+        from slmctl.stages import inspect as stage
 
     if storage:
         stage.compare_storage(workspace, which, rows)
@@ -217,7 +226,8 @@ def pretrain(
     """
     how = _resume(resume, no_resume)
     workspace = _open(config, override)
-    from slmctl.stages.train import pretrain as stage
+    with waiting(LOADING):
+        from slmctl.stages.train import pretrain as stage
 
     stage(workspace, arm, how)
 
@@ -229,8 +239,9 @@ def evaluate(config: Config, override: Override = None) -> None:
     Example: `slmctl eval pipelines/math-smollm2.yaml`
     """
     workspace = _open(config, override)
-    from slmctl.stages.evaluate import evaluate as stage
-    from slmctl.stages.report import print_comparison
+    with waiting(LOADING):
+        from slmctl.stages.evaluate import evaluate as stage
+        from slmctl.stages.report import print_comparison
 
     stage(workspace)
     print_comparison(workspace)
@@ -243,7 +254,8 @@ def report(config: Config, override: Override = None) -> None:
     Example: `slmctl report pipelines/math-smollm2.yaml`
     """
     workspace = _open(config, override)
-    from slmctl.stages.report import report as stage
+    with waiting(LOADING):
+        from slmctl.stages.report import report as stage
 
     out.print(f"report: {stage(workspace).resolve()}", soft_wrap=True)
 
@@ -257,7 +269,8 @@ def compare(
 
     Examples: `slmctl compare runs/mine runs/try` · `slmctl compare --json runs/seed-*`
     """
-    from slmctl.stages.compare import compare as stage
+    with waiting(LOADING):
+        from slmctl.stages.compare import compare as stage
 
     stage(runs, as_json)
 
@@ -285,7 +298,8 @@ def run(
         dry_run(load_config(config, override), as_json)
         return
     workspace = _open(config, override)
-    from slmctl.stages.run import run as stage
+    with waiting(LOADING):
+        from slmctl.stages.run import run as stage
 
     out.print(f"report: {stage(workspace).resolve()}", soft_wrap=True)
 
@@ -306,7 +320,8 @@ def sweep(
     `slmctl sweep CONFIG --over pretrain.seed=1,2`
     """
     workspace = _open(config, override)
-    from slmctl.stages.sweep import sweep as stage
+    with waiting(LOADING):
+        from slmctl.stages.sweep import sweep as stage
 
     out.print(f"report: {stage(workspace, over).resolve()}", soft_wrap=True)
 
@@ -349,7 +364,8 @@ def demo(
 
     Example: `slmctl demo`
     """
-    from slmctl.stages.demo import demo as stage
+    with waiting(LOADING):
+        from slmctl.stages.demo import demo as stage
 
     stage(output_dir, override or [])
 

@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from slmctl.console import waiting
 from slmctl.errors import CorruptError, InputError, SlmError
 
 _TEMPORARY = ".tmp-"
@@ -224,7 +225,8 @@ class HashCache:
         key = str(file.resolve())
         if self.knows(file):
             return str(self.known[key][2])
-        digest = self.stream(open(file, "rb"))
+        with waiting(f"hashing {file}"):
+            digest = self.stream(open(file, "rb"))
         self.known[key] = [stat.st_size, stat.st_mtime_ns, digest]
         self.unsaved += stat.st_size
         if self.unsaved > 2**32:

@@ -44,6 +44,13 @@ def use(threads: int) -> None:
         torch.set_num_threads(threads)
 
 
+def threads_of(device: str) -> dict[str, str]:
+    """The number in use, for a record of what a result was made with: sums round by it."""
+    import torch
+
+    return {"threads": str(torch.get_num_threads())} if device == "cpu" else {}
+
+
 def candidates(most: int) -> list[int]:
     """1, 2, 4, … half of all, all; rising."""
     powers = [2**i for i in range(most.bit_length()) if 2**i < most]
@@ -121,14 +128,14 @@ class Record:
         return found if isinstance(found, dict) else {}
 
 
-def settle(label: str, device: str, work: Callable[[], object] | None, record: Record | None = None) -> None:
-    """Sets the number of threads for what comes: as asked, as recorded, or as measured by `work`, which is a pass of it; all
-    where that is None, of models so large that threads hardly wait. Says what it has measured."""
+def settle(label: str, device: str, make_work: Callable[[], Callable[[], object] | None], record: Record | None = None) -> None:
+    """Sets the number of threads for what comes: as asked, as recorded, or as measured by what `make_work` gives, a pass of it;
+    all where that is None, of models so large that threads hardly wait. Says what it has measured."""
     if device != "cpu" or asked() is not None:
         return
     most = most_threads()
     known = record.read(most) if record is not None else None
-    if most == 1 or work is None or known is not None:
+    if most == 1 or known is not None or (work := make_work()) is None:
         use(known or most)
         return
     with waiting(f"{label}: trying numbers of threads"):

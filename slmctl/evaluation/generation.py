@@ -13,6 +13,7 @@ from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
 from slmctl.config_eval import TaskConfig
+from slmctl.console import progress
 from slmctl.corpus.bos import cut_left, in_front
 from slmctl.corpus.json_lines import decode
 from slmctl.corpus.text_files import open_text, reading
@@ -216,12 +217,14 @@ def _generate_all(model: Any, tokenizer: Any, task: GenerationTask, prompts: lis
     texts = [""] * len(prompts)
     try:
         order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
-        for at in range(0, len(order), task.batch_size):
-            batch = order[at : at + task.batch_size]
-            with torch.no_grad():
-                made = _generate(model, tokenizer, task, [prompts[i] for i in batch], device)
-            for i, row in zip(batch, made, strict=True):
-                texts[i] = cut(tokenizer.decode(row, skip_special_tokens=True), task.stop)
+        with progress(f"eval: task {task.name}", len(order), "items") as ticker:
+            for at in range(0, len(order), task.batch_size):
+                batch = order[at : at + task.batch_size]
+                with torch.no_grad():
+                    made = _generate(model, tokenizer, task, [prompts[i] for i in batch], device)
+                for i, row in zip(batch, made, strict=True):
+                    texts[i] = cut(tokenizer.decode(row, skip_special_tokens=True), task.stop)
+                ticker.advance(len(batch))
     finally:
         model.generation_config = own_config
     return texts

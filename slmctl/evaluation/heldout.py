@@ -101,8 +101,11 @@ def heldout_loss(
     return HeldoutLoss(nats, predicted)
 
 
-def document_losses(model: SplitModel, reader: RowReader, device: str, batch_rows: int) -> DocumentLosses:
-    """Losses of a whole set by document. The reader must read documents; the model must be in eval mode."""
+def document_losses(
+    model: SplitModel, reader: RowReader, device: str, batch_rows: int, advance: Callable[[int], None] = lambda _: None
+) -> DocumentLosses:
+    """Losses of a whole set by document. The reader must read documents; the model must be in eval mode. `advance` is told of
+    rows that are done."""
     rows = reader.tokens.rows
     sums: dict[int, list[float]] = {}
     for at in range(0, rows, batch_rows):
@@ -114,6 +117,7 @@ def document_losses(model: SplitModel, reader: RowReader, device: str, batch_row
             held = sums.setdefault(document, [0.0, 0])
             held[0] += float(total)
             held[1] += int(count)
+        advance(len(found.ids_BT))
     order = sorted(sums)
     nats_M = np.array([sums[d][0] for d in order], dtype=np.float64)
     return DocumentLosses(np.array(order, dtype=np.int64), nats_M, np.array([sums[d][1] for d in order], dtype=np.int64))

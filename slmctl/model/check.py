@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from slmctl.console import waiting
 from slmctl.errors import InputError, SlmError
 from slmctl.memory import memory_available
 from slmctl.model.attention import VARLEN, plain_attention
@@ -28,6 +29,7 @@ from slmctl.model.experts import has_experts
 if TYPE_CHECKING:
     from slmctl.model.split import SplitModel
 
+START_CHECK = "start check: whether the model computes what slmctl takes it for"
 SHORT = 24
 """Tokens of a row where length does not matter."""
 LARGE_LOGIT = 1e3
@@ -54,7 +56,7 @@ def check(split: SplitModel, eos_id: int, seq_len: int, low_precision: bool = Fa
     was_training = split.model.training
     split.model.eval()
     try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        with waiting(START_CHECK), torch.random.fork_rng([device] if device.type == "cuda" else []):
             # Small faults show in float32 only; where there is no room for that, large ones must do.
             exact = low_precision or _of_16_bits(split.model) != []
             exact = exact and split.model.config._attn_implementation in ALSO_IN_FLOAT32 and _room_for_float32(split.model)

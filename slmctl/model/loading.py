@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from slmctl.console import waiting
 from slmctl.corpus.tokenizer import Tokenizer
 from slmctl.errors import InputError, TrainingError
 from slmctl.model.attention import VARLEN, register
@@ -40,7 +41,7 @@ def load_model(source: ModelSource, dtype: str = "float32", device: str = "cpu")
     stored = _stored(source)
     register()
     try:
-        with quiet_transformers(), watched() as found:
+        with waiting(f"loading the model {source.path}"), quiet_transformers(), watched() as found:
             model = AutoModelForCausalLM.from_pretrained(
                 source.path,
                 dtype=DTYPES[dtype],

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from slmctl.config_file import check
 from slmctl.config_yaml import apply_overrides, parse_yaml
-from slmctl.console import out, say
+from slmctl.console import out, say, waiting
 from slmctl.errors import InputError
 from slmctl.files import publishing, write_json
 from slmctl.stages.demo_data import is_noise, write_demo_data
@@ -41,7 +41,7 @@ def demo(output_dir: Path, overrides: list[str]) -> Path:
     apply_overrides(data, overrides)
     workspace = Workspace(check(data, "demo.yaml", lines, overrides)).open()
     if not texts.is_dir():
-        with publishing(texts) as temporary:
+        with waiting("demo: writing generated texts"), publishing(texts) as temporary:
             write_demo_data(temporary)
         say(f"demo: wrote generated texts to {texts}")
     run(workspace)

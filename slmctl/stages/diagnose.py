@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import torch
 
 from slmctl.config import SelectionConfig
-from slmctl.console import warn
+from slmctl.console import progress, warn
 from slmctl.corpus.packing import target_mask
 from slmctl.errors import InputError, MismatchError
 from slmctl.evaluation.diagnostics import excess_mask, line_fit, mask_curves, perplexity_matrix
@@ -125,7 +125,9 @@ class Diagnosis:
         if not self.on:
             return
         measure = self.measure
-        losses = token_losses_of(model, self.reader, self.data.numbers_B, measure.device, measure.config.batch_rows)
+        numbers, how = self.data.numbers_B, (measure.device, measure.config.batch_rows)
+        with progress(f"eval {name}: losses of corpus tokens", len(numbers), "rows") as ticker:
+            losses = token_losses_of(model, self.reader, numbers, *how, ticker.advance)
         with publishing(self._file(name)) as temporary, open(temporary, "wb") as f:
             np.save(f, losses)
 

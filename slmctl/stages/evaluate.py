@@ -11,12 +11,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 from slmctl.config import ReferenceModel
 from slmctl.config_decides import Decides, decided
 from slmctl.config_eval import SuiteConfig, TaskConfig
-from slmctl.console import say
+from slmctl.console import say, waiting
 from slmctl.corpus.text_files import content_id, is_folder
 from slmctl.errors import InputError
 from slmctl.evaluation.alarms import alarms
@@ -69,7 +70,8 @@ def _evaluate(workspace: Workspace) -> None:
         raise InputError("no arm is trained to its end yet. Run `slmctl pretrain` first.")
     sources = sources_of(workspace)
     checkpoints = {a: checkpoints_of(workspace, a) for a in arms}
-    common, inputs = inputs_of(workspace, sources, checkpoints)
+    with waiting("eval: comparing texts and models with what was measured before"):
+        common, inputs = inputs_of(workspace, sources, checkpoints)
     notes, leaked = inputs["notes"], inputs["contamination"]
     if are_current(workspace, inputs):
         workspace.begin(workspace.evaluation, inputs, RESULTS)  # to record what was let through
@@ -77,14 +79,15 @@ def _evaluate(workspace: Workspace) -> None:
         return
     if take_back_results(workspace, inputs):
         return
-    measure = Measure(workspace, common)  # whatever is wrong is told before anything is measured
-    diagnosis = Diagnosis(workspace, measure, arms)
-    flops = flops_of(workspace, sources)
+    with waiting("eval: opening sets and models"):
+        measure = Measure(workspace, common)  # whatever is wrong is told before anything is measured
+        diagnosis = Diagnosis(workspace, measure, arms)
+        flops = flops_of(workspace, sources)
     notes = [*notes, *measure.task_notes()]
     begin_results(workspace, inputs)
     results: dict[str, Any] = {
         **{"schema": SCHEMA, "pipeline": config.name, "seed": config.seed, "target": config.eval.target},
-        **{"level": config.eval.level, "notes": notes, "versions": library_versions(), "models": {}, "arms": {}},
+        **{"level": config.eval.level, "notes": notes, "versions": library_versions(), "threads": None, "models": {}, "arms": {}},
         "contamination": leaked,
     }
     for name, source in sources.items():
@@ -98,10 +101,13 @@ def _evaluate(workspace: Workspace) -> None:
             figures = measure.checkpoint(one, model, diagnosis)
             facts["checkpoints"].append({"step": one.step, **seen_at(workspace, arm, one.step), **figures})
         results["arms"][arm] = facts
-    shown = _conclude(workspace, measure, diagnosis, results, flops)
-    results = finite(results)
-    results["alarms"] = alarms(results)
-    write_cards(workspace, results)
+    results["threads"] = torch.get_num_threads() if workspace.device == "cpu" else None
+    with waiting("eval: intervals, differences and diagnostics"):
+        shown = _conclude(workspace, measure, diagnosis, results, flops)
+        results = finite(results)
+        results["alarms"] = alarms(results)
+    with waiting("eval: writing model cards"):
+        write_cards(workspace, results)
     publish_results(workspace, inputs, results, shown)  # last: it says that all is done
 
 

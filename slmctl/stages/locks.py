@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from slmctl.console import say, warn
+from slmctl.console import waiting, warn
 from slmctl.errors import SlmError
 from slmctl.storage import Folder, LocalFolder
 
@@ -35,23 +35,8 @@ class Locks:
         gives a sign of life."""
         with self._planning_lock() as file:
             path = Path(file.name)
-            started = said = time.monotonic()
-            while True:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    os.utime(path)
-                    break
-                except BlockingIOError:
-                    quiet = time.time() - path.stat().st_mtime
-                    if quiet > PATIENCE and time.monotonic() - started > 10:
-                        warn(f"the worker that plans has shown no sign of life for {quiet:.0f} s; planning here instead")
-                        break
-                    if time.monotonic() - said > 15:
-                        said = time.monotonic()
-                        say("waiting for another worker to plan")
-                    time.sleep(0.1)
-                except OSError:  # a file system without locks
-                    break
+            with waiting("waiting for another worker to plan"):
+                _wait_for_planner(file, path)
             yield lambda: os.utime(path)
 
     def _planning_lock(self) -> IO[str]:
@@ -64,21 +49,22 @@ class Locks:
     def alone(self, label: str) -> Iterator[None]:
         """One process at a time, and the others wait: for a file that is read, changed and written within a moment."""
         with _open(self._folder(label) / f"{label}.lock") as file:
-            with suppress(OSError):  # a file system without locks
-                fcntl.flock(file, fcntl.LOCK_EX)
+            with suppress(OSError), waiting(f"waiting for another slmctl to be done with {label}"):
+                fcntl.flock(file, fcntl.LOCK_EX)  # OSError: a file system without locks
             yield
 
     def hold(self, label: str) -> None:
         """Keeps others from moving a set aside until this process ends; any number of processes may hold it."""
-        for _ in range(50):
-            try:
-                self._lock(label, fcntl.LOCK_SH)
-            except BlockingIOError:
-                time.sleep(0.1)
-            except OSError:  # what cannot be written here is not moved aside from here either
-                return
-            else:
-                return
+        with waiting(f"waiting for another slmctl that replaces {label}"):
+            for _ in range(50):
+                try:
+                    self._lock(label, fcntl.LOCK_SH)
+                except BlockingIOError:
+                    time.sleep(0.1)
+                except OSError:  # what cannot be written here is not moved aside from here either
+                    return
+                else:
+                    return
         raise SlmError(f"another slmctl is replacing {label}. Wait for it, then run again.")
 
     def lock(self, label: str) -> None:
@@ -117,6 +103,24 @@ class Locks:
                 file.close()
             raise
         _held[path] = file
+
+
+def _wait_for_planner(file: IO[str], path: Path) -> None:
+    """Until this worker has the lock, or whoever has it shows no sign of life."""
+    started = time.monotonic()
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.utime(path)
+            return
+        except BlockingIOError:
+            quiet = time.time() - path.stat().st_mtime
+            if quiet > PATIENCE and time.monotonic() - started > 10:
+                warn(f"the worker that plans has shown no sign of life for {quiet:.0f} s; planning here instead")
+                return
+            time.sleep(0.1)
+        except OSError:  # a file system without locks
+            return
 
 
 def _open(path: Path) -> IO[str]:

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from slmctl.config_eval import HarnessConfig, SuiteConfig, TaskConfig
-from slmctl.console import say
+from slmctl.console import progress, say, waiting
 from slmctl.errors import ConfigError
 from slmctl.evaluation.heldout import DocumentLosses, document_bytes, document_losses
 from slmctl.evaluation.intervals import mean_interval
@@ -29,6 +29,7 @@ from slmctl.model.row_losses import row_losses
 from slmctl.model.split import SplitModel
 from slmctl.stages.checked import kind_of
 from slmctl.stages.folders import DONE
+from slmctl.stages.forward_threads import settle_forward
 from slmctl.stages.workspace import Workspace
 from slmctl.store.order import mix_seed
 from slmctl.store.reader import RowReader
@@ -93,6 +94,7 @@ class Measure:
         self.root = workspace.evaluation
         self._sizes: dict[str, dict[int, int]] = {}
         self._task_notes: list[str] = []
+        self._settled = False
         self.sets = {n: workspace.open_tokens(f"heldout/{n}") for n in workspace.heldout_names()}
 
     # --- models ---
@@ -103,6 +105,10 @@ class Measure:
         eos_id, seq_len = self.workspace.tokenizer().eos_id, self.workspace.config.data.seq_len
         check = partial(split.check, eos_id, seq_len)
         self.workspace.checked.once(split, kind_of(split), seq_len, self.config.precision, check)
+        if not self._settled:  # of models that are compared, all compute alike
+            self._settled = True
+            reader = RowReader(next(iter(self.sets.values())))
+            settle_forward("eval", split, reader, self.config.batch_rows, self.device)
         return split
 
     def model(self, name: str, source: ModelSource, beside: Beside | None = None) -> dict[str, Any]:
@@ -152,17 +158,20 @@ class Measure:
             return kept
         model = load()
         load_weights(one.directory, model)
-        found = {"heldout": {n: self._heldout(model, n) for n in self.sets} if self.config.checkpoints else {}}
+        found = {
+            "heldout": {n: self._heldout(model, n, one.name, keep=False) for n in self.sets} if self.config.checkpoints else {}
+        }
         beside.add(one.name, model)
         return self._keep_part(one.name, identity, found)
 
     # --- held-out sets ---
 
-    def _heldout(self, model: SplitModel, name: str, keep_as: str | None = None) -> dict[str, Any]:
+    def _heldout(self, model: SplitModel, name: str, label: str, keep: bool = True) -> dict[str, Any]:
         tokens = self.sets[name]
-        losses = document_losses(model, RowReader(tokens), self.device, self.config.batch_rows)
-        if keep_as is not None:
-            self._keep(losses, name, keep_as)
+        with progress(f"eval {label}: held-out {name}", tokens.rows, "rows") as ticker:
+            losses = document_losses(model, RowReader(tokens), self.device, self.config.batch_rows, ticker.advance)
+        if keep:
+            self._keep(losses, name, label)
         whole, counts = losses.whole, tokens.manifest.counts
         how = (self.config.level, mix_seed("intervals", self.workspace.config.seed))
         interval = mean_interval(losses.nats_M, losses.predicted_M, *how)
@@ -251,9 +260,10 @@ class Measure:
         if self.harness_tasks:
             from slmctl.evaluation.harness_tasks import find, require_harness
 
-            require_harness()
-            for task in self.harness_tasks:
-                find(task.harness)
+            with waiting("eval: loading lm-evaluation-harness"):
+                require_harness()
+                for task in self.harness_tasks:
+                    find(task.harness)
         for note in self._task_notes:
             say(f"eval: {note}")
         return self._task_notes
@@ -270,7 +280,13 @@ class Measure:
         if self.harness_tasks:
             from slmctl.evaluation.harness import run_harness
 
-            others = run_harness(self.harness_tasks, model.model, tokenizer.hf, self.device, bos_id=bos_id)
+            doing = ["reading the tasks of lm-evaluation-harness"]
+
+            def tell(task: str, done: int, total: int) -> None:
+                doing[0] = f"task {task}, {done:,} of {total:,} requests"
+
+            with waiting(lambda: f"eval {name}: {doing[0]}"):
+                others = run_harness(self.harness_tasks, model.model, tokenizer.hf, self.device, tell, bos_id)
             if twice := sorted(set(found) & set(others)):
                 raise ConfigError(f"eval.tasks: {twice[0]!r} is a task of lm-evaluation-harness, too. Rename your own.")
             found |= others
@@ -300,10 +316,18 @@ def batches(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
         yield rows[at : at + size]
 
 
-def token_losses_of(model: SplitModel, reader: RowReader, rows: np.ndarray, device: str, batch_rows: int) -> np.ndarray:
-    """Losses [rows, T] of the rows' tokens (nats, float32; NaN where nothing is predicted)."""
+def token_losses_of(
+    model: SplitModel,
+    reader: RowReader,
+    rows: np.ndarray,
+    device: str,
+    batch_rows: int,
+    advance: Callable[[int], None] = lambda _: None,
+) -> np.ndarray:
+    """Losses [rows, T] of the rows' tokens (nats, float32; NaN where nothing is predicted). `advance` is told of rows done."""
     found = []
     for part in batches(rows, batch_rows):
         at = reader.fetch(part)
         found.append(row_losses(model, at.ids_BT, at.document_BT, device)[0])
+        advance(len(part))
     return np.concatenate(found)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from slmctl.config import ScratchConfig
-from slmctl.console import progress, say, warn
+from slmctl.console import progress, say, waiting, warn
 from slmctl.corpus.bos import contradiction, described
 from slmctl.corpus.make_shard import BOS_TOKENS, COUNTS, ENDS, Job, Packing, make_shard, maker, refuse_other_ends
 from slmctl.corpus.packing import PADDING
@@ -77,7 +77,8 @@ def prepare(workspace: Workspace, share: Share = Share()) -> None:  # noqa: B008
     builds = [b for b in found if isinstance(b, Build)]
     jobs: list[Job | None] = [j for f in found for j in (f.jobs if isinstance(f, Build) else [None] * f)]
     mine = [j for j in share.of(jobs) if j is not None]
-    prove_tokenizer(workspace, mine)
+    with waiting("prepare: comparing the tokenizer with its files on the first documents"):
+        prove_tokenizer(workspace, mine)
     make_shards(workspace, mine, share)
     made = [build.finish() for build in builds]
     if check is not None:
@@ -151,7 +152,8 @@ def make_tokenizer(workspace: Workspace, scratch: ScratchConfig) -> None:
                 yield from up_to_bytes(texts, max(1, budget // len(pieces)))
                 workspace.hashes.beat()
 
-    with tempfile.TemporaryDirectory(dir=directory) as made:  # whole or absent, should two workers make it at once
+    training = waiting("tokenizer: training it on curated and corpus text")
+    with training, tempfile.TemporaryDirectory(dir=directory) as made:  # whole or absent, should two workers make it at once
         entries = train_tokenizer(sample(), scratch.vocab_size, Path(made))
         for file in Path(made).iterdir():
             os.replace(file, directory / file.name)
@@ -192,7 +194,8 @@ def plan_set(workspace: Workspace, name: str, vocab_size: int) -> Build | int:
         places = [{f: i for i, f in enumerate(files_of(s))} if s.hub is None else {s.hub: 0} for s in sources]
         return {"slices": [[p.source, places[p.source][p.file], p.start, p.stop, p.limit] for p in pieces]}
 
-    found = workspace.begin_set(folder, f"tokens/{name}", made_from, slices)
+    with waiting(f"prepare {name}: planning its shards"):
+        found = workspace.begin_set(folder, f"tokens/{name}", made_from, slices)
     if manifests.exists(folder) and is_complete(folder, "tokens"):
         complete = load_manifest(folder, "tokens")
         tokenizer.check_ids(np.array([complete.format["max_id"]]), vocab_size)

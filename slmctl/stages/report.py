@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from slmctl.console import out
+from slmctl.console import out, waiting
 from slmctl.files import publishing, read_json
 from slmctl.report.page import make_page
 from slmctl.report.table import print_results
@@ -20,6 +20,11 @@ from slmctl.training.telemetry import read_log
 def report(workspace: Workspace, notes: list[str] | None = None) -> Path:
     """Writes report/index.html and its figures as SVG files; returns the page's path. `notes` go below those of the results,
     which are told anew where they are of what has changed since."""
+    with waiting("report: drawing its page"):
+        return _report(workspace, notes)
+
+
+def _report(workspace: Workspace, notes: list[str] | None) -> Path:
     results = load_results(workspace)
     results["notes"] = _notes(workspace, results)
     text = workspace.evaluation / HIGHLIGHTS

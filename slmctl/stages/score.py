@@ -20,6 +20,7 @@ from slmctl.model.split import SplitModel, refuse_ids_beyond, refuse_rows_beyond
 from slmctl.selection.storage import COMPACT_BITS, keep_mantissa_bits
 from slmctl.stages.build import Build
 from slmctl.stages.folders import ACCEPTED
+from slmctl.stages.forward_threads import settle_forward
 from slmctl.stages.workers import Share
 from slmctl.stages.workspace import Workspace
 from slmctl.store import manifest as manifests
@@ -28,6 +29,7 @@ from slmctl.store.manifest import Manifest, is_complete, library_versions
 from slmctl.store.read_ahead import ReadAhead
 from slmctl.store.reader import RowReader, Rows, ShardSet, TokenSet
 from slmctl.store.shards import ShardWriter, shard_name
+from slmctl.threads import threads_of
 
 SENTINEL = -1.0
 """Stored where nothing is predicted: padding and first tokens. A real loss is never negative."""
@@ -74,6 +76,9 @@ def score_set(workspace: Workspace, name: str, share: Share) -> None:
         refuse_ids_beyond(tokens.manifest.format["max_id"], model.vocab_size, source.path)
         refuse_rows_beyond(tokens.seq_len, model, source.path)
         model.check(workspace.tokenizer().eos_id, tokens.seq_len)
+        reader = RowReader(tokens, documents=model.intra_document_mask)
+        kept = workspace.threads(f"score {name}")
+        settle_forward(f"score {name}", model, reader, settings.batch_rows, workspace.device, kept)
         label = f"score {name}" + (f", worker {share.index} of {share.count}" if share.count > 1 else "")
         positions = sum(tokens.manifest.shards[i].rows for i in mine) * tokens.seq_len
         with progress(label, positions, "tokens") as ticker:
@@ -107,7 +112,7 @@ def _build(workspace: Workspace, name: str, tokens: TokenSet, plan: dict[str, An
         say(f"score {name}: {predicted:,} losses in {len(shards)} shards, {size / max(predicted, 1):.2f} bytes a token")
         return Manifest(
             "scores", tokens.seq_len, tokens.manifest.group_rows, shards, plan["made_from"], described, {"predicted": predicted},
-            accepted_mismatches=sorted(set(workspace.accepted)), versions=library_versions(),
+            accepted_mismatches=sorted(set(workspace.accepted)), versions={**library_versions(), **threads_of(workspace.device)},
         )  # fmt: skip
 
     count = len(tokens.manifest.shards)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 
 from slmctl.config import ArmConfig, ScratchConfig, SelectionConfig, TrainingConfig
-from slmctl.console import say, warn
+from slmctl.console import say, waiting, warn
 from slmctl.errors import ConfigError, InputError, MismatchError
 from slmctl.evaluation.heldout import HeldoutLoss, autocast, heldout_loss
 from slmctl.files import publishing, sweep
@@ -199,7 +199,8 @@ def train_arm(workspace: Workspace, ranks: Ranks, name: str, settings: ArmConfig
 
 
 def _finish(workspace: Workspace, name: str, directory: Path, facts: dict[str, Any] | None = None) -> None:
-    write_card(workspace, name)
+    with waiting(f"{name}: writing its model card"):
+        write_card(workspace, name)
     workspace.finish(directory, facts)
     workspace.record()
 

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import torch
 
 from slmctl.config import SelectionConfig, TrackingConfig, TrainingConfig, rows_per_step, total_steps
-from slmctl.console import say, warn
+from slmctl.console import say, waiting, warn
 from slmctl.corpus.tokenizer import Tokenizer
 from slmctl.crowding import Crowding
 from slmctl.errors import Interrupted, MismatchError, TrainingError
@@ -131,7 +131,8 @@ class Trainer:
         self.checkpoints = Checkpoints(
             run.directory / "checkpoints", run.made_from, settings.keep_last, settings.keep_every, run.ranks
         )
-        self.progress = self.checkpoints.load(self.state, run.resume_from) or Progress()
+        with waiting(f"{run.name}: reading the checkpoint"):
+            self.progress = self.checkpoints.load(self.state, run.resume_from) or Progress()
         self.saved = self.progress.step
         self.stop = StopRequest()
         self.told_of_others = False
@@ -189,7 +190,8 @@ class Trainer:
             if progress.step:
                 say(f"{run.name}: resuming after step {progress.step} of {self.steps}")
             self._steps()
-        self.export()
+        with waiting(f"{run.name}: writing the model"):
+            self.export()
 
     def _steps(self) -> None:
         run, progress, settings = self.run, self.progress, self.run.settings
@@ -210,13 +212,15 @@ class Trainer:
                     say(f"{run.name}: another rank was asked to stop (signal {signum}); saving")
                 due = done or signum is not None or (settings.save_every and progress.step % settings.save_every == 0)
                 if due and self.saved != progress.step:
-                    self.checkpoints.wait()
+                    with waiting(f"{run.name}: waiting for the checkpoint before to be written"):
+                        self.checkpoints.wait()
                     self._tell_failed_save(stops=False)
                     self.checkpoints.save(progress, self.state)
                     self.live.saving(progress.step)
                     self.saved = progress.step
                 if due and (done or signum is not None):
-                    self.checkpoints.wait(self.hang.alive)
+                    with waiting(f"{run.name}: writing the checkpoint of step {progress.step}"):
+                        self.checkpoints.wait(self.hang.alive)
                 self._tell_failed_save(stops=done or signum is not None)
         told = self.ranks.sum([int(stop.signum == s) for s in SIGNALS])  # also of a signal that came in the last step
         signum = next((int(s) for s, n in zip(SIGNALS, told, strict=True) if n), None)

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from slmctl.console import quiet
+from slmctl.console import quiet, waiting
 from slmctl.errors import ConfigError, SlmError
 from slmctl.memory import memory_limit
 
@@ -98,9 +98,10 @@ class Ranks:
 
     def barrier(self) -> None:
         """Waits for all, however long the others take."""
-        self.first(lambda: None)
-        if self.size > 1:
-            dist.barrier(group=self.patient)
+        with waiting("waiting for the other ranks"):
+            self.first(lambda: None)
+            if self.size > 1:
+                dist.barrier(group=self.patient)
 
 
 def machine(device: str, ranks: Ranks) -> dict[str, Any]:
@@ -145,7 +146,8 @@ def joined(device: str) -> Iterator[Ranks]:
         raise ConfigError("RANK and WORLD_SIZE are set, but MASTER_ADDR or MASTER_PORT is not. Start it with torchrun.")
     backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
     try:
-        store, rank, _ = next(rendezvous("env://", timeout=TIMEOUT))
+        with waiting(f"waiting for all {size} ranks to start"):
+            store, rank, _ = next(rendezvous("env://", timeout=TIMEOUT))
         if os.environ.get("LOCAL_WORLD_SIZE") == str(size):  # torchrun keeps its store when it starts ranks again: addresses
             store = PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)  # of dead ranks too
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)

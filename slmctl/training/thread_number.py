@@ -32,7 +32,7 @@ def settle_threads(
     elif given is None:
         if progress.step:
             say(f"{name}: it was trained with {before} threads so far, more than there are cores here: another number is taken")
-        settle(name, batcher.device, work(), record)
+        settle(name, batcher.device, work, record)
     progress.threads = torch.get_num_threads()
     if given is not None and progress.step and before not in (None, progress.threads):
         say(

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from tiny_store import CORPUS, Child, Store, content, of, shards, stop_at_write
 
+from slmctl import console as console_module
 from slmctl.stages import folders as folders_module
 from slmctl.stages import locks as locks_module
 from slmctl.stages import prepare as prepare_stage
@@ -122,6 +123,7 @@ def test_a_hung_planner_does_not_hold_up_the_others_for_ever(store: Store) -> No
 
     def wait_less() -> None:
         monotonic = time.monotonic
+        console_module.PATIENCE = 0.2
         locks_module.time = SimpleNamespace(  # type: ignore[assignment]
             **{n: getattr(time, n) for n in ("time", "time_ns", "strftime", "sleep")}, monotonic=lambda: 50 * monotonic()
         )
