@@ -14,11 +14,11 @@ install: $(INSTALLED)  ## Create .venv with everything pinned by constraints.txt
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.11 install"; exit 1; }
 	$(PYTHON) -m venv .venv
-	@echo "installing into .venv: some minutes the first time"
-	$(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@echo "installing into .venv: a download of about 1 GB (more where pip takes PyTorch's CUDA build), 2 to 10 minutes, once"
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $(INSTALLED)
 
-demo: install  ## Set up, and run the whole pipeline on generated data (CPU, minutes, no network after set-up)
+demo: install  ## Set up (once: a download of about 1 GB), and run the whole pipeline on generated data (CPU, about 5 minutes)
 	$(BIN)/slmctl demo
 
 test: install lint  ## Lint, format check, types and tests
@@ -40,6 +40,7 @@ bench: install  ## Measure; raw figures go to benchmarks/results/
 	$(BIN)/python benchmarks/store.py
 	$(BIN)/python benchmarks/head.py
 	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/load.py
 
 docs: install  ## Rewrite the configuration reference in README.md from the field docstrings
 	$(BIN)/python -m slmctl.config_reference README.md

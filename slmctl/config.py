@@ -195,8 +195,8 @@ class TrainingConfig(Section):
     """Do not take steps whose loss lies more than so many standard deviations above the last 128 steps' mean; null takes all."""
     eval_every: Evaluation[NonNegativeInt] = 0
     """Steps between held-out evaluations; 0 evaluates at the start and at the end only."""
-    eval_tokens: Evaluation[PositiveInt | None] = None
-    """Tokens of each held-out set used while training; null uses all."""
+    eval_tokens: Evaluation[PositiveInt | None] = 131_072
+    """Tokens of each held-out set used while training, its first; null uses all. `slmctl eval` measures whole sets."""
     save_every: Evaluation[NonNegativeInt] = 500
     """Steps between checkpoints; 0 saves at the end only (and when interrupted)."""
     keep_last: Evaluation[PositiveInt] = 2
