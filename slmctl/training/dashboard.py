@@ -91,7 +91,7 @@ class Lines:
 
     def __init__(self, ticker: Ticker, start: int) -> None:
         self.ticker = ticker
-        self.told = 0.0
+        self.told = -math.inf
         ticker.skip(start)
 
     def step(self, record: dict[str, Any]) -> None:
@@ -99,7 +99,7 @@ class Lines:
 
     def evaluating(self, name: str, done: int, batches: int, seconds: float) -> None:
         if seconds < PATIENCE:
-            self.told = 0.0
+            self.told = -math.inf
         elif self.ticker.bar is not None:
             self.ticker.note(f"held-out {name} {done}/{batches}")
         elif seconds - self.told >= self.ticker.seconds:
@@ -219,7 +219,7 @@ class Screen:
             ("loss, unselected", number(r.get("loss_unselected"), ".4f"), "waits for rows", number(self.loader_share(), ".1%")),
             ("loss, all", number(self.loss_of_all(), ".4f"), "memory", size(memory)),
             ("steps skipped", skipped, "MFU", number(r.get("mfu"), ".1%")),
-            ("checkpoint", self.checkpoint(), *(("evaluating", self.now_evaluating) if self.now_evaluating else ("", ""))),
+            ("checkpoint", self.checkpoint(), "", ""),
         ]
         grid = Table.grid(padding=(0, 2), expand=True)
         for ratio in (None, 3, None, 2):
@@ -229,11 +229,13 @@ class Screen:
         return grid
 
     def _heldout(self, width: int) -> Group:
+        now = f"evaluating {self.now_evaluating}" if self.now_evaluating else ""
         if self.evaluated_at is None:
-            return Group(_text("held-out: not evaluated yet", "dim"))
+            return Group(_text(f"held-out: {now or 'not evaluated yet'}", "dim"))
         shown = list(self.heldout.items())
         more = len(shown) - HELDOUT_SHOWN
-        lines = [_text(f"held-out loss, step {self.evaluated_at:,}" + (f" (and {more} more sets)" if more > 0 else ""), "dim")]
+        rest = (f" (and {more} more sets)" if more > 0 else "") + (f"; {now}" if now else "")
+        lines = [_text(f"held-out loss, step {self.evaluated_at:,}{rest}", "dim")]
         room = max(8, min(max((len(n) for n, _ in shown), default=0), width - 26))
         for name, (loss, change) in shown[:HELDOUT_SHOWN]:
             line = Text(f"  {shortened(name, room):<{room}}  {number(loss, '.4f'):>9}", no_wrap=True, overflow="ellipsis")

@@ -275,3 +275,21 @@ def test_of_several_ranks_the_first_has_lines_and_the_others_nothing(capsys, mon
     with quiet():
         run()
     assert capsys.readouterr().err == ""
+
+
+def test_an_evaluation_shows_how_far_it_is(clock, capsys):
+    screen = Screen("slm", 40, 0, clock=clock)
+    screen.evaluating("target", 3, 16, 12.0)
+    assert value(lines_of(screen), "held-out: evaluating") == "target 3/16 (12 s)"
+    screen.evaluated({"step": 0, "heldout": {"target": 1.0}})
+    assert not any("evaluating" in line for line in lines_of(screen))
+    screen.evaluating("target", 1, 16, 4.0)
+    assert value(lines_of(screen), "held-out loss, step 0; evaluating") == "target 1/16 (4 s)"
+    with dashboard("slm", 40, 0, console=Console(file=io.StringIO(), width=80)) as live:
+        for done in range(100):  # of half a second each
+            live.evaluating("target", done, 100, done / 2)
+        live.evaluating("target", 0, 2, 0.0)
+        live.evaluating("target", 1, 2, 2.5)
+    told = [line for line in capsys.readouterr().err.splitlines() if "evaluating" in line]
+    first = "slm: evaluating on held-out target, 6 of 100 batches (3 s so far)"
+    assert told == [first, *[first.replace("6 of", f"{n} of").replace("3 s", f"{n // 2} s") for n in (36, 66, 96)]]

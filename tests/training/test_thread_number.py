@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 
 import pytest
@@ -13,6 +14,8 @@ from slmctl import threads
 from slmctl.errors import Interrupted
 from slmctl.files import read_json
 from slmctl.signals import raising
+from slmctl.stages.score import score
+from slmctl.store.manifest import load_manifest
 from slmctl.training import checkpoint, loop, thread_number
 
 
@@ -131,3 +134,14 @@ def test_a_large_model_is_not_measured(pipeline, number, monkeypatch):
     monkeypatch.setattr(thread_number, "SMALL", 10.0)
     train_arm(pipeline())
     assert (done, number[-1]) == ([], 4)
+
+
+def test_scoring_chooses_a_number_too_and_its_manifest_tells_it(pipeline, number, monkeypatch, scored):
+    done = choosing(monkeypatch, 2)
+    workspace = pipeline()
+    shutil.rmtree(workspace.root / "scores")
+    score(workspace)
+    made, before = (load_manifest(w.scores("curated"), "scores") for w in (workspace, scored))
+    assert (done, number[-1], made.versions["threads"]) == ([4], 2, "2")
+    assert made.content_hash == before.content_hash, "the number is a fact, and decides nothing"
+    assert workspace.threads("score curated").read(4) == 2

@@ -423,6 +423,42 @@ def test_keep_best_on_survives_an_interruption(pipeline, monkeypatch):
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
+def test_keep_best_on_survives_a_stop_in_the_evaluation_that_is_the_best(pipeline, monkeypatch):
+    """And, once that was made, a stop before anything else was saved."""
+    over = {"reference": {"keep_best_on": "target", "steps": 8, "eval_every": 2}}
+    workspace = pipeline("stopped", over)
+
+    def until(number, losses):
+        """Evaluations with these losses, of which the one of this number is asked to stop between its batches."""
+        made = []
+
+        def evaluate(_model, _ranks, beat):
+            made.append(1)
+            if len(made) == number:
+                send(signal.SIGINT)()
+            beat("target", 1, 2)
+            return {"target": losses[len(made) - 1], "general": 1.0}
+
+        return lambda *_: evaluate
+
+    with monkeypatch.context() as patch, raising():
+        patch.setattr(stage, "heldout_evaluator", until(3, [9.0, 5.0, 2.0]))
+        with pytest.raises(Interrupted, match="after step 4; saved"):
+            train_reference(workspace)
+        patch.setattr(stage, "heldout_evaluator", until(2, [2.0, 7.0]))
+        with pytest.raises(Interrupted, match="after step 6; saved"):
+            train_reference(workspace)
+        patch.setattr(stage, "heldout_evaluator", until(9, [7.0, 8.0]))
+        train_reference(workspace)
+    evals = read_log(workspace.reference / "training" / "evals.jsonl")
+    assert [(r["step"], r["heldout"]["target"]) for r in evals] == [(0, 9.0), (2, 5.0), (4, 2.0), (6, 7.0), (8, 8.0)]
+    wanted = pipeline("whole", over)
+    scripted_evaluations(monkeypatch, [9.0, 5.0, 2.0, 7.0, 8.0])
+    train_reference(wanted)
+    files = [w.reference / "model.safetensors" for w in (wanted, workspace)]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
 def test_a_mixed_reference_sees_the_corpus_share_on_top_of_the_curated_rows(pipeline):
     workspace = pipeline("mixed", {"reference": {"mix": 0.4, "steps": None, "epochs": 1}})
     train_reference(workspace)
