@@ -69,7 +69,7 @@ def rolling_nats(workspace, model, name, window):
 def test_every_key_is_there_and_no_other(results):
     assert set(results) == {
         *("schema", "pipeline", "seed", "target", "notes", "versions", "level", "models", "arms", "differences"),
-        *("task_differences", "costs", "diagnostics", "sweeps", "seeds", "alarms", "contamination"),
+        *("task_differences", "costs", "diagnostics", "sweeps", "seeds", "alarms", "contamination", "threads"),
     }
     assert (results["schema"], results["pipeline"], results["target"], results["level"]) == (2, "tiny", "target", 0.95)
     assert {n: m["kind"] for n, m in results["models"].items()} == {"base": "base", "reference": "reference"} | dict.fromkeys(
