@@ -14,9 +14,9 @@ from torch.distributed.checkpoint import state_dict_saver
 
 from slmctl.config import TrainingConfig
 from slmctl.errors import CorruptError, MismatchError, SlmError
-from slmctl.files import temporary_beside
+from slmctl.files import read_json, sha256_json, temporary_beside, write_json
 from slmctl.training import checkpoint
-from slmctl.training.checkpoint import Checkpoints, Progress, Training
+from slmctl.training.checkpoint import STATE, Checkpoints, Progress, Training
 from slmctl.training.optim import build_optimizer
 from slmctl.training.ranks import Ranks
 
@@ -125,10 +125,24 @@ def test_progress_survives_in_every_field(make_llama, tmp_path):
         skipped_in_a_row=1,
         micro_batch=16,
         machine={"ranks": 2, "device": "cpu", "memory": 3},
+        threads=2,
+        evaluated=3,
     )
     assert all(v != getattr(Progress(), k) for k, v in vars(progress).items()), "a default would survive unsaved"
     saved(checkpoints(tmp_path), progress, state.training())
     assert state.load(tmp_path) == progress
+
+
+def test_a_checkpoint_that_does_not_tell_its_last_evaluation_was_evaluated_when_that_was_due(make_llama, tmp_path):
+    """Those of older slmctl's: a run saved after it had evaluated."""
+    state = State(make_llama)
+    state.step()
+    directory = state.save(tmp_path, 4)
+    facts = {k: v for k, v in read_json(directory / STATE).items() if k != "sha256"}
+    del facts["progress"]["evaluated"], facts["progress"]["threads"]
+    write_json(directory / STATE, {**facts, "sha256": sha256_json(facts)})
+    found = state.load(tmp_path)
+    assert (found.evaluated, found.threads) == (4, None)
 
 
 def test_no_checkpoint_is_none(make_llama, tmp_path):
