@@ -286,7 +286,7 @@ class Measure:
                 doing[0] = f"task {task}, {done:,} of {total:,} requests"
 
             with waiting(lambda: f"eval {name}: {doing[0]}"):
-                others = run_harness(self.harness_tasks, model.model, tokenizer.hf, self.device, tell, bos_id)
+                others = run_harness(self.harness_tasks, model.model, tokenizer.hf, self.device, None, tell, bos_id)
             if twice := sorted(set(found) & set(others)):
                 raise ConfigError(f"eval.tasks: {twice[0]!r} is a task of lm-evaluation-harness, too. Rename your own.")
             found |= others
