@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from typing import Any
 
 from slmctl.template import Repeated
+
+INVALID_UTF8, NO_JSON, NO_OBJECT = "invalid UTF-8", "not valid JSON", "want a JSON object"
+"""How what is wrong with a line begins."""
 
 
 def parse(line: bytes) -> tuple[Any, str | None]:
@@ -15,16 +19,24 @@ def parse(line: bytes) -> tuple[Any, str | None]:
     try:
         record = decode(line)
     except UnicodeDecodeError as e:
-        return None, f"invalid UTF-8 at column {e.start + 1} ({e.reason})"
+        return None, f"{INVALID_UTF8} at column {e.start + 1} ({e.reason})"
     except json.JSONDecodeError as e:
-        return None, f"not valid JSON ({e.msg}, column {e.colno})"
+        return None, f"{NO_JSON} ({e.msg}, column {e.colno}{_table(line)})"
     except RecursionError:
         return None, "not JSON that can be read (nested too deep)"
     except ValueError as e:  # a number of thousands of digits
         return None, f"not JSON that can be read ({e})"
     if not isinstance(record, dict):
-        return None, f"want a JSON object, found {type(record).__name__}"
+        return None, f"{NO_OBJECT}, found {type(record).__name__}"
     return record, None
+
+
+def _table(line: bytes) -> str:
+    """What is added where a line is perhaps one of a table."""
+    if line.lstrip()[:1] in b"{[" or not re.search(rb"[,\t]", line):
+        return ""
+    kind = "TSV" if b"\t" in line else "CSV"
+    return f"; it looks like a line of {kind}"
 
 
 def decode(line: bytes) -> Any:

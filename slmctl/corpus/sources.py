@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 
 from slmctl.config import SourceConfig
 from slmctl.config_decides import Decides, decided
-from slmctl.corpus.json_lines import parse
+from slmctl.corpus import cures
+from slmctl.corpus.json_lines import INVALID_UTF8, parse
 from slmctl.corpus.source_files import MEND
 from slmctl.corpus.source_files import files_of as files_of
 from slmctl.corpus.text_files import (
@@ -203,15 +204,12 @@ def documents(source: SourceConfig, piece: Slice, tally: Tally) -> Iterator[tupl
                 text = template.document(record)
                 text.encode("utf-8")
             except FieldError as e:
-                problem = f"{e}, which text: {source.text!r} asks for"
+                problem = f"{e}, which the source asks for (text is {source.text!r})"
             except UnicodeEncodeError:
                 problem = "text holds a lone surrogate, which is not valid Unicode"
         if problem is not None:
             if source.on_bad == "stop":
-                raise InputError(
-                    f"{_spell(place)}: {problem}. "
-                    "Correct the source's text: if it names a wrong field; mend a bad record, or leave it out with on_bad: skip."
-                )
+                raise InputError(f"{_spell(place)}: {problem}. {cures.of_a_record(place[0], problem)}")
             tally.skipped += 1
             continue
         if not text:
@@ -268,7 +266,7 @@ def _records(source: SourceConfig, piece: Slice) -> Iterator[tuple[Place, Any, s
                 try:
                     yield (piece.file, "byte", at), {"text": text.decode("utf-8")}, None
                 except UnicodeDecodeError as e:
-                    yield (piece.file, "byte", at + e.start), None, f"invalid UTF-8 ({e.reason})"
+                    yield (piece.file, "byte", at + e.start), None, f"{INVALID_UTF8} ({e.reason})"
 
 
 def _lines(piece: Slice) -> Iterator[tuple[int, bytes]]:
@@ -369,7 +367,7 @@ def _parquet_records(source: SourceConfig, piece: Slice) -> Iterator[tuple[Place
                 try:
                     yield (piece.file, "row", row), batch.slice(i, 1).to_pylist()[0], None
                 except UnicodeDecodeError as e:
-                    yield (piece.file, "row", row), None, f"invalid UTF-8 ({e.reason})"
+                    yield (piece.file, "row", row), None, f"{INVALID_UTF8} ({e.reason})"
                 except (ValueError, OverflowError) as e:  # such as a date beyond Python's, or a struct of equal names
                     yield (piece.file, "row", row), None, f"holds a value that cannot be read ({e})"
                 row += 1

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, cast
 import pyarrow as pa
 import zstandard
 
+from slmctl.corpus.cures import from_table
 from slmctl.corpus.heads import HEAD, not_text
 from slmctl.errors import InputError, SlmError
 from slmctl.files import HashCache
@@ -31,7 +32,8 @@ def kind_of(file: str) -> str:
             return kind
     if file.endswith((".parquet", ".pq")):
         return "parquet"
-    raise InputError(f"{file}: unknown kind of file. Known: .jsonl and .txt (also .gz, .zst), .parquet.")
+    cure = f" {from_table(file)}." if file.endswith((".csv", ".tsv", ".tab")) else ""
+    raise InputError(f"{file}: unknown kind of file. Known: .jsonl and .txt (also .gz, .zst), .parquet.{cure}")
 
 
 class reading:  # noqa: N801 - used as `with reading(file)`
