@@ -343,9 +343,12 @@ def validate(
     Example: `slmctl validate pipelines/rho-math-1b.yaml`
     """
     from slmctl.config_file import load_config
+    from slmctl.stages.folders import refuse_places
     from slmctl.stages.validate import look
 
-    seen = look(load_config(config, override), inputs)
+    loaded = load_config(config, override)
+    refuse_places(loaded)
+    seen = look(loaded, inputs)
     told = [f"{len(seen.mistakes)} mistake{'s' * (len(seen.mistakes) > 1)}", *seen.mistakes] if seen.mistakes else []
     told += ["inputs that are not here, or not whole", *seen.wrong] if inputs and seen.wrong else []
     if told:

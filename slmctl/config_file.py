@@ -20,6 +20,8 @@ from slmctl.config import (
 from slmctl.config_cross import cross_mistakes
 from slmctl.config_eval import TASK_KINDS, TaskConfig
 from slmctl.config_yaml import Path_, apply_overrides, lay_over, mapping_at, parse_yaml, value_at
+from slmctl.corpus.cures import convert
+from slmctl.corpus.heads import HEAD, not_text
 from slmctl.errors import ConfigError
 from slmctl.storage import is_url
 
@@ -96,6 +98,8 @@ def _explain(error: Any, path: Path_) -> str:
     if kind == "missing":
         return "is required but absent"
     if kind == "model_type":
+        if path[:2] == ("score", "references"):
+            return f"want a model's path, or a mapping with `path` (found {value!r})"
         return f"want a mapping of settings, found {type(value).__name__}"
     if kind == "literal_error":
         near = difflib.get_close_matches(str(value), re.findall(r"'([^']*)'", error["ctx"]["expected"]), n=1)
@@ -170,8 +174,8 @@ def check(data: Any, name: str, lines: dict[Path_, int] | None = None, overrides
     except ValidationError as e:
         for error in e.errors():
             if error["loc"][:2] == ("score", "references") and len(error["loc"]) > 3:  # the fourth is a type's name
-                if error["loc"][3] == "str" and isinstance(error["input"], dict):
-                    continue
+                if error["loc"][3] == "str" and not isinstance(error["input"], str):
+                    continue  # the other type's error says it
                 error = {**error, "loc": (*error["loc"][:3], *error["loc"][4:])}
             tagged = error["loc"][:2] == ("eval", "tasks") and len(error["loc"]) > 3  # then the fourth is the kind of task
             given = (*error["loc"][:3], *error["loc"][4:]) if tagged else error["loc"]
@@ -188,7 +192,7 @@ def check(data: Any, name: str, lines: dict[Path_, int] | None = None, overrides
             at = ".".join(map(str, path))
             text = f"{WANTED[str(loc[-1])]} (found {_at(data, loc)!r})" if field is not None else _explain(error, path)
             mistakes.append((path, f"{at}: {text}" if at else text))
-    mistakes = _told_once(mistakes, len(mapping_at(data, "pretrain", "arms")))
+    mistakes = _told_once(mistakes, mapping_at(data, "pretrain", "arms"), arms)
     lines, given_as = lines or {}, _by_key(overrides or [])
     for key in given_as:
         lines = {path: n for path, n in lines.items() if tuple(map(str, path[: len(key)])) != key}  # no longer the file's
@@ -211,16 +215,27 @@ def _at(data: Any, path: Path_) -> Any:
     return data
 
 
-def _told_once(mistakes: list[tuple[Path_, str]], arms: int) -> list[tuple[Path_, str]]:
-    """A mistake that every arm has as a whole is one of `pretrain`'s."""
-    own = [p for p, _ in mistakes if len(p) == 3 and p[:2] == ("pretrain", "arms")]
-    same: dict[str, list[Path_]] = {}
+def _told_once(mistakes: list[tuple[Path_, str]], arms: Any, written: dict[str, dict[str, Any]]) -> list[tuple[Path_, str]]:
+    """A mistake that several arms have from `pretrain`, or that each of them has as a whole, is one of `pretrain`'s. `arms` are
+    those of the document, `written` as they were before pretrain's settings were laid under them."""
+
+    def key(path: Path_, text: str) -> tuple[Path_, str] | None:
+        """Of a mistake that an arm may have from pretrain: where in the arm, and what."""
+        if path[:2] != ("pretrain", "arms") or len(path) < 3:
+            return None
+        own = len(path) > 3 and _has(written.get(str(path[2])), path[3:])
+        return None if own else (path[3:], text.partition(": ")[2])
+
+    same: dict[tuple[Path_, str], list[str]] = {}
     for path, text in mistakes:
-        if path in own:
-            same.setdefault(text.partition(": ")[2], []).append(path)
-    shared = {t for t, paths in same.items() if len(paths) == arms > 1}
-    kept = [(p, t) for p, t in mistakes if not (p in own and t.partition(": ")[2] in shared)]
-    return kept + [(("pretrain",), f"pretrain: {t}") for t in same if t in shared]
+        if (found := key(path, text)) is not None:
+            same.setdefault(found, []).append(str(path[2]))
+    shared = {k: names for k, names in same.items() if len(names) > 1 and (k[0] or len(names) == len(arms))}
+    kept = [(path, text) for path, text in mistakes if key(path, text) not in shared]
+    for (rest, text), names in shared.items():
+        which = f" (arms {', '.join(names)})" if len(names) < len(arms) else ""
+        kept.append((("pretrain", *rest), f"{'.'.join(map(str, ('pretrain', *rest)))}: {text}{which}"))
+    return kept
 
 
 def _rooted(config: PipelineConfig) -> PipelineConfig:
@@ -249,11 +264,19 @@ def below(root: str, path: str) -> str:
 def load_config(path: Path | str, overrides: list[str] | None = None) -> PipelineConfig:
     """Reads and validates a pipeline's YAML. Raises `ConfigError` with every mistake in it."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        raw = Path(path).read_bytes()
+        text = raw.decode("utf-8-sig")
     except FileNotFoundError:
-        raise ConfigError(f"{path} does not exist. Examples are in pipelines/.") from None
-    except (OSError, UnicodeDecodeError) as e:
-        raise ConfigError(f"cannot read {path}: {e}") from None
+        raise ConfigError(f"{path} does not exist. Examples are in pipelines/; `slmctl init {path}` writes one.") from None
+    except UnicodeDecodeError as e:
+        line = raw[: e.start].count(b"\n") + 1
+        why = (
+            not_text(raw[:HEAD], str(path))
+            or f"is not UTF-8 text (line {line}); {convert('WINDOWS-1252', str(path))} may mend it"
+        )
+        raise ConfigError(f"{path} {why}.") from None
+    except OSError as e:
+        raise ConfigError(f"cannot read {path}: {e.strerror}.") from None
     data, lines = parse_yaml(text, str(path))
     if overrides and not isinstance(data, dict):
         raise ConfigError(f"{path}: want a mapping of settings.")

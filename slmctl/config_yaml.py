@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import yaml
 
 from slmctl.config import BUDGET_KEYS
+from slmctl.console import say
 from slmctl.errors import ConfigError
 
 Path_ = tuple[str | int, ...]
@@ -92,14 +94,27 @@ def apply_override(data: dict[str, Any], override: str) -> None:
 
 
 def apply_overrides(data: dict[str, Any], overrides: list[str]) -> None:
-    """Lays overrides over `data` in turn. Raises `ConfigError` where two of them give one run's budget in two units."""
+    """Lays overrides over `data` in turn. Raises `ConfigError` that names each one that cannot be, and where two of them give
+    one run's budget in two units. One that takes the place of a budget in another unit is told of, by one rank."""
     budgets: dict[tuple[str, ...], str] = {}
+    problems: list[str] = []
     for override in overrides:
-        apply_override(data, override)
         *where, last = override.partition("=")[0].strip().split(".")
+        had = {k: value_at(data, *where, k) for k in BUDGET_KEYS if last in BUDGET_KEYS and k != last}
+        try:
+            apply_override(data, override)
+        except ConfigError as e:
+            problems.append(str(e))
+            continue
         given = last in BUDGET_KEYS and value_at(data, *where, last) is not None
         if given and budgets.setdefault(tuple(where), last) != last:
-            raise ConfigError(f"-o {override}: {budgets[tuple(where)]} is given too; give one of them.")
+            problems.append(f"-o {override}: {budgets[tuple(where)]} is given too; give one of them.")
+            continue
+        for key, value in had.items():
+            if given and value is not None and os.environ.get("RANK", "0") == "0":
+                say(f"note: -o {override} takes the place of {'.'.join([*where, key])}: {value} in the file")
+    if problems:
+        raise ConfigError("\n".join(problems))
 
 
 def lay_over(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

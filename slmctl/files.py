@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import shutil
+import stat
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -42,9 +43,35 @@ def disk_errors(path: Path) -> Iterator[None]:
             raise SlmError(
                 f"no space left while writing {path}. Nothing half-written was kept; free some space and run again."
             ) from e
-        if isinstance(e, OSError) and e.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
-            raise SlmError(f"cannot write {path}: {e.strerror}. Choose another output_dir or change its rights.") from e
+        if isinstance(e, OSError) and e.errno in (
+            errno.EACCES,
+            errno.EROFS,
+            errno.EPERM,
+            errno.ENOTDIR,
+            errno.EEXIST,
+            errno.ENAMETOOLONG,
+        ):
+            raise SlmError(
+                f"cannot write {path}: {e.strerror}. Choose another output_dir (or store_dir), or change its rights."
+            ) from e
         raise
+
+
+def why_no_folder(path: Path) -> str | None:
+    """Why there can be no folder at `path`, as a clause that follows its name; None where nothing speaks against it."""
+    for part in (*reversed(path.parents), path):
+        try:
+            kind = part.stat().st_mode
+        except FileNotFoundError:
+            continue  # the names below it may still be too long
+        except OSError as e:
+            if e.errno == errno.ENAMETOOLONG:
+                longest = max(len(os.fsencode(p)) for p in path.parts)
+                return f"is too long ({longest} bytes in its longest name, {len(str(path))} characters in all)"
+            return f"cannot be reached: {part}: {e.strerror}"
+        if not stat.S_ISDIR(kind):
+            return "is a file" if part == path else f"lies below {part}, which is a file"
+    return None
 
 
 def fsync_dir(path: Path) -> None:
@@ -63,7 +90,10 @@ def publishing(final: Path, check: Callable[[Path], None] | None = None) -> Iter
     verify it, one rename publishes it and the directory is fsynced. On an error the temporary is removed.
     """
     with disk_errors(final):
-        final.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            final.parent.mkdir(parents=True, exist_ok=True)
+        except FileNotFoundError as e:  # a file system of the system's own
+            raise SlmError(f"cannot write {final}: no folder can be made there. Choose another output_dir.") from e
         temporary = temporary_beside(final)
         try:
             yield temporary

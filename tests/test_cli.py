@@ -369,3 +369,53 @@ def test_the_process_leaves_no_signal_handler_behind(slmctl: Any) -> None:
     before = signal.getsignal(signal.SIGINT)
     slmctl("--version")
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("command", ["prepare", "validate", "report"])
+@pytest.mark.parametrize("key", ["output_dir", "store_dir"])
+@pytest.mark.parametrize(
+    ("place", "why"),
+    [
+        ("file.txt/x/y", "lies below {root}/file.txt, which is a file"),
+        ("file.txt", "is a file"),
+        ("x" * 300, "is too long (300 bytes in its longest name"),
+        ("/".join(["y" * 200] * 30), "is too long (200 bytes in its longest name, "),
+        ("loop/x", "cannot be reached: {root}/loop: "),
+    ],
+)
+def test_a_place_where_no_folder_can_be_is_a_mistake_of_the_configuration(
+    slmctl: Any, tiny: Tiny, tmp_path: Path, command: str, key: str, place: str, why: str
+) -> None:
+    path = tiny()
+    (tmp_path / "file.txt").write_text("x")
+    (tmp_path / "loop").symlink_to("loop")
+    code, _, err = slmctl(command, path, "-o", f"{key}={tmp_path / place}")
+    assert code == 2
+    assert why.format(root=tmp_path) in err
+    assert f"Choose another {key} (-o {key}=...)." in err
+    assert len(err) < 500
+    assert "unexpected" not in err
+    if key == "output_dir":
+        code, _, err = slmctl("demo", "--output-dir", tmp_path / place)
+        assert code == 2
+        assert why.format(root=tmp_path) in err
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="a folder in which none can be made")
+def test_a_place_where_nothing_can_be_written_is_named(slmctl: Any, tiny: Tiny) -> None:
+    code, _, err = slmctl("prepare", tiny(), "-o", "output_dir=/proc/slmctl")
+    assert code == 1
+    assert re.search(r"error: cannot write /proc/slmctl/\S+: .*Choose another output_dir", err)
+
+
+def test_a_configuration_in_another_encoding_names_its_cure(slmctl: Any, tiny: Tiny) -> None:
+    path = tiny()
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text, encoding="utf-8-sig")
+    assert slmctl("validate", path)[0] == 0, "a mark that Notepad writes"
+    path.write_text(text, encoding="utf-16")
+    code, _, err = slmctl("validate", path)
+    assert (code, f"`iconv -f UTF-16 -t UTF-8 {path} > {path.parent}/tiny-utf8.yaml`" in err) == (2, True)
+    path.write_text(text.replace("name: tiny", "name: ti\xf1y"), encoding="latin-1")
+    code, _, err = slmctl("validate", path)
+    assert (code, "is not UTF-8 text (line 1); `iconv -f WINDOWS-1252" in err) == (2, True)

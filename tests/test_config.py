@@ -233,8 +233,9 @@ def test_a_mistake_in_an_override_is_said_to_be_its_own_not_the_files(tmp_path: 
 
 
 def test_what_arms_have_from_an_override_of_pretrain_is_the_overrides(tmp_path: Path) -> None:
-    for found in mistakes(tmp_path, TEXT, ["pretrain.batch_tokens=51201"]):
-        assert found.startswith("-o pretrain.batch_tokens=51201: pretrain.arms.")
+    own, shared = sorted(mistakes(tmp_path, TEXT, ["pretrain.batch_tokens=51201"]), key=lambda m: "arms clm" in m)
+    assert own.startswith("-o pretrain.batch_tokens=51201: pretrain.arms.slm.batch_tokens: "), "whose groups are its own"
+    assert shared.startswith("-o pretrain.batch_tokens=51201: pretrain.batch_tokens: ")
     own = TEXT.replace("lr: 2.0e-4", "batch_tokens: 65")
     [found] = mistakes(tmp_path, own, ["pretrain.batch_tokens=51200"])
     assert found.startswith(f"line {line_of(own, 'clm:')}: pretrain.arms.clm.batch_tokens: "), "which the file gives itself"
@@ -357,6 +358,54 @@ def test_pretrains_own_mistake_is_listed_once_not_for_every_arm(tmp_path: Path) 
     assert found.startswith(f"line {line_of(text, 'lr: 0')}: pretrain.lr: ")
 
 
+@pytest.mark.parametrize(
+    ("was", "now", "told"),
+    [
+        ("{ratio: 0.5}", "{ratio: 0.5, reference: x}", "pretrain.selection.reference: 'x' is not in score.references"),
+        ("  lr: 1e-4", "  micro_batch: 4", "pretrain.micro_batch: 4 is less than group_rows 8"),
+        ("  lr: 1e-4", "  precision: float32", "pretrain.precision: float32 does not work with flash_attention_2"),
+        ("epochs: 2", "epochs: 2, batch_tokens: 51201", "pretrain.arms.short.batch_tokens: 51201 is not"),
+    ],
+)
+def test_what_arms_have_from_pretrain_is_one_mistake(tmp_path: Path, was: str, now: str, told: str) -> None:
+    text = TEXT.replace(was, now).replace("{path: some/model}", "{path: some/model, attn_implementation: flash_attention_2}")
+    text = text if "precision" in now else text.replace("flash_attention_2", "sdpa")
+    found = [m for m in mistakes(tmp_path, text) if now.split(": ")[-2].split()[-1] in m and "eval" not in m]
+    [only] = found
+    assert f"line {line_of(text, now)}: {told}" in only
+
+
+def test_a_reference_that_is_no_model_is_one_mistake(tmp_path: Path) -> None:
+    found = mistakes(tmp_path, TEXT + "score: {references: {a: 5, b: [x], c: {pathh: x}}}\n")
+    assert [m.split(": ", 1)[1] for m in found] == [
+        "score.references.a: want a model's path, or a mapping with `path` (found 5)",
+        "score.references.b: want a model's path, or a mapping with `path` (found ['x'])",
+        "score.references.c.path: is required but absent",
+        "score.references.c.pathh: unknown key; did you mean 'path'?",
+    ]
+
+
+def test_every_mistaken_override_is_named(file: Path) -> None:
+    with pytest.raises(ConfigError) as e:
+        load_config(file, ["foo", "seed=4", "=3", "reference.lr=[", "seed.x=1", "pretrain.steps=1", "pretrain.tokens=2"])
+    for part in ("-o 'foo': want", "-o '=3': want", "-o 'reference.lr=[': the value", "-o 'seed.x=1': ", "steps is given too"):
+        assert part in str(e.value)
+    assert "seed=4" not in str(e.value)
+
+
+def test_a_budget_that_takes_the_place_of_one_in_another_unit_is_told_of(
+    file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file's 20 million tokens were silently dropped."""
+    load_config(file, ["pretrain.steps=5", "reference.lr=1e-4"])
+    assert capsys.readouterr().err == "note: -o pretrain.steps=5 takes the place of pretrain.tokens: 20000000 in the file\n"
+    load_config(file, ["pretrain.tokens=5_000_000"])
+    load_config(file, ["pretrain.steps="])
+    monkeypatch.setenv("RANK", "1")
+    load_config(file, ["pretrain.steps=5"])
+    assert capsys.readouterr().err == ""
+
+
 def test_a_key_given_twice_is_refused_with_its_line(tmp_path: Path) -> None:
     text = TEXT + "seed: 4\n"
     [found] = mistakes(tmp_path, text)
@@ -385,7 +434,9 @@ def test_batch_tokens_must_be_whole_groups_and_the_nearest_is_named(
 def test_the_nearest_batch_is_a_multiple_by_the_arms_own_group(tmp_path: Path) -> None:
     found = mistakes(tmp_path, TEXT.replace("batch_tokens: 51200", "batch_tokens: 51456"))  # 201 x 256
     assert not [m for m in found if ".slm." in m], "201 groups of 4 rows are whole"
-    assert len([m for m in found if "multiple of seq_len x group_rows = 512; the nearest is 51" in m]) == 3
+    [told] = [m for m in found if "multiple of seq_len x group_rows = 512; the nearest is 51" in m]
+    assert "pretrain.batch_tokens: " in told
+    assert told.endswith(" (arms clm, short, plain)")
 
 
 @pytest.mark.parametrize(

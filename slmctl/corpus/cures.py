@@ -91,7 +91,7 @@ def _plain(file: str) -> str:
 
 
 def _stem(file: str) -> str:
-    return re.sub(r"\.(csv|tsv|tab)$", "", _READS.sub("", _plain(file)))
+    return re.sub(r"\.\w{1,8}$", "", _plain(file))
 
 
 def _new(file: str, suffix: str, ending: str | None = None) -> str:

@@ -23,13 +23,13 @@ from slmctl.config import PipelineConfig
 from slmctl.config_file import dump_config
 from slmctl.console import say
 from slmctl.errors import ConfigError, InputError, MismatchError, SlmError
-from slmctl.files import HashCache, is_temporary, publishing, read_json, sweep, write_json
+from slmctl.files import HashCache, is_temporary, publishing, read_json, sweep, why_no_folder, write_json
 from slmctl.stages.changes import changes, few
 from slmctl.stages.locks import Locks
 from slmctl.stages.stale import ACCEPTED as ACCEPTED
 from slmctl.stages.stale import INPUTS as INPUTS
 from slmctl.stages.stale import STALE, name_in_stale, same_set, same_stage, strict
-from slmctl.storage import Folder, LocalFolder
+from slmctl.storage import Folder, LocalFolder, is_url
 from slmctl.store.build import PLAN, read_plan
 from slmctl.store.manifest import differences
 from slmctl.sweeps import read_sweeps, with_sweeps
@@ -51,6 +51,8 @@ class Folders:
     """The folders of one pipeline, their locks and the hashes of what they were made from."""
 
     def __init__(self, config: PipelineConfig) -> None:
+        """Raises `ConfigError` where output_dir or store_dir can be no folder."""
+        refuse_places(config)
         self.config = config
         self.root = Path(config.output_dir)
         self.store = Folder.at(config.store_dir or self.root)
@@ -79,8 +81,6 @@ class Folders:
         others = self._others()  # before the record, which whoever makes others publishes first
         if (self.root / RESOLVED).is_file():
             self._refuse_other_name()
-        elif self.root.exists() and not self.root.is_dir():
-            raise ConfigError(f"output_dir {self.root} is a file. Choose another output_dir (-o output_dir=...).")
         elif others:
             raise ConfigError(f"output_dir {self.root} holds other files. Choose a new or empty folder (-o output_dir=...).")
 
@@ -283,3 +283,21 @@ class Folders:
         """Marks a stage complete."""
         write_json(directory / DONE, {"completed": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **(facts or {})})
         self.locks.share(str(directory.relative_to(self.root)))
+
+
+def refuse_places(config: PipelineConfig) -> None:
+    """Raises `ConfigError` that names output_dir and store_dir where these can be no folders."""
+    places = {"output_dir": config.output_dir, "store_dir": config.store_dir or ""}
+    found = {
+        key: why_no_folder(Path(p.removeprefix("file://")))
+        for key, p in places.items()
+        if p and not is_url(p.removeprefix("file://"))
+    }
+    if wrong := [
+        f"{k} {_short(places[k])} {why}. Choose another {k} (-o {k}=...)." for k, why in found.items() if why is not None
+    ]:
+        raise ConfigError("\n".join(wrong))
+
+
+def _short(place: str) -> str:
+    return place if len(place) <= 200 else f"{place[:80]}…{place[-40:]}"
