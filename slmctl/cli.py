@@ -184,7 +184,7 @@ def score(
 def inspect(
     config: Config,
     which: Annotated[
-        str, typer.Argument(metavar="SET", help="`tokens/corpus`, `scores/NAME`, `tokens/heldout/NAME`, …")
+        str, typer.Argument(metavar="SET", help="`corpus`, `curated`, `heldout/NAME`, or `scores/NAME` of a reference.")
     ] = "tokens/corpus",
     override: Override = None,
     shard: Annotated[int, typer.Option("--shard", help="Which shard, by number.")] = 0,
@@ -401,7 +401,9 @@ def _fail(message: str, e: BaseException, code: int) -> Any:
         _let_the_first_speak()
     else:
         rank = os.environ.get("RANK", "0")
-        err.print(f"error: {f'rank {rank}: ' if rank != '0' else ''}{message}", style="red", markup=False)
+        stopped = isinstance(e, Interrupted)  # as it was asked to
+        label = "" if stopped else "error: "
+        err.print(f"{label}{f'rank {rank}: ' if rank != '0' else ''}{message}", style=None if stopped else "red", markup=False)
     sys.exit(code)
 
 

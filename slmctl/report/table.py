@@ -50,6 +50,8 @@ def print_results(results: dict[str, Any], console: Console) -> None:
         for row in found.rows:
             table.add_row(*[Text(str(cell)) for cell in row])
         console.print(table)
+        if found.note:
+            console.print(found.note, markup=False)
     console.print()
     if has_rolling(results.get("models")):
         console.print(ROLLING, markup=False)
@@ -159,4 +161,16 @@ def _accuracies(facts: Facts, models: Sequence[str]) -> DataTable:
             none_or_all = f" {extreme(found).split()[0]}" if extreme(found) else ""
             cells.append(n.percent(found.get("accuracy")) + (f" ±{100 * error:.1f}" if error is not None else none_or_all))
         rows.append([shortened(task, 20), *cells])
-    return DataTable("Accuracy of tasks ± standard error", ["task", *[shortened(m, 12) for m in models]], rows)
+    title, header = "Accuracy of tasks ± standard error", ["task", *[shortened(m, 12) for m in models]]
+    return DataTable(title, header, rows, _unread(facts, models))
+
+
+def _unread(facts: Facts, models: Sequence[str]) -> str:
+    """The tasks and models of whose outputs no answer could be read, from any or from some, where none or all are right."""
+    said: dict[tuple[str, str], list[str]] = {}
+    for task in facts.tasks:
+        for model in models:
+            words = extreme(items_of(facts.models, model, "tasks", task))
+            if "no answer could be read" in words:
+                said.setdefault((task, words), []).append(_name(model))
+    return "\n".join(f"{shortened(task, 20)}, {', '.join(names)}: {words}" for (task, words), names in said.items())

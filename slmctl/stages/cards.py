@@ -51,7 +51,7 @@ def _flops(workspace: Workspace, name: str, metrics: list[dict[str, Any]]) -> fl
 def _places(workspace: Workspace, name: str) -> tuple[Path, Path]:
     """Where a model lies, and the logs of its training."""
     if name == "base":
-        return workspace.base / "model", workspace.base
+        return workspace.base_model, workspace.base_training
     if name == "reference":
         return workspace.reference, workspace.reference / "training"
     return workspace.arm(name) / "model", workspace.arm(name)

@@ -73,7 +73,7 @@ class Check:
     def finish(self, share: Share) -> None:
         """Looks at what is missing of this worker's share, and writes contamination.json where nothing is missing any more.
         Raises `InputError` where something was found and the configuration says to stop."""
-        found = self.current()
+        found = before = self.current()
         if found is None:
             everything = [(name, i) for name, plan in self.plans.items() for i in range(len(plan["slices"]))]
             for side in dict.fromkeys(side for side, _ in self.missing(everything)):
@@ -85,7 +85,7 @@ class Check:
                 say(f"contamination: {len(left)} slices are not looked at yet; the worker that completes them writes {FILE}")
                 return
             found = self.conclude()
-        tell(found)
+        tell(self.workspace, found, again=before is not None)
         refuse(self.workspace, found)
 
     def _look(self, slices: list[tuple[str, int]], share: Share) -> None:

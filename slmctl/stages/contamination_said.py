@@ -43,9 +43,14 @@ def _line(name: str, side: str, documents: int, figures: dict[str, Any], overlap
     )
 
 
-def tell(found: dict[str, Any]) -> None:
-    """One line that it was checked, and one for each held-out set and side where something was found."""
+def tell(workspace: Workspace, found: dict[str, Any], again: bool) -> None:
+    """One line that it was checked, and one for each held-out set and side where something was found; the former alone where
+    it was said before (`again`)."""
     lines = [_line(*of, found["overlap"]) for of in contaminated(found)]
+    place = workspace.root / FILE
+    if again and lines:
+        say(f"contamination: as before, held-out documents also stand in what models learn from; {place} names some")
+        return
     for line in lines:
         warn(line)
     for name, why in found["not_checked"].items():
@@ -55,7 +60,7 @@ def tell(found: dict[str, Any]) -> None:
         documents = sum(f["documents"] for f in found["heldout"].values())
         say(
             f"contamination: {documents:,} held-out documents checked against {' and '.join(sides)}: "
-            + (f"{FILE} names some of those found" if lines else "none stands there")
+            + (f"{place} names some of those found" if lines else "none stands there")
         )
 
 

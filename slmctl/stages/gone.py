@@ -19,7 +19,7 @@ from slmctl.corpus.sources import reading_of
 from slmctl.corpus.unreadable import LISTED, told
 from slmctl.errors import InputError
 from slmctl.files import HashCache
-from slmctl.stages.folders import Folders
+from slmctl.stages.folders import SETS, Folders
 from slmctl.storage import is_url
 
 Inputs = dict[str, Any]
@@ -61,7 +61,8 @@ def inputs_here(folders: Folders, label: str, made: Inputs | None, look: Callabl
     """
     try:
         now = look()
-        found = [which_are_gone(made.get(k), now[k], texts[k], folders.hashes) for k in texts if made and k in now]
+        place = str(folders.store / label if label.startswith(SETS) else folders.root / label)
+        found = [which_are_gone(made.get(k), now[k], texts[k], folders.hashes, place) for k in texts if made and k in now]
         why = next(filter(None, found), None)
     except InputError as e:
         if made is None:
@@ -77,9 +78,10 @@ def inputs_here(folders: Folders, label: str, made: Inputs | None, look: Callabl
     return Kept({k: _assumed(made.get(k), sources) for k, sources in texts.items()}, why)
 
 
-def which_are_gone(made: Any, now: list[Inputs], sources: list[SourceConfig], hashes: HashCache) -> str | None:
-    """Which files that a result was made from are gone, where all that are found were among them; None where none is, where
-    others have come, and where the configuration just asks for fewer: then they still lie beside those that are found."""
+def which_are_gone(made: Any, now: list[Inputs], sources: list[SourceConfig], hashes: HashCache, place: str) -> str | None:
+    """Which files that a result, which lies at `place`, was made from are gone, where all that are found were among them; None
+    where none is, where others have come, and where the configuration just asks for fewer: then they still lie beside those that
+    are found."""
     if not isinstance(made, list) or len(made) != len(now):
         return None
     gone: Counter[str] = Counter()
@@ -103,7 +105,7 @@ def which_are_gone(made: Any, now: list[Inputs], sources: list[SourceConfig], ha
     of = sum(_contents(was)[1].total() for was in made)
     how_many = f"{len(names)} of {of} files {'is' if len(names) == 1 else 'are'} not there any more"
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return f"{how_many}: {', '.join(sorted(names)[:LISTED])}{more}. (To make it anew without them, move its folder away.)"
+    return f"{how_many}: {', '.join(sorted(names)[:LISTED])}{more}. (To make it anew without them, move {place} away.)"
 
 
 def _contents(source: Inputs) -> tuple[Any, Counter[str]]:

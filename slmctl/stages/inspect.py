@@ -36,6 +36,7 @@ def inspect(workspace: Workspace, which: str, shard: int, document: int | None, 
     """Prints a shard's manifest entry and statistics; for scores the tokens of highest loss in context; and, where
     `document` is given, the n-th document of the shard beside its source. Raises `ConfigError` for a set or shard that is
     not there."""
+    which = full_name(workspace, which)
     tokens, scores = open_set(workspace, which)
     shown: ShardSet = scores or tokens
     if not 0 <= shard < len(shown.manifest.shards):
@@ -58,6 +59,13 @@ def inspect(workspace: Workspace, which: str, shard: int, document: int | None, 
 
 def line(text: str = "") -> None:
     out.print(text, soft_wrap=True, markup=False, emoji=False)
+
+
+def full_name(workspace: Workspace, which: str, kinds: tuple[str, ...] = ("tokens", "scores")) -> str:
+    """`tokens/corpus` for `corpus`, `scores/NAME` for a reference's name that no token set has; any other stays as it is."""
+    names = {"tokens": ["curated", "corpus", *[f"heldout/{n}" for n in workspace.config.data.heldout]]}
+    names["scores"] = list(workspace.config.score.references)
+    return next((f"{kind}/{which}" for kind in kinds if which in names[kind]), which)
 
 
 def open_set(workspace: Workspace, which: str) -> tuple[TokenSet, ScoreSet | None]:
@@ -217,7 +225,7 @@ def compare_storage(workspace: Workspace, which: str, rows: int) -> None:
     """Prints, for each storage type, bytes a token and the share of the selection that it changes, measured with this
     pipeline's base and reference on rows taken evenly from its corpus; beside it what a bfloat16 forward changes."""
     config = workspace.config
-    kind, _, name = which.partition("/")
+    kind, _, name = full_name(workspace, which, ("scores",)).partition("/")
     if kind != "scores" or name not in config.score.references:
         known = ", ".join(f"scores/{n}" for n in config.score.references)
         raise ConfigError(f"--storage looks at scores; give one of {known}.")

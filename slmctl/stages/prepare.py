@@ -301,13 +301,11 @@ def make_shards(workspace: Workspace, jobs: list[Job], share: Share) -> None:
 
 def describe(name: str, counts: dict[str, int], shards: int) -> str:
     text = f"prepare {name}: {counts['documents']:,} documents, {counts['tokens']:,} tokens in {shards} shards"
-    notes = {
-        "empty_documents": "empty",
-        "skipped_documents": "skipped",
-        "split_documents": "longer than what was left of a row, split",
-    }
+    notes = {"empty_documents": "empty", "skipped_documents": "skipped"}
     extra = [f"{counts[k]:,} {label}" for k, label in notes.items() if counts[k]]
-    return text + (f" ({'; '.join(extra)})" if extra else "")
+    text += f" ({'; '.join(extra)})" if extra else ""
+    across = counts["split_documents"]
+    return text + (f"; packed end to end, {across:,} of them go on in the next row" if across else "")
 
 
 def columns_of(tokenizer: Tokenizer, vocab_size: int) -> dict[str, str]:

@@ -78,7 +78,14 @@ def begin_results(workspace: Workspace, inputs: dict[str, Any]) -> None:
     workspace.locks.lock(str(folder.relative_to(workspace.root)))
     sweep(folder)
     if (folder / INPUTS).is_file():
-        workspace.changed("eval", _former_inputs(workspace), inputs)
+        former = _former_inputs(workspace)
+        new, gone = (
+            [a for a in x.get("runs", {}) if a not in y.get("runs", {})] for x, y in ((inputs, former), (former, inputs))
+        )
+        for arms, what in ((new, "new"), (gone, "no longer in the comparison:")):
+            if arms:
+                say(f"eval: {what} {'arms' if len(arms) > 1 else 'arm'} {', '.join(arms)}")
+        workspace.changed("eval", *(_without(x, {*new, *gone}) for x in (former, inputs)))
     write_json(folder / UNDER_WAY, inputs)
 
 
@@ -93,6 +100,12 @@ def publish_results(workspace: Workspace, inputs: dict[str, Any], results: dict[
     write_json(folder / RESULTS, results)
     write_json(folder / INPUTS, {**inputs, **({ACCEPTED: sorted(workspace.accepted)} if workspace.accepted else {})})
     (folder / UNDER_WAY).unlink()
+
+
+def _without(inputs: dict[str, Any], arms: set[str]) -> dict[str, Any]:
+    """What results were made from, but for arms that have come or gone, and the sweeps that made them."""
+    kept = {k: {n: x for n, x in inputs.get(k, {}).items() if n not in arms} for k in ("models", "runs", "checkpoints")}
+    return {k: kept.get(k, v) for k, v in inputs.items() if not (arms and k == "sweeps")}
 
 
 def _former_inputs(workspace: Workspace) -> dict[str, Any]:

@@ -57,13 +57,14 @@ def train_base(workspace: Workspace, resume: Resume = True) -> None:
         if ready is None:
             say("train-base: complete, skipped")
             return
+        training = workspace.base_training
         if scratch.train is None:
-            ranks.first(lambda: _publish(ready.model.model, workspace, workspace.base / "model"))
+            ranks.first(lambda: _publish(ready.model.model, workspace, training / "model"))
         else:
             seed = seed_of(workspace, scratch.train, "base")
             source = OneSet(_reader(workspace, corpus), seed, scratch.train.loader_threads)
-            train(_run(workspace, ranks, "base", workspace.base, ready, scratch.train, ALL_TOKENS, source, seed, inputs))
-        ranks.first(lambda: _finish(workspace, "base", workspace.base))
+            train(_run(workspace, ranks, "base", training, ready, scratch.train, ALL_TOKENS, source, seed, inputs))
+        ranks.first(lambda: _finish_model(workspace, "base", workspace.base, training))
 
 
 def _publish(model: Any, workspace: Workspace, directory: Path) -> None:
@@ -137,13 +138,16 @@ def _train_reference(workspace: Workspace, ranks: Ranks, resume: Resume) -> None
     run.keep_best_on = settings.keep_best_on
     train(run)
 
-    def finish() -> None:
-        for file in (training / "model").iterdir():  # reference/ is itself the model directory
-            os.replace(file, workspace.reference / file.name)
-        shutil.rmtree(training / "model")
-        _finish(workspace, "reference", workspace.reference)
+    ranks.first(lambda: _finish_model(workspace, "reference", workspace.reference, training))
 
-    ranks.first(finish)
+
+def _finish_model(workspace: Workspace, name: str, directory: Path, training: Path) -> None:
+    """Completes a stage whose folder is itself the model directory."""
+    if training != directory:
+        for file in (training / "model").iterdir():
+            os.replace(file, directory / file.name)
+        shutil.rmtree(training / "model")
+    _finish(workspace, name, directory)
 
 
 def pretrain(workspace: Workspace, arms: list[str] | None = None, resume: Resume = True) -> None:

@@ -71,6 +71,18 @@ class Workspace(Folders):
         return self.root / "base"
 
     @property
+    def base_model(self) -> Path:
+        """Where the weights of a base from scratch lie: base/ itself; of one that an older slmctl has made, base/model."""
+        older = self.base / "model"
+        return older if older.is_dir() else self.base
+
+    @property
+    def base_training(self) -> Path:
+        """Where the logs and checkpoints of its training lie: base/training; an older slmctl put them into base/ itself."""
+        older = (self.base / "model").is_dir() or (self.base / "checkpoints").is_dir()
+        return self.base if older else self.base / "training"
+
+    @property
     def own_tokenizer(self) -> Path:
         return self.root / "tokenizer"
 
@@ -126,7 +138,7 @@ class Workspace(Folders):
             raise InputError(f"{self.base} is absent or not complete. Run `slmctl train-base` first.")
         wanted = self.base_inputs()
         made = read_json(self.base / INPUTS)
-        path = str(self.base / "model")
+        path = str(self.base_model)
         found = {**{k: made.get(k) for k in wanted}, "tokenizer": load_tokenizer(path).fingerprint()}
         self.refuse("base", found, {**wanted, "tokenizer": self.tokenizer().fingerprint()}, advice)
         return ModelSource(path, attn_implementation=model.attn_implementation)

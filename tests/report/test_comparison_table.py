@@ -140,3 +140,15 @@ def test_markup_and_control_characters_are_shown_as_text():
     assert "[red]x[/red]" in text
     assert "[bold]not bold[/bold]" in text
     assert "\x1b" not in text
+
+
+def test_that_no_answer_could_be_read_is_said_as_on_the_page():
+    """An accuracy of 0 whose outputs hold no answer says nothing of what the models know."""
+    results = made_results()
+    for model, accuracy, unread in (("slm", 0.0, 200), ("clm", 0.0, 200), ("random", 0.0, 7), ("base", 0.0, 0)):
+        results["models"][model]["tasks"]["svamp"].update(accuracy=accuracy, items=200, standard_error=0.0, unread=unread)
+    text = printed(results)
+    assert "svamp, slm, clm: none right: no answer could be read from any output\n" in text
+    assert "svamp, random: none right; from 7 outputs no answer could be read\n" in text
+    assert all(len(line) <= WIDTH for line in text.splitlines())
+    assert "no answer" not in printed(made_results())

@@ -81,6 +81,7 @@ def test_what_is_planted_is_counted_and_said(settings, capsys):
     assert line in said
     assert "heldout/other: 1 of 6 documents also stands in curated" in said
     assert "18 held-out documents checked against curated and corpus" in said
+    assert f"{settings['output_dir']}/contamination.json names some of those found" in said.replace("\n", " ")
     examples = report["heldout"]["target"]["corpus"]["examples"]
     assert [(e["document"], e["kind"]) for e in examples] == [(0, "exact"), (1, "overlap"), (2, "overlap")]
     assert examples[2]["share"] == round(20 / 28, 4)
@@ -103,7 +104,9 @@ def test_a_second_time_nothing_is_read(settings, monkeypatch, capsys):
         monkeypatch.setattr(module, name, no_texts)
     prepare(opened(settings))
     assert (Path(settings["output_dir"]) / "contamination.json").stat().st_mtime_ns == before.st_mtime_ns
-    assert "1 word for word" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"as before, held-out documents also stand in what models learn from; {settings['output_dir']}/contamin" in said
+    assert "warning" not in said, "which was said when it was found"
 
 
 def test_another_share_needs_no_text(settings, monkeypatch):

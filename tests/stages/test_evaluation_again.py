@@ -17,7 +17,7 @@ from slmctl.stages.report import report
 from slmctl.stages.train import pretrain
 
 CHECKPOINTS = [f"{a}/step-{s:08d}" for a in ARMS for s in STEPS]
-MODELS = ["base/model", "reference", *(f"{a}/model" for a in ARMS)]
+MODELS = ["base", "reference", *(f"{a}/model" for a in ARMS)]
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def measured(monkeypatch):
     last = []
 
     def load(self, source):
-        last[:] = ["/".join(source.path.split("/")[-(1 if source.path.endswith("reference") else 2) :])]
+        last[:] = ["/".join(source.path.split("/")[-(1 if source.path.endswith(("base", "reference")) else 2) :])]
         return model(self, source)
 
     def load_weights(directory, into):
@@ -139,7 +139,7 @@ def test_another_precision_measures_all_again_and_its_old_parts_are_of_no_use(ow
 
 
 def test_another_attention_measures_all_again(own_copy, measured):
-    base = str(own_copy.open().base / "model")
+    base = str(own_copy.open().base)
 
     def from_elsewhere(s):
         s["model"] = {"path": base}
@@ -197,7 +197,7 @@ def test_settings_that_are_taken_back_after_a_stop_measure_what_was_overwritten(
     monkeypatch.setattr(measuring.Measure, "_tasks", add)
     workspace = own_copy.open()
     evaluate(workspace)
-    assert measured == ["base/model"]
+    assert measured == ["base"]
     assert results_of(workspace) == before
     assert results_of(workspace)["differences"] == before["differences"]
 
@@ -210,7 +210,7 @@ def test_what_is_deleted_is_made_again(own_copy, measured, gone):
     shutil.rmtree(workspace.evaluation / gone)
     (workspace.evaluation / "results.json").unlink()
     evaluate(workspace)
-    wanted = {"tokens": ["base/model", *CHECKPOINTS], "documents": MODELS, "parts": MODELS + CHECKPOINTS}[gone]
+    wanted = {"tokens": ["base", *CHECKPOINTS], "documents": MODELS, "parts": MODELS + CHECKPOINTS}[gone]
     assert sorted(measured) == sorted(wanted)
     assert results_of(workspace) == before
     assert sorted(f.relative_to(workspace.evaluation) for f in workspace.evaluation.rglob("*") if f.is_file()) == files

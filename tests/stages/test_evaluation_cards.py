@@ -16,7 +16,7 @@ from slmctl.stages.train import pretrain
 
 def places(workspace):
     return {
-        **{"base": workspace.base / "model", "reference": workspace.reference},
+        **{"base": workspace.base, "reference": workspace.reference},
         **{a: workspace.arm(a) / "model" for a in ARMS},
     }
 

@@ -72,7 +72,7 @@ def test_the_files_hold_the_corpus_and_the_models_losses(workspace, results, tok
         assert found["input_id"].tolist() == [ids[p] for p in places]
         assert found["document"].tolist() == [document[p] for p in places]
         np.testing.assert_array_equal(found["ref_loss"], [ref[p] for p in places])
-        for step, place in ((0, workspace.base / "model"), (STEPS[-1], workspace.arm(arm) / "model")):
+        for step, place in ((0, workspace.base), (STEPS[-1], workspace.arm(arm) / "model")):
             model = AutoModelForCausalLM.from_pretrained(place).double()
             with torch.no_grad():
                 log_p = torch.log_softmax(model(torch.from_numpy(ids[wanted_rows].astype(np.int64))).logits, -1).numpy()

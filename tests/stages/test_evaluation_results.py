@@ -34,7 +34,7 @@ def results(workspace):
 
 def places(workspace):
     return {
-        **{"base": workspace.base / "model", "reference": workspace.reference},
+        **{"base": workspace.base, "reference": workspace.reference},
         **{a: workspace.arm(a) / "model" for a in ARMS},
     }
 
@@ -130,7 +130,7 @@ def test_heldout_figures_equal_whole_logits_of_the_models(workspace, results):
 
 
 def test_each_kept_checkpoint_is_evaluated(workspace, results):
-    model = SplitModel(load_model(ModelSource(str(workspace.base / "model"))), False)
+    model = SplitModel(load_model(ModelSource(str(workspace.base))), False)
     for arm in ARMS:
         facts, kept = results["arms"][arm], results["arms"][arm]["checkpoints"]
         assert [c["step"] for c in kept] == list(STEPS)

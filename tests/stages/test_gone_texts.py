@@ -78,6 +78,8 @@ def test_a_file_that_vanished_from_a_glob_makes_no_smaller_set(
             use(opened())
         assert "was made from texts that are gone" in str(e.value)
         assert "-o missing_inputs=accept" in str(e.value)
+        places = f"{opened().root}/tokenizer", f"{opened().root}/tokens/corpus"
+        assert any(f"(To make it anew without them, move {place} away.)" in str(e.value) for place in places)
     capsys.readouterr()
     prepare(opened(missing_inputs="accept"))
     assert opened(missing_inputs="accept").open_tokens("corpus").rows > 0

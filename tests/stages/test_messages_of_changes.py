@@ -10,6 +10,9 @@ from tiny_pipeline import tiny_settings
 
 from slmctl.config_file import check
 from slmctl.errors import MismatchError
+from slmctl.files import write_json
+from slmctl.stages.folders import INPUTS
+from slmctl.stages.results import begin_results
 from slmctl.stages.workspace import Workspace
 
 HASHES = ("1f" * 32, "e0" * 32)
@@ -74,3 +77,19 @@ def test_a_run_to_go_back_in_says_what_changed(workspace: Workspace) -> None:
     workspace.begin(folder, {"settings": {"lr": 0.01}})
     with pytest.raises(MismatchError, match=r"made from other inputs:\n  settings\.lr: was 0\.01, is now 0\.5\nDo this\.$"):
         workspace.refuse_change(folder, {"settings": {"lr": 0.5}}, "Do this.")
+
+
+def test_arms_that_a_sweep_adds_are_new_arms_not_changed_inputs(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    def inputs(**arms: int) -> dict[str, object]:
+        return {"seed": 0, "models": {"base": 1, **arms}, "runs": arms, "checkpoints": arms, "sweeps": list(arms)}
+
+    write_json(workspace.evaluation / INPUTS, inputs(slm=1))
+    capsys.readouterr()
+    begin_results(workspace, inputs(slm=1, **{"slm-ratio-0.4": 1}))
+    assert capsys.readouterr().err == "eval: new arm slm-ratio-0.4\n"
+    begin_results(workspace, inputs(clm=1, random=2))
+    assert capsys.readouterr().err == "eval: new arms clm, random\neval: no longer in the comparison: arm slm\n"
+    begin_results(workspace, {**inputs(slm=2, clm=1), "seed": 1})
+    head, *changed = capsys.readouterr().err.strip().split("\n")
+    assert (head, changed[0][:5]) == ("eval: new arm clm", "eval:")
+    assert [c.split(":")[0].strip() for c in changed[1:]] == ["seed", "models.slm", "runs.slm", "checkpoints.slm"]

@@ -72,7 +72,7 @@ def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     settings["output_dir"] = str(folder / "run")
     settings["data"] |= {"corpus": corpus, "intra_document_mask": intra}
     settings["model"]["scratch"]["train"] = None
-    settings["score"] = {**settings["score"], "dtype": request.param, "references": {"curated": str(folder / "run/base/model")}}
+    settings["score"] = {**settings["score"], "dtype": request.param, "references": {"curated": str(folder / "run/base")}}
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(shards_module, "GROUP_TOKENS", 512)
         for stage in (prepare, train_base, score):

@@ -176,7 +176,7 @@ def test_recomputed_activations_change_no_bit_and_the_export_is_a_plain_model(pi
     }
     workspace = pipeline("deep", over)
     train_base(workspace)
-    config = workspace.base / "model" / "config.json"  # dropout, so that what is drawn is drawn again the same
+    config = workspace.base / "config.json"  # dropout, so that what is drawn is drawn again the same
     config.write_text(json.dumps({**json.loads(config.read_text()), "attention_dropout": 0.3}))
     train_reference(workspace)
     score(workspace)

@@ -176,7 +176,7 @@ def test_a_model_with_dropout_resumes_exactly(pipeline, monkeypatch):
 
     def with_dropout(name):
         workspace = pipeline(name, {"accept_mismatch": ["reference:base.config.json"]})
-        path = workspace.base / "model" / "config.json"
+        path = workspace.base / "config.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), "attention_dropout": 0.3}))
         return workspace
 
@@ -313,7 +313,7 @@ def test_the_learning_rate_and_the_clipped_norm_are_what_the_step_used(pipeline)
     over = {"pretrain": {"lr": 0.5, "grad_clip": 1e-9, "weight_decay": 0.0, "warmup": 0, "steps": 1, "eps": 1.0}}
     workspace = pipeline("clipped", over)
     directory = train_arm(workspace)
-    before = load_file(workspace.base / "model" / "model.safetensors")
+    before = load_file(workspace.base / "model.safetensors")
     after = load_file(directory / "model" / "model.safetensors")
     moved = max(float((before[k] - after[k]).abs().max()) for k in before)
     assert read_log(directory / "metrics.jsonl")[0]["grad_norm"] > 1e-3, "the norm is logged before clipping"
@@ -498,7 +498,7 @@ def test_bfloat16_trains_and_exports(precision, pipeline):
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     loaded = AutoModelForCausalLM.from_pretrained(directory / "model", dtype="auto")
     assert loaded.dtype == dtype
-    before = AutoModelForCausalLM.from_pretrained(workspace.base / "model", dtype=dtype).state_dict()
+    before = AutoModelForCausalLM.from_pretrained(workspace.base, dtype=dtype).state_dict()
     assert all(not torch.equal(v, before[k]) for k, v in loaded.state_dict().items() if v.ndim >= 2)
     exact = read_log(train_arm(pipeline("f32", {"pretrain": {"lr": 1e-2}})) / "metrics.jsonl")
     assert metrics[0]["loss"] == pytest.approx(exact[0]["loss"], rel=0.05)
@@ -553,7 +553,7 @@ def test_the_stages_read_their_rows_in_their_own_orders(pipeline, monkeypatch):
 
 def test_the_base_is_whole(scored):
     assert json.loads((scored.base / "done.json").read_text())["completed"]
-    base = read_log(scored.base / "metrics.jsonl")
+    base = read_log(scored.base_training / "metrics.jsonl")
     assert base[-1]["step"] == 60
     assert base[-1]["live_mean"] < base[0]["live_mean"] - 1, "the base learnt nothing, so these tests show little"
 
@@ -569,5 +569,5 @@ def test_an_untrained_base_has_the_seeds_random_weights(pipeline):
         before = torch.get_rng_state()
         train_base(workspace)
         assert torch.equal(torch.get_rng_state(), before)
-        files.append((workspace.base / "model" / "model.safetensors").read_bytes())
+        files.append((workspace.base / "model.safetensors").read_bytes())
     assert files[0] == files[1] != files[2]

@@ -46,7 +46,7 @@ def plain_heldout(model_directory, tokens_directory):
 
 def test_results_equal_the_models_own_whole_logits_losses(finished):
     workspace, page, results = finished()
-    places = {"base": workspace.base / "model", "reference": workspace.reference}
+    places = {"base": workspace.base, "reference": workspace.reference}
     places |= {arm: workspace.arm(arm) / "model" for arm in ("slm", "clm", "random")}
     assert list(results["models"]) == list(places)
     for name, place in places.items():
