@@ -14,6 +14,7 @@ from slmctl.report import numbers as n
 from slmctl.report.blocks import DataTable
 from slmctl.report.facts import ROLLING, Facts, dig, extreme, has_rolling, items_of, rows_of
 from slmctl.report.sections.summary import alarms, headline
+from slmctl.report.seed_tables import seed_tables
 from slmctl.report.shown import shortened, visible
 
 WIDTH = 80
@@ -66,11 +67,11 @@ def width(table: DataTable) -> int:
 
 
 def small_tables(results: dict[str, Any]) -> list[DataTable]:
-    """Losses on each held-out set, what each arm was and spent, what it took to reach the control, paired differences, tasks.
-    All cells are text; each table fits `WIDTH`."""
+    """Losses on each held-out set, what each arm was and spent, what it took to reach the control, paired differences, tasks,
+    means over seeds. All cells are text; each table fits `WIDTH`."""
     facts = Facts(results)
     found = [_heldout(facts, s) for s in facts.sets]
-    found += [_training(facts), _reached(facts), _differences(facts), *_tasks(facts)]
+    found += [_training(facts), _reached(facts), _differences(facts), *_tasks(facts), *seed_tables(facts)]
     return [t for t in found if t.rows]
 
 

@@ -152,3 +152,48 @@ def test_that_no_answer_could_be_read_is_said_as_on_the_page():
     assert "svamp, random: none right; from 7 outputs no answer could be read\n" in text
     assert all(len(line) <= WIDTH for line in text.splitlines())
     assert "no answer" not in printed(made_results())
+
+
+SEEDED = {
+    f"{arm}{f'-seed-{seed}' if seed else ''}": {"criterion": how, "ratio": 0.6}
+    for arm, how in (("slm", "excess_loss"), ("clm", "all"), ("random", "random"))
+    for seed in (0, 1, 2)
+}
+
+
+def test_means_over_seeds_and_the_intervals_of_their_differences_end_it():
+    results = made_results(arms=SEEDED)
+    losses = {"slm": (1.00, 1.02, 1.01), "clm": (1.05, 1.04, 1.06), "random": (1.06, 1.07, 1.05)}
+    for arm, found in losses.items():
+        for seed, loss in enumerate(found):
+            results["models"][f"{arm}{f'-seed-{seed}' if seed else ''}"]["heldout"]["target"]["loss"] = loss
+    names = {arm: [a for a in SEEDED if a.startswith(arm)] for arm in losses}
+    results["seeds"] = [{"arm": arm, "arms": arms, "target_loss": {}} for arm, arms in names.items()]
+    means, differences = small_tables(results)[-2:]
+    assert [row for row in means.rows if row[0] == "target"] == [
+        ["target", "slm", "3", "1.0100", "0.0100"],
+        ["target", "clm", "3", "1.0500", "0.0100"],
+        ["target", "random", "3", "1.0600", "0.0100"],
+    ]
+    reach = 4.302653 * math.sqrt(2 * 0.01**2 / 3)  # Student's t for two degrees of freedom
+    assert [row for row in differences.rows if row[0] == "target"] == [
+        ["target", "slm − clm", "−0.0400", f"[−{0.04 + reach:.4f}, −{0.04 - reach:.4f}]"],
+        ["target", "slm − random", "−0.0500", f"[−{0.05 + reach:.4f}, −{0.05 - reach:.4f}]"],
+        ["target", "random − clm", "+0.0100", f"[−{reach - 0.01:.4f}, +{0.01 + reach:.4f}]"],
+    ]
+    text = printed(results)
+    assert text.index("Differences of means over seeds") > text.index("Accuracy of tasks")
+    assert all(len(line) <= WIDTH for line in text.splitlines())
+    assert "Fewer than 3 seeds" not in text
+    for entry in results["seeds"]:
+        entry["arms"] = entry["arms"][:2]
+    assert "Fewer than 3 seeds tell little" in printed(results)
+    results["seeds"] = []
+    assert "over seeds" not in printed(results).partition("Held-out set")[2]
+
+
+def test_a_seed_whose_loss_is_not_known_makes_no_mean():
+    results = made_results(arms=SEEDED)
+    results["seeds"] = [{"arm": "slm", "arms": ["slm", "slm-seed-1"], "target_loss": {}}]
+    results["models"]["slm-seed-1"]["heldout"]["target"]["loss"] = None
+    assert [row[0] for t in small_tables(results) if t.title.startswith("Means over") for row in t.rows] == ["general"]

@@ -285,6 +285,17 @@ def test_results_sum_up_seeds_and_sweeps(swept):
     assert results["arms"]["slm-ratio-0.3"]["selected"]["ratio"] == pytest.approx(0.3, abs=0.02)
 
 
+def test_the_command_ends_with_a_table_of_means_over_seeds(swept, capsys):
+    made, command = swept
+    capsys.readouterr()
+    assert slmctl(command) == 0
+    said = capsys.readouterr().out
+    losses = [results_of(made.open())["models"][a]["heldout"]["target"]["loss"] for a in ("slm", "slm-seed-1")]
+    row = f"target   slm       2     {np.mean(losses):.4f}  {np.std(losses, ddof=1):.4f}".split()
+    assert row in [line.split() for line in said.partition("Means over seeds")[2].splitlines()]
+    assert "Held-out" not in said.partition("Means over seeds")[2]
+
+
 def test_a_point_stands_at_the_value_it_was_trained_with(swept, tmp_path):
     made = swept[0].copy_to(tmp_path)
     workspace = made.open(lambda s: s["pretrain"]["arms"]["slm"].update(selection={"criterion": "excess_loss", "ratio": 0.9}))
