@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 
+from slmctl import __version__
 from slmctl.config import ArmConfig, ScratchConfig, SelectionConfig, TrainingConfig
 from slmctl.console import say, waiting, warn
 from slmctl.errors import ConfigError, InputError, MismatchError
@@ -273,11 +274,24 @@ def _run(
         evaluate=ready.evaluate,
         tracking=config.tracking,
         made_from=made_from,
+        facts=_facts(workspace),
         ranks=ranks,
         resume_from=ready.step,
         threads=workspace.threads(name if name in ("base", "reference") else "arms"),
         on_stop=lambda signum: mark_stopped(ready.directory, signum),
     )
+
+
+def _facts(workspace: Workspace) -> dict[str, Any]:
+    """The pipeline, as those want to know it who look at a run's curves."""
+    config = workspace.config
+    data = config.data.model_dump(mode="json")
+    return {
+        **{"pipeline": config.name, "output_dir": config.output_dir, "slmctl": __version__},
+        "model": config.model.model_dump(mode="json", exclude_none=True),
+        "data": {k: v for k, v in data.items() if v is not None and k != "seq_len"},
+        "score": config.score.model_dump(mode="json", exclude_none=True),
+    }
 
 
 def heldout_evaluator(workspace: Workspace, settings: TrainingConfig) -> Evaluator:

@@ -44,7 +44,7 @@ from slmctl.training.ranks import Ranks, machine
 from slmctl.training.safety import HangWatch, StepGuard
 from slmctl.training.selective import Objective
 from slmctl.training.step import SIGNALS, StepMaker, StepResult
-from slmctl.training.telemetry import Log, Trackers
+from slmctl.training.telemetry import Log, Trackers, not_finite
 from slmctl.training.thread_number import settle_threads, training_pass
 
 Beat = Callable[[str, int, int], None]
@@ -72,6 +72,8 @@ class Run:
     keep_best_on: str | None = None
     made_from: dict[str, Any] = field(default_factory=dict)
     """What the run depends on, by content: a checkpoint names it, and is not loaded into another run."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What is told of the pipeline to those who look at the run's curves."""
     ranks: Ranks = Ranks()  # noqa: RUF009 - frozen
     resume_from: int | None = None
     """Step of the checkpoint to go on from; None takes the newest."""
@@ -124,6 +126,7 @@ class Trainer:
             say(f"{run.name}: the model has dropout; rows are computed one by one, so that masks follow from row and step alone")
         self.flops = flops_per_token(run.model.model, run.seq_len)
         self.peak = peak_flops(run.device)
+        self.parameters = sum(p.numel() for p in run.model.parameters())
         lay_out(run.model, settings, run.ranks, run.device)
         self.optimizer = build_optimizer(run.model, settings)
         self.counts = torch.zeros(2, run.model.vocab_size, dtype=torch.int64, device=run.device)  # seen and selected, by token id
@@ -180,7 +183,7 @@ class Trainer:
             stack.callback(run.source.close)
             self.metrics = stack.enter_context(Log(run.directory / "metrics.jsonl", last, on=self.ranks.is_first))
             self.evals = stack.enter_context(Log(run.directory / "evals.jsonl", progress.evaluated, on=self.ranks.is_first))
-            self.trackers = Trackers(run.tracking, run.directory, run.name, progress.step, on=self.ranks.is_first)
+            self.trackers = Trackers(run.tracking, run.directory, run.name, progress.step, self._facts(), on=self.ranks.is_first)
             stack.push(lambda kind, *_: self.trackers.close(failed=kind is not None))
             self.hang = HangWatch(run.directory / f"hang-rank-{self.ranks.rank}.txt", run.settings.hang_timeout)
             stack.callback(self.hang.close)
@@ -192,6 +195,18 @@ class Trainer:
             self._steps()
         with waiting(f"{run.name}: writing the model"):
             self.export()
+
+    def _facts(self) -> dict[str, Any]:
+        """What this run is, for those who look at its curves beside others'."""
+        run = self.run
+        return {
+            **run.facts,
+            "run": run.name,
+            **run.settings.model_dump(mode="json", exclude={"arms", "selection"}),
+            "selection": run.selection.model_dump(mode="json"),
+            **{"seq_len": run.seq_len, "seed": run.seed, "steps": self.steps, "device": run.device, "ranks": self.ranks.size},
+            "parameters": self.parameters,
+        }
 
     def _steps(self) -> None:
         run, progress, settings = self.run, self.progress, self.run.settings
@@ -275,8 +290,6 @@ class Trainer:
         progress.skipped += result.refused is not None
         progress.skipped_in_a_row = self.maker.guard.skipped_in_a_row
         progress.threshold = self.maker.objective.threshold
-        if result.refused is not None:
-            self._refused(step, result)
         seconds = time.perf_counter() - started
         rate = result.tokens / seconds
         record = {
@@ -288,6 +301,9 @@ class Trainer:
             "grad_norm": result.grad_norm,
             "lr": result.lr,
             "skipped": result.refused,
+            "nonfinite": not_finite(
+                {"loss": result.loss, "grad_norm": result.grad_norm, "live_mean": result.metrics["live_mean"]}
+            ),
             "seconds": seconds,
             "loader_seconds": waited,
             "tokens_per_s": rate,
@@ -295,8 +311,11 @@ class Trainer:
             "mfu": self._mfu(rate),
         }
         self.metrics.write(record)
-        self.trackers.scalars(step, record, "train")
+        marks = {"skipped": int(result.refused is not None), "nonfinite": int(result.refused == "nonfinite")}
+        self.trackers.scalars(step, {**record, **marks}, "train")
         self.live.step(record)
+        if result.refused is not None:
+            self._refused(step, result)
         if step % run.settings.log_every == 0 or step == self.steps:
             unselected = result.metrics["loss_unselected"]
             rest = f" unselected {unselected:.4f}" if unselected is not None else ""
@@ -412,6 +431,7 @@ class Trainer:
         }
         progress.evaluated = progress.step
         self.evals.write(record)
+        self.trackers.describe(losses)
         self.trackers.scalars(progress.step, losses, "heldout")
         self.live.evaluated(record)
         listing = ", ".join(f"{k} {v:.4f}" for k, v in losses.items())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,23 @@ def finite(value: Any) -> Any:
     if isinstance(value, list):
         return [finite(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def not_finite(values: dict[str, float | None]) -> dict[str, str] | None:
+    """`nan`, `inf` or `-inf` of each value that is not finite, which JSON has no number for; None where all are."""
+    found = {k: str(float(v)) for k, v in values.items() if v is not None and not math.isfinite(v)}
+    return found or None
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted key, as far as they are numbers, booleans or text."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            found |= flat(value, f"{prefix}{key}.")
+        elif isinstance(value, bool | int | float | str):
+            found[f"{prefix}{key}"] = value
+    return found
 
 
 class Log:
@@ -62,9 +80,14 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 class Trackers:
-    """TensorBoard and W&B, fed with the same scalars."""
+    """TensorBoard and W&B, fed with the same scalars, and with `facts`: what the run is."""
 
-    def __init__(self, tracking: TrackingConfig, directory: Path, name: str, step: int, on: bool = True) -> None:
+    def __init__(
+        self, tracking: TrackingConfig, directory: Path, name: str, step: int, facts: dict[str, Any], on: bool = True
+    ) -> None:
+        self.facts = facts
+        self.ended: Any = None
+        """What says of TensorBoard's hparams that the run has ended."""
         self.board: Any = None
         self.wandb: Any = None
         if not on:
@@ -79,7 +102,21 @@ class Trackers:
             except ImportError:
                 raise ConfigError("tracking.wandb_project is set, but wandb is absent: pip install 'slmctl[wandb]'.") from None
             same = sha256_json(str(directory.resolve()))[:16]  # a resumed run goes on in the same W&B run
-            self.wandb = wandb.init(project=tracking.wandb_project, name=name, id=same, dir=str(directory), resume="allow")
+            self.wandb = wandb.init(
+                project=tracking.wandb_project, name=name, id=same, dir=str(directory), resume="allow", config=facts,
+                allow_val_change=True,
+            )  # fmt: skip
+
+    def describe(self, sets: Iterable[str]) -> None:
+        """TensorBoard's hparams: the run's facts, and the held-out losses by which runs are compared, under the tags of their
+        curves. Written among the run's own events, since `add_hparams` would make a further run of them."""
+        if self.board is None or self.ended is not None:
+            return
+        from torch.utils.tensorboard.summary import hparams
+
+        experiment, started, self.ended = hparams(flat(self.facts), {f"heldout/{name}": 0.0 for name in sets})  # type: ignore[no-untyped-call]
+        for summary in (experiment, started):
+            self.board.file_writer.add_summary(summary)
 
     def scalars(self, step: int, values: dict[str, Any], prefix: str) -> None:
         flat = {}
@@ -95,6 +132,8 @@ class Trackers:
 
     def close(self, failed: bool) -> None:
         if self.board is not None:
+            if self.ended is not None and not failed:
+                self.board.file_writer.add_summary(self.ended)
             self.board.close()
         if self.wandb is not None:
             self.wandb.finish(exit_code=int(failed))

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_training_loop import STEPS, altered, assert_same, at_step, nan_gradient, nan_loss, result, send, train_arm
 from torch import nn
 from transformers import AutoModelForCausalLM
@@ -77,8 +78,14 @@ def equal(a, b):
 @pytest.mark.parametrize("broken", [nan_loss, nan_gradient], ids=lambda f: f.__name__)
 def test_a_step_that_is_not_finite_is_not_taken_where_it_is_to_be_skipped(broken, pipeline, monkeypatch, snapshots, capsys):
     altered(monkeypatch, {4}, broken)
-    directory = train_arm(pipeline("skips", {"pretrain": {"on_nonfinite": "skip"}}))
+    directory = train_arm(pipeline("skips", {"pretrain": {"on_nonfinite": "skip"}, "tracking": {"tensorboard": True}}))
     metrics = metrics_of(directory)
+    bad = ("loss", "live_mean") if broken is nan_loss else ("grad_norm",)
+    assert [r["nonfinite"] for r in metrics] == [None, None, None, dict.fromkeys(bad, "nan"), None, None, None, None]
+    assert all(metrics[3][k] is None for k in bad), "JSON has no NaN"
+    events = EventAccumulator(str(directory / "tensorboard")).Reload()
+    assert [e.value for e in events.Scalars("train/nonfinite")] == [0, 0, 0, 1, 0, 0, 0, 0]
+    assert [e.step for e in events.Scalars("train/skipped") if e.value] == [4]
     assert [r["skipped"] for r in metrics] == [None, None, None, "nonfinite", None, None, None, None]
     assert equal(snapshots[4], snapshots[3])
     assert not equal(snapshots[5], snapshots[4])
@@ -116,6 +123,7 @@ def test_ten_skipped_steps_in_a_row_stop_the_run(pipeline, monkeypatch):
     with pytest.raises(TrainingError, match=r"step 12 is not finite .*10th in a row"):  # counted across the stop
         train_arm(workspace)
     assert not (workspace.arm("slm") / "model").exists()
+    assert [r["skipped"] for r in metrics_of(workspace.arm("slm"))][-1] == "nonfinite", "the step that stopped it is logged too"
 
 
 def spike(found):

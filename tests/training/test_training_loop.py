@@ -335,7 +335,9 @@ def test_a_loss_or_gradient_that_is_nan_stops_at_its_step_and_keeps_the_last_che
             train_arm(workspace)
     assert stopped.value.exit_code == 1
     assert [d.name for d in checkpoint.all_checkpoints(checkpoints)] == ["step-00000003"]
-    assert [r["step"] for r in read_log(workspace.arm("slm") / "metrics.jsonl")] == [1, 2, 3, 4]
+    logged = read_log(workspace.arm("slm") / "metrics.jsonl")
+    assert [(r["step"], r["skipped"]) for r in logged] == [(1, None), (2, None), (3, None), (4, None), (5, "nonfinite")]
+    assert "nan" in logged[-1]["nonfinite"].values()
     assert not (workspace.arm("slm") / "model").exists()
     assert_same(result(train_arm(workspace)), whole)
 
