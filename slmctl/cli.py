@@ -358,6 +358,35 @@ def validate(
     out.print(f"{config}: valid")
 
 
+Texts = Annotated[list[str] | None, typer.Option(metavar="PATH", help="File or pattern; repeatable.", show_default=False)]
+
+
+@app.command()
+def init(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The YAML file to write; one that is there is left as it is.")],
+    curated: Texts = None,
+    corpus: Texts = None,
+    target: Texts = None,
+    general: Texts = None,
+    base_model: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Folder or Hub id of the base; without one a small base is made.")
+    ] = None,
+) -> None:
+    """A commented configuration for your own texts, its sizes by theirs; without any, one with placeholders.
+
+    `--curated`: a little of what the model should be good at. `--corpus`: the large noisy text. `--target`: held-out text of the
+    first kind. `--general`: of another, to see what is lost. Files are .jsonl, .txt (also .gz, .zst) or .parquet; which fields
+    are the text is guessed from the first records.
+
+    Example: `slmctl init mine.yaml --curated curated.jsonl --corpus 'web/*.jsonl.gz' --target test.jsonl`
+    """
+    from slmctl.stages.init import Given, init
+
+    given = {"curated": curated, "corpus": corpus, "target": target, "general": general}
+    init(config, Given({name: paths for name, paths in given.items() if paths}, base_model))
+    out.print(f"wrote {config}; next: slmctl validate {config} --inputs, then slmctl run {config}", soft_wrap=True)
+
+
 @app.command()
 def demo(
     output_dir: Annotated[Path, typer.Option(help="Where the demo's files go.")] = Path("runs/demo"),

@@ -1,0 +1,180 @@
+"""init: what it guesses of texts, the sizes it takes, and that what it writes is a pipeline that runs."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+from tiny_pipeline import sentences, write_jsonl
+
+from slmctl.cli import main
+from slmctl.config import total_steps
+from slmctl.config_file import load_config
+from slmctl.errors import ConfigError, InputError
+from slmctl.stages import run as running
+from slmctl.stages.init import Given, configuration, init
+from slmctl.stages.init_look import guess, look_at
+from slmctl.stages.init_sizes import sizes
+
+
+@pytest.fixture
+def texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
+    """Questions in Parquet, a corpus in .gz and .zst, a held-out .txt and a general set; the working folder is theirs."""
+    monkeypatch.chdir(tmp_path)
+    plain = [r["text"] for r in sentences(1, 80)]
+    pq.write_table(pa.table({"question": plain[:40], "answer": plain[40:], "n": range(40)}), "curated.parquet")
+    Path("web").mkdir()
+    for k in range(2):
+        lines = "".join(json.dumps({"id": "x", "content": r["text"]}) + "\n" for r in sentences(2 + k, 60))
+        Path(f"web/{k}.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    lines = "".join(json.dumps({"raw": r["text"]}) + "\n" for r in sentences(9, 40))
+    Path("more.jsonl.zst").write_bytes(zstandard.compress(lines.encode()))
+    Path("target.txt").write_text("\n\n".join(r["text"] for r in sentences(5, 12)))
+    write_jsonl(Path("general.jsonl"), sentences(6, 8))
+    corpus = ["web/*.jsonl.gz", "more.jsonl.zst"]
+    return {"curated": ["curated.parquet"], "corpus": corpus, "target": ["target.txt"], "general": ["general.jsonl"]}
+
+
+SMALL = ["vocab_size=300", "hidden_size=16", "num_hidden_layers=1", "num_attention_heads=2", "intermediate_size=32"]
+
+
+def command(*argv: str) -> int:
+    try:
+        main(list(argv))
+    except SystemExit as e:
+        return int(e.code or 0)
+    return 0
+
+
+def test_what_it_writes_is_valid_and_runs(
+    texts: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [x for name, paths in texts.items() for p in paths for x in (f"--{name}", p)]
+    assert command("init", "my run.yaml", *given) == 0
+    said = capsys.readouterr()
+    assert "curated: curated.parquet: 1 file, about " in said.err
+    assert "corpus: web/*.jsonl.gz: 2 files" in said.err
+    assert "next: slmctl validate my run.yaml --inputs" in said.out
+    assert command("validate", "my run.yaml", "--inputs") == 0
+    config = load_config("my run.yaml")
+    assert [s.text for s in (*config.data.curated, *config.data.corpus)] == ["{question}\n{answer}", "{content}", "{raw}"]
+    assert config.data.heldout["target"][0].txt_split == "paragraph"
+    assert (config.name, config.output_dir) == ("my-run", "runs/my-run")
+    over = [f"model.scratch.{s}" for s in [*SMALL, "train.steps=2"]] + ["pretrain.steps=2", "reference.steps=2"]
+    over += ["data.seq_len=32", "pretrain.batch_tokens=256", "reference.batch_tokens=256", "eval.dynamics=false"]
+    over += ["pretrain.save_every=2", "pretrain.keep_every=2", "pretrain.eval_every=0", "tracking.tensorboard=false"]
+    over += ["model.scratch.train.batch_tokens=256", "device=cpu"]
+    over += [f"{part}.precision=float32" for part in ("model.scratch.train", "reference", "score", "pretrain")]
+    monkeypatch.setattr(running, "report", lambda workspace: workspace.report / "index.html")
+    assert command("run", "my run.yaml", *[x for o in over for x in ("-o", o)]) == 0
+    results = json.loads(Path("runs/my-run/eval/results.json").read_text())
+    assert set(results["arms"]) == {"slm", "clm", "random"}
+    assert [c["step"] for c in results["arms"]["slm"]["checkpoints"]] == [2]
+
+
+def test_a_file_that_is_there_is_left_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("mine")
+    assert command("init", str(file)) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert file.read_text() == "mine"
+
+
+def test_without_texts_placeholders_are_marked_and_it_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert command("init", "mine.yaml") == 0
+    text = Path("mine.yaml").read_text()
+    assert text.count("CHANGE THIS") == 3
+    said = capsys.readouterr().err
+    assert "A held-out set is needed" in said
+    assert "shuf curated.jsonl" in said
+    assert command("validate", "mine.yaml") == 0
+    assert command("validate", "mine.yaml", "--inputs") == 2
+    keys = [line for line in text.splitlines() if ":" in line and not line.lstrip().startswith("#")]
+    bare = [line for line in keys if "#" not in line]
+    assert [line.strip() for line in bare] == ["eval:"], "every key has its comment"
+
+
+def test_everything_that_cannot_be_read_is_named_at_once_and_nothing_is_written(tmp_path: Path) -> None:
+    (tmp_path / "numbers.jsonl").write_text('{"n": 1}\n')
+    given = {"curated": [f"{tmp_path}/no.jsonl"], "corpus": [f"{tmp_path}/numbers.jsonl"]}
+    with pytest.raises(InputError, match=r"(?s)curated: .*no\.jsonl does not exist.*corpus: .*no field holds text .*fields: n"):
+        init(tmp_path / "mine.yaml", Given(given))
+    assert not (tmp_path / "mine.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("record", "text"),
+    [
+        ({"text": "a", "question": "b", "answer": "c"}, "{text}"),
+        ({"content": "a", "url": "b"}, "{content}"),
+        ({"id": "1", "question": "b", "answer": "c"}, "{question}\n{answer}"),
+        ({"id": 1, "prompt": "b", "completion": "c"}, "{prompt}\n{completion}"),
+        ({"id": 1, "raw": "b"}, "{raw}"),
+        ({"id": "1", "story": "much longer", "a.b": "the longest, whose name is a path"}, "{story}"),
+    ],
+)
+def test_the_fields_that_are_guessed(record: dict[str, Any], text: str) -> None:
+    assert guess([record, record], "a.jsonl")[0] == text
+
+
+def test_a_field_counts_where_every_record_has_it() -> None:
+    assert guess([{"text": "a", "raw": "b"}, {"text": None, "raw": "b"}], "a.jsonl")[0] == "{raw}"
+    with pytest.raises(InputError, match="no field holds text in each of the first 2 records"):
+        guess([{"text": "a"}, {"raw": "b"}], "a.jsonl")
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.parquet", "a.txt"])
+def test_tokens_are_estimated_whatever_the_file(tmp_path: Path, name: str) -> None:
+    plain = [r["text"] for r in sentences(3, 400, words=60)]
+    lines = "".join(json.dumps({"text": t, "url": "http://example.org/" + "x" * 80}) + "\n" for t in plain).encode()
+    path = tmp_path / name
+    if name.endswith(".parquet"):
+        pq.write_table(pa.table({"text": plain}), path)
+    else:
+        data = "\n\n".join(plain).encode() if name.endswith(".txt") else lines
+        packed = {".gz": gzip.compress, ".zst": zstandard.compress}.get(path.suffix, bytes)
+        path.write_bytes(packed(data))
+    assert look_at(str(path)).bytes == pytest.approx(sum(map(len, plain)), rel=0.15)
+
+
+@pytest.mark.parametrize("scratch", [True, False])
+@pytest.mark.parametrize("curated", [300, 50_000, 5_000_000])
+@pytest.mark.parametrize("corpus", [1_000, 300_000, 8_000_000, 5_000_000_000])
+def test_sizes_make_a_sensible_run_whatever_the_texts(tmp_path: Path, scratch: bool, curated: int, corpus: int) -> None:
+    found = sizes(curated, corpus, scratch)
+    (tmp_path / "p.yaml").write_text(configuration("p", {}, None if scratch else "some/base", found))
+    config = load_config(tmp_path / "p.yaml")
+    for arm in config.pretrain.arms.values():
+        steps = total_steps(arm, config.data.seq_len, 0)
+        assert steps == found.steps
+        assert 48 <= steps <= 600
+        assert steps // arm.keep_every >= 4, "checkpoints by which arms are compared"
+        assert arm.keep_every == arm.save_every
+        assert arm.keep_every % arm.eval_every == 0
+    assert config.pretrain.tokens is not None
+    assert config.pretrain.tokens <= 21_000_000
+    assert found.passes == pytest.approx(config.pretrain.tokens / corpus)
+    if curated >= 50_000:
+        rows = curated // config.data.seq_len
+        assert total_steps(config.reference, config.data.seq_len, rows) >= 10, "dozens of steps, or as many as there can be"
+
+
+def test_rows_fit_a_local_bases_context(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"max_position_embeddings": 256}))
+    init(tmp_path / "p.yaml", Given({}, str(tmp_path)))
+    assert load_config(tmp_path / "p.yaml").data.seq_len == 256
+
+
+def test_no_folder_for_it_is_a_clear_message(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ConfigError, match=r"p\.yaml cannot be written: .*/file is a file\."):
+        init(tmp_path / "file" / "p.yaml", Given({}))
