@@ -66,6 +66,10 @@ def test_every_shipped_pipeline_is_valid(slmctl: Any) -> None:
     assert len(pipelines) >= 5
     for pipeline in pipelines:
         assert slmctl("validate", pipeline)[0] == 0, pipeline
+        for line in pipeline.read_text(encoding="utf-8").splitlines():
+            place = line.find("  # ")
+            code = line[:place].rstrip()
+            assert place in (-1, 36) or len(code) > 36 or "{" in code, f"{pipeline.name}: a comment out of line: {line}"
 
 
 def test_validate_inputs_names_absent_files(slmctl: Any, tiny: Tiny) -> None:
@@ -229,7 +233,7 @@ def test_long_documents_are_split_and_counted(slmctl: Any, tiny: Tiny, tmp_path:
         f.write(json.dumps({"text": "cat " * 2000}) + "\n")
     code, _, err = slmctl("prepare", path)
     assert code == 0
-    assert re.search(r"packed end to end, \d+ of them go on in the next row", err)
+    assert re.search(r"; [\d,]+ documents go on from one row to the next\n", err)
     manifest = json.loads((tmp_path / "run" / "tokens" / "corpus" / "manifest.json").read_text())
     assert 1 <= manifest["counts"]["split_documents"] <= manifest["counts"]["documents"]
 

@@ -40,7 +40,9 @@ def warn_of_changes(workspace: Workspace, arm: str) -> list[str]:
     found = differences(made_from(workspace, arm)["settings"], wanted)
     notes = [f"arm {arm} was trained with other settings than the configuration has now: {line}" for line in found]
     for note in notes:
-        warn(note)
+        if note not in workspace.noted:  # eval and report both ask
+            warn(note)
+            workspace.noted.add(note)
     return notes
 
 

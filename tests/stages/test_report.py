@@ -13,6 +13,7 @@ from tiny_pipeline import tiny_settings, write_jsonl
 from slmctl.config_file import check
 from slmctl.files import read_json, sha256_json, write_json
 from slmctl.report.page import Page
+from slmctl.stages.compare_arms import warn_of_changes
 from slmctl.stages.folders import DONE, INPUTS
 from slmctl.stages.report import report
 from slmctl.stages.workspace import Workspace, result_settings
@@ -62,13 +63,18 @@ def evaluated(tmp_path: Path) -> Evaluated:
     return Evaluated(tmp_path)
 
 
-def test_notes_of_settings_are_those_of_now(evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_notes_of_settings_are_those_of_now(
+    evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert notes(evaluated.open(), monkeypatch) == ["a note of a task"], "the note that is true no more is gone"
 
     def change(settings: dict[str, Any]) -> None:
         settings["pretrain"]["arms"]["slm"]["lr"] = 0.5
 
-    first, second = notes(evaluated.open(change), monkeypatch)
+    workspace = evaluated.open(change)
+    assert warn_of_changes(workspace, "slm"), "as eval does before"
+    first, second = notes(workspace, monkeypatch)
+    assert capsys.readouterr().err.count("warning: arm slm was trained with other settings") == 1
     assert first == "a note of a task"
     assert second.startswith("arm slm was trained with other settings than the configuration has now")
     assert "0.5" in second
