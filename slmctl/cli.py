@@ -418,6 +418,8 @@ def main(argv: list[str] | None = None) -> None:
             )
         if is_full(e):
             _fail("no space left on a disk. What was finished is kept; free some space and run again.", e, 1)
+        if isinstance(e, PermissionError) and e.filename is not None:
+            _fail(f"{e.filename}: {e.strerror}. Change its rights, or run as a user who may use it.", e, 1)
         _fail(f"unexpected {type(e).__name__}: {e}\nRun again with --debug for a traceback.", e, 1)
 
 

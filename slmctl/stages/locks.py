@@ -13,6 +13,7 @@ from typing import IO
 
 from slmctl.console import waiting, warn
 from slmctl.errors import SlmError
+from slmctl.files import disk_errors
 from slmctl.storage import Folder, LocalFolder
 
 PATIENCE = 600
@@ -43,12 +44,12 @@ class Locks:
         try:
             return _open(self._folder(self.shared[0]) / "planning.lock")
         except OSError:  # a store that is complete, and only read
-            return _open(self._folder("") / "planning.lock")
+            return _open_to_write(self._folder("") / "planning.lock")
 
     @contextmanager
     def alone(self, label: str) -> Iterator[None]:
         """One process at a time, and the others wait: for a file that is read, changed and written within a moment."""
-        with _open(self._folder(label) / f"{label}.lock") as file:
+        with _open_to_write(self._folder(label) / f"{label}.lock") as file:
             with suppress(OSError), waiting(f"waiting for another slmctl to be done with {label}"):
                 fcntl.flock(file, fcntl.LOCK_EX)  # OSError: a file system without locks
             yield
@@ -76,7 +77,8 @@ class Locks:
             raise SlmError(f"another slmctl is working on {place}. Wait for it, or stop it first.") from None
         except OSError as e:
             if e.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):  # a file system without locks
-                raise
+                with disk_errors(Path(e.filename or self._folder(label))):
+                    raise
 
     def share(self, label: str) -> None:
         """Lets others hold what this process has locked, and has completed."""
@@ -126,3 +128,9 @@ def _wait_for_planner(file: IO[str], path: Path) -> None:
 def _open(path: Path) -> IO[str]:
     path.parent.mkdir(parents=True, exist_ok=True)
     return open(path, "a")  # not "w", which would look like a sign of life
+
+
+def _open_to_write(path: Path) -> IO[str]:
+    """As `_open`, for those who are about to write beside it. Raises `SlmError` where that is not allowed."""
+    with disk_errors(path):
+        return _open(path)

@@ -9,8 +9,9 @@ import pytest
 from tiny_pipeline import tiny_settings
 
 from slmctl.config_file import check
-from slmctl.errors import MismatchError
+from slmctl.errors import MismatchError, SlmError
 from slmctl.files import write_json
+from slmctl.stages import locks
 from slmctl.stages.folders import INPUTS
 from slmctl.stages.results import begin_results
 from slmctl.stages.workspace import Workspace
@@ -93,3 +94,19 @@ def test_arms_that_a_sweep_adds_are_new_arms_not_changed_inputs(workspace: Works
     head, *changed = capsys.readouterr().err.strip().split("\n")
     assert (head, changed[0][:5]) == ("eval: new arm clm", "eval:")
     assert [c.split(":")[0].strip() for c in changed[1:]] == ["seed", "models.slm", "runs.slm", "checkpoints.slm"]
+
+
+@pytest.mark.parametrize("kind", ["lock", "alone", "planning"])
+def test_a_folder_of_another_user_is_a_clear_message(workspace: Workspace, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """As someone meets it who may read a run and not write to it."""
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(locks, "_open", refuse)
+    with pytest.raises(SlmError, match=r"cannot write .*/run/\.cache/locks/\S*\.lock: Permission denied\. Choose another"):
+        if kind == "lock":
+            workspace.locks.lock("eval")
+        else:
+            with workspace.locks.alone("x") if kind == "alone" else workspace.locks.planning():
+                pass
