@@ -104,9 +104,10 @@ def test_a_folder_of_another_user_is_a_clear_message(workspace: Workspace, monke
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(locks, "_open", refuse)
+    use = {
+        "lock": lambda: workspace.locks.lock("eval"),
+        "alone": lambda: workspace.locks.alone("x").__enter__(),
+        "planning": lambda: workspace.locks.planning().__enter__(),
+    }[kind]
     with pytest.raises(SlmError, match=r"cannot write .*/run/\.cache/locks/\S*\.lock: Permission denied\. Choose another"):
-        if kind == "lock":
-            workspace.locks.lock("eval")
-        else:
-            with workspace.locks.alone("x") if kind == "alone" else workspace.locks.planning():
-                pass
+        use()
