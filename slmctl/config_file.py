@@ -274,7 +274,7 @@ def load_config(path: Path | str, overrides: list[str] | None = None) -> Pipelin
             not_text(raw[:HEAD], str(path))
             or f"is not UTF-8 text (line {line}); {convert('WINDOWS-1252', str(path))} may mend it"
         )
-        raise ConfigError(f"{path} {why}.") from None
+        raise ConfigError(f"cannot read {path}, which {why}.") from None
     except OSError as e:
         raise ConfigError(f"cannot read {path}: {e.strerror}.") from None
     data, lines = parse_yaml(text, str(path))
