@@ -145,7 +145,7 @@ ACCEPTED = {"accept_mismatch": ["reference:base.config.json"]}
 
 
 def with_dropout(workspace):
-    path = workspace.base / "model" / "config.json"
+    path = workspace.base / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "attention_dropout": 0.3}))
     return workspace
 
