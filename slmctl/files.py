@@ -74,6 +74,14 @@ def why_no_folder(path: Path) -> str | None:
     return None
 
 
+def make_folder_of(final: Path) -> None:
+    """The folder that `final` is to lie in."""
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as e:  # a file system of the system's own
+        raise SlmError(f"cannot write {final}: no folder can be made there. Choose another output_dir.") from e
+
+
 def fsync_dir(path: Path) -> None:
     fd = os.open(path, os.O_RDONLY)
     try:
@@ -90,10 +98,7 @@ def publishing(final: Path, check: Callable[[Path], None] | None = None) -> Iter
     verify it, one rename publishes it and the directory is fsynced. On an error the temporary is removed.
     """
     with disk_errors(final):
-        try:
-            final.parent.mkdir(parents=True, exist_ok=True)
-        except FileNotFoundError as e:  # a file system of the system's own
-            raise SlmError(f"cannot write {final}: no folder can be made there. Choose another output_dir.") from e
+        make_folder_of(final)
         temporary = temporary_beside(final)
         try:
             yield temporary

@@ -200,7 +200,7 @@ class Estimator:
         if base is None:
             return None
         runs: list[tuple[str, SelectionConfig]] = [(f"pretrain/{a}", s.selection) for a, s in self.config.pretrain.arms.items()]
-        runs += [("reference/training", ALL), ("base", ALL)]
+        runs += [("reference/training", ALL), ("base/training", ALL), ("base", ALL)]
         for label, selection in runs:
             for place in (root / label, *moved_aside(root, label)):
                 speeds = [m["tokens_per_s"] for m in read_log(place / "metrics.jsonl")[-200:] if m.get("tokens_per_s")]

@@ -13,7 +13,7 @@ from typing import IO
 
 from slmctl.console import waiting, warn
 from slmctl.errors import SlmError
-from slmctl.files import disk_errors
+from slmctl.files import disk_errors, make_folder_of
 from slmctl.storage import Folder, LocalFolder
 
 PATIENCE = 600
@@ -133,4 +133,5 @@ def _open(path: Path) -> IO[str]:
 def _open_to_write(path: Path) -> IO[str]:
     """As `_open`, for those who are about to write beside it. Raises `SlmError` where that is not allowed."""
     with disk_errors(path):
+        make_folder_of(path)
         return _open(path)

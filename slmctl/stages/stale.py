@@ -64,7 +64,7 @@ def holds_what_it_should(folder: Path, label: str) -> bool:
     """Whether what a complete stage was made for is still in its folder: those in stale/ may have been thinned out."""
     if label == "tokenizer":
         return (folder / "tokenizer.json").is_file()
-    model = folder if label == "reference" else folder / "model"
+    model = folder / "model" if label.startswith("pretrain") or (folder / "model").is_dir() else folder  # a base of before
     return (model / "config.json").is_file() and any(f.suffix in (".safetensors", ".bin") for f in model.iterdir())
 
 
