@@ -7,7 +7,7 @@ I items of a task, K columns of sums.
 from __future__ import annotations
 
 import math
-from functools import cache
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
@@ -18,6 +18,9 @@ CHUNK = 2**20
 """Documents drawn at once: some 20 MB, however many there are."""
 FEW = 5
 """With fewer documents too many resamples have no spread, and Student's t is used."""
+OWN = 0.5
+"""Share of what unequal documents take from an interval that the bootstrap's own quantiles make good, by simulation
+(benchmarks/intervals.py): they are drawn from the same few long documents, and see some of it."""
 
 
 def mean_interval(
@@ -26,9 +29,12 @@ def mean_interval(
     """The interval of sum(nats) / sum(predicted), a set's loss in nats a token, as its documents vary.
 
     A studentised bootstrap (bootstrap-t, Efron and Tibshirani 1993, section 12.5) with the linearised standard error of a
-    ratio: unlike percentiles it holds close to its level with dozens of documents, of unequal length and skewed losses.
+    ratio: unlike percentiles it holds close to its level with dozens of documents of skewed losses. It is wider where few
+    long documents hold most of the tokens (`widening`), so that it holds its level there too, as long as a document's loss
+    does not depend on its length: what the longest texts are like, a sample that has few of them cannot tell.
     Any other additive figure may stand in for nats, any size for `predicted` (bytes, for bits per byte).
-    None where there are fewer than two documents with a predicted token, or a loss that is not finite. The same seed and
+    None where there are fewer than two documents with a predicted token, where one is all but everything, or where a loss is
+    not finite. The same seed and
     documents give the same resamples. Raises `ValueError` for shapes that differ.
     """
     nats_M, predicted_M = np.asarray(nats_M, np.float64), np.asarray(predicted_M, np.float64)
@@ -36,8 +42,8 @@ def mean_interval(
         raise ValueError(f"nats and predicted are one number a document, not of shapes {nats_M.shape} and {predicted_M.shape}")
     used_M = predicted_M > 0
     nats_M, predicted_M = nats_M[used_M], predicted_M[used_M]
-    documents = len(nats_M)
-    if documents < 2 or not np.isfinite(nats_M).all():
+    documents, wider = len(nats_M), widening(predicted_M, level)
+    if documents < 2 or not np.isfinite(nats_M).all() or math.isinf(wider):
         return None
     loss = nats_M.sum() / predicted_M.sum()
     apart_M = nats_M - loss * predicted_M
@@ -47,7 +53,8 @@ def mean_interval(
     else:
         t_R = _studentised(apart_M, predicted_M, error, seed, resamples)
         low, high = (float(q) for q in np.quantile(t_R, [(1 - level) / 2, (1 + level) / 2]))
-    return float(loss - high * error), float(loss - low * error)
+        wider = 1 + OWN * (wider - 1)
+    return float(loss - high * error * wider), float(loss - low * error * wider)
 
 
 def difference_interval(
@@ -59,6 +66,43 @@ def difference_interval(
     if nats_a_M.shape != nats_b_M.shape:
         raise ValueError(f"both models' losses are of the same documents, not {nats_a_M.shape} and {nats_b_M.shape}")
     return mean_interval(nats_a_M - nats_b_M, predicted_M, level, seed, resamples)
+
+
+def effective_documents(size_M: ArrayLike) -> float:
+    """How many documents of equal size would tell as much as these: (sum of sizes)^2 / sum of squares, from 1 to M (Kish)."""
+    share_M = _shares(size_M)
+    return float(1 / np.square(share_M).sum()) if len(share_M) else 0.0
+
+
+def widening(size_M: ArrayLike, level: float) -> float:
+    """The factor by which unequal sizes lengthen Student's interval of a ratio: 1 where all are equal, 1.1 to 3 where few
+    documents hold most of the tokens.
+
+    A long document pulls the loss towards its own, so that its residual, and with it the standard error, is too small; and
+    that error, a sum of few large squares, has fewer degrees of freedom than M - 1. Both follow from the sizes alone, for
+    documents whose loss a token varies alike (Bell and McCaffrey, Survey Methodology 28, 2002): the residuals are y = B z of
+    independent z, and E y'y = tr BB', with Satterthwaite's (tr BB')^2 / tr (BB')^2 degrees of freedom.
+    """
+    w_M = _shares(size_M)
+    documents = len(w_M)
+    if documents < 2:
+        return 1.0
+    two, three, four, five = (float((w_M**k).sum()) for k in (2, 3, 4, 5))
+    trace = two - 2 * three + two**2
+    square = four + 2 * (two * four + three**2) + two**4 - 4 * five + 2 * two * four - 4 * two**2 * three
+    if not (trace > 1e-12 * two and square > 0):  # one document is all there is
+        return math.inf
+    bias = math.sqrt(two / (trace * documents / (documents - 1)))
+    freedom = max(1.0, min(documents - 1.0, trace**2 / square))
+    return max(1.0, bias * student_quantiles(level, freedom)[1] / student_quantiles(level, documents - 1)[1])
+
+
+def _shares(size_M: ArrayLike) -> Floats:
+    """Each document's share of all tokens, of those that have any."""
+    size_M = np.asarray(size_M, np.float64)
+    size_M = size_M[size_M > 0]
+    found: Floats = size_M / size_M.sum()
+    return found
 
 
 def _standard_error(squares: Floats, size: Floats, documents: int) -> Floats:
@@ -97,8 +141,8 @@ def _resampled_sums(values_MK: Floats, seed: int, resamples: int) -> Floats:
     return np.concatenate(sums)
 
 
-@cache
-def student_quantiles(level: float, freedom: int) -> tuple[float, float]:
+@lru_cache(maxsize=256)
+def student_quantiles(level: float, freedom: float) -> tuple[float, float]:
     """The quantiles of Student's t that hold `level` between them: its density over the angle t = sqrt(freedom) tan(angle)
     is cos(angle)^(freedom - 1), summed up."""
     angle = np.linspace(-math.pi / 2, math.pi / 2, 200_001)
