@@ -43,7 +43,8 @@ class Figures:
 
 class StepFigures:
     """Gathers a step's figures micro-batch by micro-batch, on the device. `all_known`: live losses of all targets are
-    computed, not of the selected ones only. `shifts` are those at which live and reference losses are correlated. `blind`:
+    computed, not of the selected ones only (random selection), in which case there is no mean of all, and correlations and
+    quantiles are of the selected ones; `live_share` says of what share of the targets they are. `shifts` are those at which live and reference losses are correlated. `blind`:
     count how many of the selected tokens random selection would have taken, too."""
 
     def __init__(self, all_known: bool, shifts: tuple[int, ...] = SHIFTS, blind: bool = False) -> None:
@@ -98,11 +99,13 @@ class StepFigures:
         metrics: dict[str, Any] = {
             "loss_selected": _ratio(s["chosen_nats"], s["chosen"]),
             "loss_unselected": _ratio(s["rest_nats"], s["rest"]),
-            "live_mean": _ratio(s["chosen_nats"] + s["rest_nats"], known),
+            "live_mean": _ratio(s["chosen_nats"] + s["rest_nats"], known) if self.all_known else None,
+            "live_share": _ratio(known, s["targets"]),
             "ref_mean": _ratio(s["ref_nats"], s["targets"]) if self.joined else None,
             "excess_quantiles": None,
             "threshold": _ratio(s["threshold_sum"], s["thresholds"]),
             "correlation": None,
+            "correlation_by_shift": None,
             "excess_selected": _ratio(s["chosen_nats"] - s["chosen_ref"], s["chosen"]) if self.joined else None,
             "excess_unselected": _ratio(s["rest_nats"] - s["rest_ref"], s["rest"]) if self.joined else None,
             "overlap_with_random": _ratio(s["blind"], s["chosen"]) if self.blind else None,
@@ -112,6 +115,8 @@ class StepFigures:
             at, n = len(_SUMS), len(_MOMENTS)
             shifted = {shift: _correlation(values[at + i * n : at + (i + 1) * n]) for i, shift in enumerate(self.shifts)}
             metrics["correlation"] = shifted[0]
+            if len(shifted) > 1:
+                metrics["correlation_by_shift"] = {f"{s:+d}": r for s, r in shifted.items()}
             at += n * len(self.shifts)
             having = values[at + len(QUANTILES)]
             quantiles = [v / max(having, 1.0) for v in values[at : at + len(QUANTILES)]]

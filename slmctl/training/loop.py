@@ -29,7 +29,7 @@ from slmctl.model.split import SplitModel
 from slmctl.signals import StopRequest, deferring
 from slmctl.store.read_ahead import ReadAhead
 from slmctl.threads import Record
-from slmctl.training.alignment import AlignmentWatch
+from slmctl.training.alignment import ADVICE, SHIFTS, WATCHED, AlignmentWatch
 from slmctl.training.batches import Batcher, RowSource
 from slmctl.training.budget import check_budget, warn_of_few_rows
 from slmctl.training.checkpoint import Checkpoints, Progress, Training, all_checkpoints, directory_of
@@ -148,7 +148,7 @@ class Trainer:
         measured = partial(training_pass, objective, self.batcher, self.maker.precision, row_flops)
         settle_threads(run.name, self.progress, self.batcher, run.threads, measured)
         self.ahead = ReadAhead(self.batcher.step, self.steps, settings.loader_threads)
-        self.watch = AlignmentWatch(steps=min(3, self.steps - self.progress.step))
+        self.watch = AlignmentWatch(steps=min(WATCHED, self.steps - self.progress.step))
 
     def _batcher(self, objective: Objective) -> Batcher:
         """Cuts steps; with `micro_batch: auto` into what memory holds, as the run found it when it began on this machine."""
@@ -334,7 +334,9 @@ class Trainer:
         """Goes on without the step, or raises `TrainingError`, by `on_nonfinite` and how many were refused in a row."""
         guard, settings = self.maker.guard, self.run.settings
         what = "is not finite" if result.refused == "nonfinite" else "is a spike"
-        figures = f"loss {result.loss:.4g}, gradient norm {result.grad_norm:.4g}, mean live loss {result.metrics['live_mean']}"
+        figures = f"loss {result.loss:.4g}, gradient norm {result.grad_norm:.4g}"
+        if (mean := result.metrics["live_mean"]) is not None:
+            figures += f", mean live loss {mean:.4g}"
         if not guard.lost and (result.refused == "spike" or settings.on_nonfinite == "skip"):
             warn(f"{self.run.name}: step {step} {what} ({figures}); it is not taken")
             return
@@ -350,17 +352,19 @@ class Trainer:
 
     def judge(self, shifted: dict[int, float], tokens: int) -> None:
         verdict = self.watch.add(shifted, tokens)
-        if self.watch.done:
-            self.maker.shifts = (0,)  # the others are the watch's
+        if self.watch.done:  # the others are the watch's, and of the last steps the report's
+            self.maker.shifts = SHIFTS if self.progress.step >= self.steps - WATCHED else (0,)
         if verdict in (None, "ok"):
             return
         listing = ", ".join(f"{s:+d}: {r:.2f}" for s, r in self.watch.mean().items())
         if verdict == "low":
-            warn(f"{self.run.name}: live and reference losses correlate weakly over the first steps (by shift {listing}).")
+            if self.run.selection.needs_reference:  # a control chooses by no scores
+                said = f"live and reference losses correlate weakly over the first steps (by shift {listing})"
+                warn(f"{self.run.name}: {said}. {ADVICE}.")
             return
         message = (
-            f"{self.run.name}: live and reference losses look misaligned: they correlate best at another shift than 0 "
-            f"({listing}). Make the scores anew with `slmctl score`; alignment_check: warn goes on all the same."
+            f"{self.run.name}: live and reference losses look misaligned: they correlate strongly, and best at another shift "
+            f"than 0 ({listing}). Make the scores anew with `slmctl score`; alignment_check: warn goes on all the same."
         )
         if self.run.settings.alignment_check == "stop":
             raise MismatchError(message)

@@ -7,8 +7,12 @@ import math
 import numpy as np
 import pytest
 import torch
+import transformers as tf
 
 from slmctl.config import SelectionConfig
+from slmctl.model.split import SplitModel
+from slmctl.stages.measure import token_losses_of
+from slmctl.store.reader import RowReader, ScoreSet
 from slmctl.training.alignment import SHIFTS, AlignmentWatch
 from slmctl.training.batches import Batcher
 from slmctl.training.figures import StepFigures
@@ -118,3 +122,58 @@ def test_the_verdict_comes_once_at_the_last_watched_step():
 def test_a_step_without_a_correlation_does_not_pass_for_aligned():
     nan = dict.fromkeys(SHIFTS, math.nan)
     assert judged({s: 0.9 if s == 1 else 0.0 for s in SHIFTS}, nan) != "ok"
+
+
+def by_shift(at, value, zero, rest=0.0):
+    return {s: value if s == at else zero if s == 0 else rest for s in SHIFTS}
+
+
+@pytest.mark.parametrize("at", [-2, -1, 1, 2])
+def test_it_takes_a_sizeable_correlation_at_another_shift(at):
+    """What small models of random weights show at another shift than 0 goes up to 0.37; a join that is off shows 0.8."""
+    assert judged(by_shift(at, 0.37, -0.1)) == "low"
+    assert judged(by_shift(at, 0.8, 0.1)) == "misaligned"
+    assert judged(by_shift(at, 0.55, 0.5)) == "ok", "that much more may be chance"
+    assert judged(by_shift(at, 0.8, math.nan)) == "misaligned"
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_model_that_has_learnt_nothing_stops_no_run(seed, correlations):
+    """Its losses are a number for each token, whatever stands before it; the text repeats itself, so that tokens two apart go
+    together; a reference that has learnt the text. The same reference shifted under a live model that has learnt is caught."""
+    rng = np.random.default_rng(seed)
+    ids = (np.cumsum(rng.integers(1, 3, (8, 64)), axis=1) + rng.integers(0, 12, (8, 1))) % 12
+    target = np.ones(ids.shape, dtype=bool)
+    target[:, 0] = False
+    random_weights = (2.5 + 0.1 * rng.normal(size=12))[ids].astype(np.float32)
+    hard = rng.gamma(1.0, 1.0, 12)[ids] + rng.gamma(1.0, 0.5, ids.shape)
+    ref, learnt = ((hard + 0.2 * rng.normal(size=ids.shape)).astype(np.float32) for _ in range(2))
+    for losses_BT in (random_weights, learnt, ref):
+        losses_BT[~target] = np.nan if losses_BT is not ref else -1.0
+    assert judged(correlations(random_weights, ref, target)) in ("low", "ok")
+    assert judged(correlations(learnt, ref, target)) == "ok"
+    assert judged(correlations(learnt, np.roll(ref, 1, axis=1), target)) == "misaligned"
+
+
+def test_no_real_model_of_random_weights_is_taken_for_misaligned(pipeline):
+    """Eight models against the scores of a reference that has learnt; by where it is highest alone, some would be stopped."""
+    workspace = pipeline()
+    corpus = workspace.open_tokens("corpus")
+    reader = RowReader(corpus, ScoreSet(workspace.scores("curated"), corpus, {"intra_document_mask": False}))
+    rows = np.arange(min(48, corpus.rows))
+    found = reader.fetch(rows)
+    elsewhere_highest = 0
+    for seed in range(8):
+        torch.manual_seed(seed)
+        shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+        model = tf.LlamaForCausalLM(tf.LlamaConfig(vocab_size=len(workspace.tokenizer().hf), **shape))
+        live = token_losses_of(SplitModel(model, False).eval(), reader, rows, "cpu", 16)
+        known = np.isfinite(live)
+        by_shift = {}
+        for s in SHIFTS:
+            a, b = slice(max(0, -s), min(live.shape[1], live.shape[1] - s)), slice(max(0, s), live.shape[1] + min(0, s))
+            both = known[:, a] & known[:, b]
+            by_shift[s] = float(np.corrcoef(live[:, a][both], found.ref_loss_BT[:, b][both])[0, 1])
+        elsewhere_highest += max(by_shift, key=lambda s: by_shift[s]) != 0
+        assert judged(by_shift, by_shift, by_shift) in ("low", "ok")
+    assert elsewhere_highest >= 2

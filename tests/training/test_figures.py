@@ -18,8 +18,8 @@ from slmctl.training.selective import MicroResult, random_positions
 
 B, T, GROUP = 8, 17, 2
 METRICS = [
-    *("loss_selected", "loss_unselected", "live_mean", "ref_mean", "excess_quantiles", "threshold", "correlation"),
-    *("excess_selected", "excess_unselected", "overlap_with_random"),
+    *("loss_selected", "loss_unselected", "live_mean", "live_share", "ref_mean", "excess_quantiles", "threshold", "correlation"),
+    *("correlation_by_shift", "excess_selected", "excess_unselected", "overlap_with_random"),
 ]
 
 
@@ -106,7 +106,8 @@ def test_every_figure_of_a_step_equals_numpy_over_the_whole_step(micro, intra, r
     assert found.finite
     assert found.metrics["loss_selected"] == found.loss == mean(w.live[w.selected])
     assert found.metrics["loss_unselected"] == (None if random else mean(w.live[rest]))
-    assert found.metrics["live_mean"] == mean(w.live[w.known])
+    assert found.metrics["live_mean"] == (None if random else mean(w.live[w.known]))
+    assert found.metrics["live_share"] == pytest.approx(w.known.sum() / w.target.sum())
     assert found.metrics["threshold"] == found.threshold == mean(w.threshold[np.isfinite(w.threshold)])
     assert found.metrics["overlap_with_random"] is None
     if ref:
@@ -128,6 +129,9 @@ def test_every_figure_of_a_step_equals_numpy_over_the_whole_step(micro, intra, r
     for shift in SHIFTS:
         assert found.shifted[shift] == pytest.approx(np.corrcoef(pairs(w, shift).T)[0, 1], abs=1e-10)
     assert found.metrics["correlation"] == found.shifted[0]
+    assert found.metrics["correlation_by_shift"] == {"-2": found.shifted[-2], "-1": found.shifted[-1]} | {
+        f"+{s}": found.shifted[s] for s in (0, 1, 2)
+    }
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
