@@ -43,9 +43,9 @@ class Figures:
 
 class StepFigures:
     """Gathers a step's figures micro-batch by micro-batch, on the device. `all_known`: live losses of all targets are
-    computed, not of the selected ones only (random selection), in which case there is no mean of all, and correlations and
-    quantiles are of the selected ones; `live_share` says of what share of the targets they are. `shifts` are those at which live and reference losses are correlated. `blind`:
-    count how many of the selected tokens random selection would have taken, too."""
+    computed, not of the selected ones only (random selection): then there is no mean of all, correlations and quantiles are
+    of the selected ones, and `live_share` says of what share of the targets they are. `shifts` are those at which live and
+    reference losses are correlated. `blind`: count how many of the selected tokens random selection would have taken, too."""
 
     def __init__(self, all_known: bool, shifts: tuple[int, ...] = SHIFTS, blind: bool = False) -> None:
         self.all_known, self.shifts, self.blind = all_known, shifts, blind
