@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from slmctl.evaluation.alarms_against import cost, over_seeds, settings, target_loss, tasks
-from slmctl.evaluation.alarms_selection import alignment, reference, selection
+from slmctl.evaluation.alarms_reference import alignment, reference
+from slmctl.evaluation.alarms_selection import selection
 from slmctl.evaluation.alarms_texts import contamination
 from slmctl.evaluation.alarms_together import Figure, OfArm, together
+from slmctl.evaluation.alarms_training import clipped
 from slmctl.evaluation.comparing import (
     SEEDS,
     Alarm,
@@ -29,8 +31,8 @@ from slmctl.evaluation.comparing import (
 
 LEVELS = ("bad", "warning", "note", "good")
 DOCUMENTS, MANY_ARMS = 30, 5
-EQUAL = 0.01
-"""Nats a token below which a difference without an interval is called none."""
+UNEQUAL = 0.5
+"""Share of its documents that a set counts as, below which it is said that few of them hold most of the tokens."""
 
 
 def alarms(results: Results) -> list[Alarm]:
@@ -107,11 +109,19 @@ def seeds(results: Results) -> Iterator[Alarm]:
 def many_arms(results: Results) -> Iterator[Alarm]:
     arms = arms_of(results, "excess_loss")
     if len({results["arms"][a].get("seed") for a in arms}) < len(arms) >= MANY_ARMS:
-        text = f"{len(arms)} arms that select were compared on one held-out set: the best of them looks better than it is."
+        text = (
+            f"{len(arms)} arms that select were compared on one held-out set: the best of them probably looks better than it is."
+        )
         yield alarm("many_arms", "note", text)
 
 
-_THAN = {"better": "better than", "worse": "worse than", "open": "not to be told from"}
+_THAN = {
+    "better": "better than",
+    "worse": "worse than",
+    "open": "not to be told from",
+    "same": "to three digits the same as",
+    "unknown": "not judged against",
+}
 
 
 def forgetting(results: Results) -> Iterator[Alarm]:
@@ -126,7 +136,7 @@ def _forgotten(results: Results, arm: str, heldout: str) -> Iterator[OfArm]:
     told = {other: gap for other in rivals if (gap := gap_between(results, heldout, arm, other)) is not None}
     if not told:
         return
-    verdicts = {o: _moved(gap.verdict, gap.difference) for o, gap in told.items()}
+    verdicts = {o: gap.verdict for o, gap in told.items()}
     level = "bad" if verdicts.get("base") == "worse" else "warning" if "worse" in verdicts.values() else "note"
     level = "good" if set(verdicts.values()) == {"better"} else level
     where = f"On {heldout}, which is not the target"
@@ -135,12 +145,6 @@ def _forgotten(results: Results, arm: str, heldout: str) -> Iterator[OfArm]:
     figures: dict[str, Figure] = {f"by_{rivals[o]}": (gap.difference, signed) for o, gap in told.items()}
     names = {rivals[o]: o for o in told}
     yield OfArm(arm, level, f"{where}, {arm}'s loss is {one}.", f"{where}, the loss of {{n}} arms is {many}", figures, names)
-
-
-def _moved(verdict: str, difference: float) -> str:
-    if verdict == "unknown":
-        verdict = "open" if abs(difference) < EQUAL else "better" if difference < 0 else "worse"
-    return verdict
 
 
 # --- what it was measured with ---
@@ -153,6 +157,15 @@ def documents(results: Results) -> Iterator[Alarm]:
         if number is not None and number < DOCUMENTS:
             text = f"{heldout} holds fewer than {DOCUMENTS} documents, {number}: its figures and intervals are rough."
             yield alarm("documents", "warning" if heldout == results["target"] else "note", text)
+        effective = figures.get("effective_documents")
+        if number is not None and known(effective) and effective < UNEQUAL * number:
+            text = f"Few long documents hold most of the tokens of {heldout}: its {number:,} count as {effective:.0f} of equal "
+            text += "length. Its intervals are the wider for it; where losses depend on a document's length they still hold the "
+            text += (
+                f"truth less often than {100 * float(results.get('level') or 0.95):.3g}%, since the longest texts are too few."
+            )
+            few = effective < DOCUMENTS and heldout == results["target"]
+            yield alarm("documents", "warning" if few else "note", text)
 
 
 def skipped_steps(results: Results) -> Iterator[Alarm]:
@@ -185,6 +198,7 @@ RULES: tuple[Callable[[Results], Iterator[Alarm]], ...] = (
     cost,
     tasks,
     settings,
+    clipped,
     ratios_of_random,
     documents,
     skipped_steps,

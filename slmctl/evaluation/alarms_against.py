@@ -64,7 +64,7 @@ def target_loss(results: Results) -> Iterator[Alarm]:
         if gap is None:
             continue
         share, _ = same_tokens(results, arm, control)
-        verdict = gap.verdict if gap.verdict in ("better", "worse") else "open"
+        verdict = gap.verdict if gap.verdict in ("better", "worse", "same") else "open"
         level = {"better": "good" if share <= 1 else "warning", "worse": "bad" if share >= 1 else "warning"}.get(
             verdict, "warning"
         )
@@ -79,13 +79,17 @@ def target_loss(results: Results) -> Iterator[Alarm]:
 
 def _of_one(results: Results, verdict: str, control: str, arm: str, gap: Gap) -> str:
     figures = f"{arm}'s loss is {gap.words}, {same_tokens(results, arm, control)[1]}."
+    if verdict == "same":
+        return f"{arm} and {control} are the same on {results['target']} to three digits: {figures}"
     if verdict == "open":
         return f"{arm} and {control} cannot be told apart on {results['target']}: {figures}"
     return f"{arm} {'beats' if verdict == 'better' else 'does not beat'} {control} on {results['target']}: {figures}"
 
 
 def _of_many(results: Results, verdict: str, control: str, same: bool, those: list[tuple[str, Gap]]) -> str:
-    what = {"better": "beat", "worse": "do not beat"}.get(verdict, "cannot be told from")
+    what = {"better": "beat", "worse": "do not beat", "same": "are to three digits the same as"}.get(
+        verdict, "cannot be told from"
+    )
     where = "at the same tokens" if same else "though not at the same tokens"
     level = f"{those[0][1].level:.3g}% intervals"
     listed = []

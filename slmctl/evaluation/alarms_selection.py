@@ -1,4 +1,4 @@
-"""Alarms of selection itself: was it active, do the scores belong to the tokens, has the reference learnt the target?"""
+"""Alarms of selection itself: was it active, by the scores, and had the reference anything left to teach?"""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from slmctl.evaluation.alarms_together import Figure, OfArm, together
-from slmctl.evaluation.comparing import Alarm, Results, alarm, arms_of, gap_between, known, loss_of, nats, percent
+from slmctl.evaluation.comparing import Alarm, Results, arms_of, gap_between, known, nats, percent
 
 RATIO_OFF = 0.02
 """Distance of the realised ratio from the configured one that is no rounding."""
@@ -17,10 +17,8 @@ EVERYTHING = 0.999
 """Ratio from which on a selection leaves nothing out."""
 BLIND = 0.05
 """Nats a token by which the excess loss of tokens kept and left out differs where the selection does not look at it."""
-ALIGNED, WEAK = 0.6, 0.3
-"""Correlations of live and reference loss: aligned joins reach 0.84 to 0.95, shifted ones at most 0.13 (small models)."""
-FORGOTTEN, FORGOTTEN_CORPUS = 0.5, 0.1
-"""Nats a token that the reference may lose to base on another set than the target, and on the corpus it scores."""
+BEHIND = 0.1
+"""Nats a token by which a reference's loss may lie above the arm's, on the target or the corpus, before it is far worse."""
 
 
 def selection(results: Results) -> Iterator[Alarm]:
@@ -34,12 +32,14 @@ def _of(results: Results, arm: str) -> Iterator[OfArm]:
     problems = [*_ratio(arm, wanted, found, skipped, random)]
     if not random:
         problems += [*_overlap(arm, wanted, found), *_sign(arm, found)]
-    yield from problems
+    doubts = [] if random or problems else [*_ahead(arm, found), *_behind(results, arm)]
+    yield from (*problems, *doubts)
     if not problems and not random and known(found.get("ratio")):
-        yield _active(arm, wanted, found)
+        yield _active(arm, wanted, found, "note" if doubts else "good")
 
 
-def _active(arm: str, wanted: float, found: dict[str, Any]) -> OfArm:
+def _active(arm: str, wanted: float, found: dict[str, Any], level: str) -> OfArm:
+    """What was selected: `level` is note where there are doubts of what it was selected by."""
     chosen, left = found.get("mean_excess_selected"), found.get("mean_excess_unselected")
     text = f"{arm} trained on {percent(found['ratio'])} of the tokens (wanted: {percent(wanted)})"
     of_many = "{n} arms trained on the share of the tokens that each wants, {ratio}"
@@ -48,10 +48,39 @@ def _active(arm: str, wanted: float, found: dict[str, Any]) -> OfArm:
         text += "; the excess losses of those kept and left out are not recorded"
         of_many += "; the excess losses of those kept and left out are not recorded"
         return OfArm(arm, "note", f"{text}.", of_many, figures)
-    text += f", with a mean excess loss of {nats(chosen)} nats, where those left out have {nats(left)}"
-    of_many += ", with a mean excess loss of {chosen} nats, where those left out have {left}"
+    text += f", in its last tenth with a mean excess loss of {nats(chosen)} nats, where those left out have {nats(left)}"
+    of_many += ", in the last tenth with a mean excess loss of {chosen} nats, where those left out have {left}"
     figures |= {"chosen": (chosen, nats), "left": (left, nats)}
-    return OfArm(arm, "good", f"Selection was active: {text}.", f"Selection was active: {of_many}", figures)
+    return OfArm(arm, level, f"Selection was active: {text}.", f"Selection was active: {of_many}", figures)
+
+
+def _ahead(arm: str, found: dict[str, Any]) -> Iterator[OfArm]:
+    """Where most of the excess loss is negative, the reference is behind on most tokens, and selects by how far."""
+    median = found.get("median_excess")
+    if not known(median) or median >= 0:
+        return
+    end = "most are predicted better by the arm than by its reference, and selected is where that is least so"
+    one = f"The excess loss of most tokens was negative in the last tenth of {arm} (median {nats(median)} nats): {end}."
+    many = f"The excess loss of most tokens was negative in the last tenth of {{n}} arms (median {{median}} nats): {end}"
+    yield OfArm(arm, "note", one, many, {"median": (median, nats)})
+
+
+def _behind(results: Results, arm: str) -> Iterator[OfArm]:
+    """A reference that predicts worse than the arm by much, on what it is to point at or on what it scores."""
+    facts, target = results["arms"][arm], results["target"]
+    found = facts.get("selected") or {}
+    chosen, left, share = (found.get(k) for k in ("mean_excess_selected", "mean_excess_unselected", "ratio"))
+    if known(chosen) and known(left) and known(share) and (excess := share * chosen + (1 - share) * left) < -BEHIND:
+        one = f"On the corpus, in the last tenth of {arm}, the reference's loss was {nats(-excess)} nats a token above the arm's"
+        many = "On the corpus, in the last tenth of {n} arms, the reference's loss was {by} nats a token above the arms'"
+        end = ": it scores what it predicts worse. See reference.mix, and whether it was trained on enough"
+        yield OfArm(arm, "warning", f"{one}{end}.", f"{many}{end}", {"by": (-excess, nats)})
+    gap = gap_between(results, target, "reference", arm) if facts.get("own_reference") else None
+    if gap is not None and gap.difference > BEHIND:
+        end = "it points to less than the arm had learnt already"
+        one = f"In the end the reference's loss on {target} is {nats(gap.difference)} nats a token above {arm}'s: {end}."
+        many = f"In the end the reference's loss on {target} is {{by}} nats a token above that of {{n}} arms: {end}"
+        yield OfArm(arm, "warning", one, many, {"by": (gap.difference, nats)})
 
 
 def _ratio(arm: str, wanted: float, found: dict[str, Any], skipped: float, random: bool) -> Iterator[OfArm]:
@@ -81,11 +110,12 @@ def _overlap(arm: str, wanted: float, found: dict[str, Any]) -> Iterator[OfArm]:
     if not known(overlap) or chance > 1 - RATIO_OFF:
         return
     way = (overlap - chance) / (1 - chance)
-    one = f"{percent(overlap)} of what {arm} selects the random control selects too, where chance gives {percent(chance)}"
-    many = "{overlap} of what {n} arms select the random control selects too, where chance gives {chance}"
+    one = f"{percent(overlap)} of what {arm} selected in its first steps its own random draw takes too, where chance gives "
+    one += percent(chance)
+    many = "{overlap} of what {n} arms selected in their first steps their own random draws take too, where chance gives {chance}"
     figures: dict[str, Figure] = {"overlap": (overlap, percent), "chance": (chance, percent)}
     if way >= LIKE_RANDOM:
-        end = "selection is the random control's, and ignores its scores"
+        end = "selection is random, and ignores its scores"
         yield OfArm(arm, "bad", f"{one}: its {end}.", f"{many}: their {end}", figures)
     elif abs(way) >= NOT_RANDOM:
         end = "the two are not independent as they should be"
@@ -101,54 +131,5 @@ def _sign(arm: str, found: dict[str, Any]) -> Iterator[OfArm]:
         level, what = "warning", "Selection is hardly to be told from a blind one"
     one = f"the tokens that {arm} selects have a mean excess loss of {nats(chosen)} nats, those it leaves out {nats(left)}"
     many = "the tokens that {n} arms select have a mean excess loss of {chosen} nats, those they leave out {left}"
+    one, many = (f"{said} (in the last tenth)" for said in (one, many))
     yield OfArm(arm, level, f"{what}: {one}.", f"{what}: {many}", {"chosen": (chosen, nats), "left": (left, nats)})
-
-
-_ALIGNMENT = {
-    "good": "the scores belong to the tokens they are joined with",
-    "warning": "weak for aligned scores; is the reference a model of this language?",
-    "bad": "as if the scores belonged to other tokens; aligned ones reach 0.8 and more",
-}
-
-
-def alignment(results: Results) -> Iterator[Alarm]:
-    """Judged by the end of the run: a model that has learnt nothing yet correlates with nothing."""
-    yield from together("alignment", (said for arm in arms_of(results, "excess_loss") for said in _aligned(results, arm)))
-
-
-def _aligned(results: Results, arm: str) -> Iterator[OfArm]:
-    found = results["arms"][arm].get("selected") or {}
-    first, last = found.get("correlation_first"), found.get("correlation_last")
-    judged = last if known(last) else first
-    if not known(judged):
-        return
-    both = ((first, "first"), (last, "last"))
-    figures = " and ".join(f"{value:.2f} in the {when} tenth" for value, when in both if known(value))
-    level = "good" if judged >= ALIGNED else "bad" if judged < WEAK else "warning"
-    verdict = _ALIGNMENT[level]
-    text = f"Live and reference losses of {arm} correlate by {figures} of the run: {verdict}"
-    of_many = f"Live and reference losses of {{n}} arms correlate by {{judged}} at the end: {verdict.rstrip('?')}"
-    yield OfArm(arm, level, text if text.endswith("?") else f"{text}.", of_many, {"judged": (judged, "{:.2f}".format)})
-
-
-def reference(results: Results) -> Iterator[Alarm]:
-    target = results["target"]
-    for model in (name for name, found in results["models"].items() if found["kind"] == "reference"):
-        mine, base = loss_of(results, model, target), loss_of(results, "base", target)
-        if mine is not None and base is not None:
-            figures = f"{model} has a loss of {nats(mine)} on {target}, base {nats(base)}"
-            if mine >= base:
-                text = f"{figures}: it has not learnt the target, so the excess loss does not point there."
-                yield alarm("reference", "bad", text)
-            else:
-                yield alarm("reference", "good", f"{figures}: it has learnt the target.")
-        for heldout in (h for h in results["models"][model]["heldout"] if h != target):
-            gap = gap_between(results, heldout, model, "base")
-            if gap is not None and gap.difference > FORGOTTEN:
-                text = f"{model} has forgotten {heldout}: its loss is {nats(gap.difference)} nats a token above base's. "
-                yield alarm("reference", "warning", text + "It may select badly; see reference.mix.")
-    corpus = (results.get("diagnostics") or {}).get("reference") or {}
-    its, base = corpus.get("mean_ref_loss"), corpus.get("mean_base_loss")
-    if known(its) and known(base) and its > base + FORGOTTEN_CORPUS:
-        text = f"The reference has forgotten the corpus: its mean loss on rows of it is {nats(its)} nats a token, base's "
-        yield alarm("reference", "warning", text + f"{nats(base)}. It may select badly; see reference.mix.")

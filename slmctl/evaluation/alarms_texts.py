@@ -11,10 +11,10 @@ MANY = 0.05
 
 
 def contamination(results: Results) -> Iterator[Alarm]:
-    """Nothing where the results are of before this was looked at."""
-    found = results.get("contamination")
+    """What was found in which text; and of what was not looked for, that it is not known."""
+    found, arms = results.get("contamination"), results.get("arms")
     if not isinstance(found, dict):
-        return
+        found = {"not_checked": {"all": "the results do not say that it was"}} if arms else {}
     evaluated = {heldout for model in results["models"].values() for heldout in model["heldout"]}
     dirty = False
     for heldout, figures in found.get("heldout", {}).items():
@@ -37,7 +37,12 @@ def contamination(results: Results) -> Iterator[Alarm]:
     for what, why in not_checked.items():
         whole = "Held-out documents were" if what == "all" else f"{what} was"
         yield alarm("contamination", "note", f"{whole} not checked for being in the text that models learn from: {why}.")
-    if not dirty and not not_checked and found.get("heldout"):
-        documents = sum(f["documents"] for f in found["heldout"].values())
-        text = f"None of {documents:,} held-out documents was found in curated or corpus text."
-        yield alarm("contamination", "good", text)
+    evaluated = evaluated if arms else set()
+    checked = {h for h, figures in found.get("heldout", {}).items() if h in evaluated and {"curated", "corpus"} <= set(figures)}
+    if not not_checked and (left := sorted(evaluated - checked)):
+        text = f"{', '.join(left)}: not checked for being in the text that models learn from."
+        yield alarm("contamination", "note", text)
+    elif not dirty and not not_checked and checked:
+        documents = sum(found["heldout"][h]["documents"] for h in checked)
+        text = f"Of {documents:,} held-out documents none was found in curated or corpus text. What a base from elsewhere had "
+        yield alarm("contamination", "good", text + "learnt from is not known.")

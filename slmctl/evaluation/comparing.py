@@ -12,6 +12,9 @@ Results = dict[str, Any]
 Alarm = dict[str, str]
 CLOSE = 0.01
 """Share by which the tokens of two arms may differ and still be called the same."""
+ALIKE = 0.0005
+"""Nats a token below which two losses are called the same, everywhere and whatever the interval says: they are to three
+digits."""
 SEEDS = 3
 """Seeds from which on an arm is judged by their mean."""
 
@@ -53,7 +56,9 @@ class Gap:
 
     @property
     def verdict(self) -> str:
-        """better, worse, open (the interval holds 0) or unknown (no interval), of the first model."""
+        """same (to three digits), better, worse, open (the interval holds 0) or unknown (no interval), of the first model."""
+        if abs(self.difference) < ALIKE:
+            return "same"
         if self.interval is None:
             return "unknown"
         low, high = self.interval
@@ -108,8 +113,8 @@ class SeedGap:
 
     @property
     def told(self) -> bool:
-        """Whether the interval leaves out zero."""
-        return abs(self.difference) > self.reach
+        """Whether the interval leaves out zero, and the means are not the same to three digits."""
+        return abs(self.difference) > self.reach and abs(self.difference) >= ALIKE
 
 
 def seed_gap(results: Results, mine: dict[str, Any], its: dict[str, Any]) -> SeedGap:

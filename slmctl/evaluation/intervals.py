@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
+METHOD = 2
+"""Which form of the intervals this is: results of another are measured again."""
 CHUNK = 2**20
 """Documents drawn at once: some 20 MB, however many there are."""
 FEW = 5

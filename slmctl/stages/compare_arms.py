@@ -9,16 +9,19 @@ import pyarrow.parquet as pq
 
 from slmctl.config import UNSCORED
 from slmctl.console import warn
+from slmctl.evaluation.clipping import clipping
 from slmctl.evaluation.costs import ForwardFlops
 from slmctl.evaluation.intervals import difference_interval, paired_accuracy
 from slmctl.files import read_json
 from slmctl.stages.folders import DONE, INPUTS
 from slmctl.stages.measure import Measure
+from slmctl.stages.provenance import epochs, made_on
 from slmctl.stages.workspace import Workspace, result_settings
 from slmctl.store import manifest as manifests
 from slmctl.store.manifest import differences
 from slmctl.store.order import mix_seed
 from slmctl.sweeps import points_of, read_sweeps
+from slmctl.training.alignment import WATCHED
 from slmctl.training.telemetry import read_log
 
 
@@ -66,9 +69,21 @@ def arm_facts(workspace: Workspace, arm: str, flops: ForwardFlops) -> dict[str, 
         "tokens_selected": last["tokens_selected"],
         "training_seconds": sum(m["seconds"] for m in metrics),
         "flops": flops.training(selection["criterion"], last["tokens_seen"], last["tokens_selected"]),
+        "epochs": epochs(workspace, made, settings, last["step"]),
+        "own_reference": _own_reference(workspace, selection),
         "evals": evals,
         "selected": _selected(workspace, arm, metrics),
+        "gradient": clipping(metrics, settings.get("grad_clip")),
+        "made_on": made_on(read_log(workspace.arm(arm) / "environment.jsonl")),
     }
+
+
+def _own_reference(workspace: Workspace, selection: dict[str, Any]) -> bool | None:
+    """Whether an arm's scores are those of the pipeline's own reference; None for one that uses none."""
+    references = workspace.config.score.references
+    if selection["criterion"] in UNSCORED:
+        return None
+    return references.get(selection.get("reference") or next(iter(references))) == "reference"
 
 
 def _selected(workspace: Workspace, arm: str, metrics: list[dict[str, Any]]) -> dict[str, Any]:
@@ -81,6 +96,8 @@ def _selected(workspace: Workspace, arm: str, metrics: list[dict[str, Any]]) -> 
         tenth = max(1, len(values) // 10)
         return float(np.mean(values[:tenth] if first else values[-tenth:])) if values else None
 
+    by_shift = [m["correlation_by_shift"] for m in metrics if m.get("correlation_by_shift")]
+    median = [m["excess_quantiles"]["q50"] for m in metrics if (m.get("excess_quantiles") or {}).get("q50") is not None]
     overlap = [m["overlap_with_random"] for m in metrics if m.get("overlap_with_random") is not None]
     ratio = selected / seen if seen else None
     return {
@@ -89,10 +106,19 @@ def _selected(workspace: Workspace, arm: str, metrics: list[dict[str, Any]]) -> 
         "expected_overlap": ratio if overlap else None,
         "mean_excess_selected": mean_of("excess_selected"),
         "mean_excess_unselected": mean_of("excess_unselected"),
+        "median_excess": float(np.mean(median[-max(1, len(median) // 10) :])) if median else None,
         "correlation_first": mean_of("correlation", first=True),
         "correlation_last": mean_of("correlation"),
+        "correlation_by_shift": _mean_by_shift(by_shift[-WATCHED:]),
         "skipped_steps": sum(m.get("skipped") is not None for m in metrics),
     }
+
+
+def _mean_by_shift(found: list[dict[str, Any]]) -> dict[str, float | None]:
+    """Of the last steps that have correlations at every shift; empty where none has."""
+    shifts = list(found[0]) if found else []
+    known = {s: [f[s] for f in found if f.get(s) is not None] for s in shifts}
+    return {s: float(np.mean(values)) if values else None for s, values in known.items()}
 
 
 # --- costs ---
@@ -126,11 +152,13 @@ def pairs(arms: dict[str, Any]) -> list[tuple[str, str]]:
     return [(a, c) for a in others for c in controls] + [(a, b) for i, b in enumerate(controls) for a in controls[i + 1 :]]
 
 
-def loss_differences(measure: Measure, arms: dict[str, Any]) -> list[dict[str, Any]]:
-    """Paired differences of held-out losses, by document; also of each arm with the base it began from."""
+def loss_differences(measure: Measure, models: dict[str, Any], arms: dict[str, Any]) -> list[dict[str, Any]]:
+    """Paired differences of held-out losses, by document; also of each arm, and of the reference where `models` has one, with
+    the base that they began from."""
     found = []
+    others = [m for m in models if m in arms or m == "reference"]
     for heldout in measure.sets:
-        for a, b in [*pairs(arms), *((a, "base") for a in arms)]:
+        for a, b in [*pairs(arms), *((a, "base") for a in others)]:
             one, other = measure.documents(heldout, a), measure.documents(heldout, b)
             seed = mix_seed("intervals", measure.workspace.config.seed)
             interval = difference_interval(one.nats_M, other.nats_M, one.predicted_M, measure.config.level, seed)

@@ -24,6 +24,7 @@ from slmctl.evaluation.alarms import alarms
 from slmctl.evaluation.costs import ForwardFlops, forward_flops
 from slmctl.evaluation.generation import VERSION
 from slmctl.evaluation.harness_data import data_files
+from slmctl.evaluation.intervals import METHOD
 from slmctl.evaluation.tasks import TASKS
 from slmctl.evaluation.token_text import token_texts
 from slmctl.model.loading import ModelSource, empty_model
@@ -33,6 +34,7 @@ from slmctl.stages.diagnose import Diagnosis
 from slmctl.stages.folders import DONE
 from slmctl.stages.highlights import highlights
 from slmctl.stages.measure import Checkpoint, Measure, checkpoints_of, sources_of
+from slmctl.stages.provenance import made_on, parameters
 from slmctl.stages.reach import compare_with_control
 from slmctl.stages.results import RESULTS, are_current, begin_results, publish_results, run_of, take_back_results
 from slmctl.stages.task_checks import check_tasks
@@ -40,7 +42,8 @@ from slmctl.stages.workspace import Workspace
 from slmctl.store import manifest as manifests
 from slmctl.store.manifest import library_versions
 from slmctl.sweeps import read_sweeps
-from slmctl.training.ranks import joined
+from slmctl.training.environment import describe_environment
+from slmctl.training.ranks import Ranks, joined
 from slmctl.training.telemetry import finite, read_log
 
 SCHEMA = 2
@@ -89,10 +92,13 @@ def _evaluate(workspace: Workspace) -> None:
         **{"schema": SCHEMA, "pipeline": config.name, "seed": config.seed, "target": config.eval.target},
         **{"level": config.eval.level, "notes": notes, "versions": library_versions(), "threads": None, "models": {}, "arms": {}},
         "contamination": leaked,
+        "sets": {n: {"content": content} for n, content in workspace.heldout_hashes().items()},
+        "made_on": made_on([describe_environment(Ranks(), workspace.device)]),
     }
     for name, source in sources.items():
         kind = name if name in ("base", "reference") else "arm"
-        results["models"][name] = {"kind": kind, **measure.model(name, source, diagnosis if name == "base" else None)}
+        found = measure.model(name, source, diagnosis if name == "base" else None)
+        results["models"][name] = {"kind": kind, "parameters": parameters(source), **found}
     for arm in arms:
         facts = compare_arms.arm_facts(workspace, arm, forward_flops(empty_model(sources[arm]), config.data.seq_len))
         facts["checkpoints"] = []
@@ -149,7 +155,7 @@ def _conclude(
     target = config.eval.target
     results["costs"] = compare_arms.costs(workspace, flops)
     compare_with_control(arms, target, results["costs"], config.score.references)
-    results["differences"] = compare_arms.loss_differences(measure, arms)
+    results["differences"] = compare_arms.loss_differences(measure, models, arms)
     results["task_differences"] = compare_arms.task_differences(measure, models, arms)
     results["seeds"] = compare_arms.seeds(arms, models, target)
     results["sweeps"] = compare_arms.sweeps(workspace, arms, models, target)
@@ -167,6 +173,7 @@ def _common_inputs(workspace: Workspace) -> dict[str, Any]:
     corpus = workspace.open_tokens("corpus")
     return {
         "schema": SCHEMA,
+        "intervals": METHOD,
         "corpus": corpus.manifest.content_hash,
         **_settings(workspace),
         "heldout": workspace.heldout_hashes(),

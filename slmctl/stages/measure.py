@@ -21,7 +21,7 @@ from slmctl.config_eval import HarnessConfig, SuiteConfig, TaskConfig
 from slmctl.console import progress, say, waiting
 from slmctl.errors import ConfigError
 from slmctl.evaluation.heldout import DocumentLosses, document_bytes, document_losses
-from slmctl.evaluation.intervals import mean_interval
+from slmctl.evaluation.intervals import effective_documents, mean_interval
 from slmctl.evaluation.rolling import rolling_bits_per_byte, window_of
 from slmctl.files import publishing, read_json, sha256_file, sha256_json, write_json
 from slmctl.model.loading import ModelSource, load_model
@@ -185,6 +185,7 @@ class Measure:
             "bits_per_byte": in_bits,
             "predicted_tokens": whole.predicted,
             "documents": len(losses.document_M),
+            "effective_documents": effective_documents(losses.predicted_M),
             "interval": list(interval) if interval else None,
             "bits_per_byte_interval": list(of_bits) if of_bits else None,
         }
