@@ -73,6 +73,11 @@ class Facts:
         return items_of(self.results, "arms")
 
     @cached_property
+    def columns(self) -> list[str]:
+        """Models in the order of columns: arms first, since these are compared; base and reference beside them."""
+        return sorted(self.models, key=lambda m: m not in self.arms)
+
+    @cached_property
     def target(self) -> str:
         return str(self.results.get("target", "target"))
 
@@ -178,6 +183,32 @@ class Facts:
                 found += f" In training {arm} had scope {chosen['scope']} ({_SCOPES[chosen['scope']][1]}); "
                 found += f"here its tokens compete within {_groups(chosen)} instead."
         return found
+
+    def part_of(self, heldout: str) -> str:
+        """A sentence on what part of a set its losses while training were measured, by the evaluations' own records."""
+        whole = next(
+            (x for m in self.models if (x := n.number(dig(self.models, m, "heldout", heldout, "predicted_tokens")))), None
+        )
+        measured = {n.number(dig(e, "measured", heldout, "tokens")) for a in self.arms for e in rows_of(self.arms, a, "evals")}
+        known = sorted(x for x in measured if x is not None)
+        if whole is None or not known:
+            return " On how much of the set these were measured is not recorded."
+        if known[0] >= whole:
+            return " Measured on the whole set."
+        tokens = n.count(known[0]) if known[0] == known[-1] else f"{n.count(known[0])} to {n.count(known[-1])}"
+        return f" Measured on {tokens} of the set's {n.count(whole)} predicted tokens."
+
+    def leaks(self, heldout: str) -> str:
+        """What is known of a set's documents standing in the text that models learn from, as a clause."""
+        checked = items_of(self.results, "contamination", "heldout", heldout)
+        sides = [s for s in ("curated", "corpus") if n.number(dig(checked, s, "exact")) is not None]
+        if not sides or dig(self.results, "contamination", "not_checked", "all"):
+            return "whether they stand in training text was not checked"
+        found = {s: int(checked[s]["exact"]) + int(checked[s].get("overlap") or 0) for s in sides}
+        told = [f"{number:,} found in {side} text" for side, number in found.items() if number]
+        clear = [side for side, number in found.items() if not number]
+        told += [f"none found in {' or '.join(clear)} text"] if clear else []
+        return ", ".join(told) + (", nothing else checked" if len(sides) < 2 else "")
 
     def loss(self, model: str, heldout: str) -> float | None:
         return n.number(dig(self.models, model, "heldout", heldout, "loss"))

@@ -17,7 +17,7 @@ from slmctl.report.blocks import Figure, Section, as_cell
 from slmctl.report.config_text import shown_config
 from slmctl.report.facts import Facts, items_of
 from slmctl.report.highlights import highlights
-from slmctl.report.sections import comparison, costs, curves, dynamics, repeats, selection, summary, tasks
+from slmctl.report.sections import comparison, costs, curves, dynamics, made, repeats, selection, summary, tasks
 from slmctl.report.shown import visible
 
 SECTIONS = (
@@ -31,6 +31,7 @@ SECTIONS = (
     dynamics.dynamics,
     dynamics.diagnostics,
     repeats.repeats,
+    made.made,
 )
 """In the order of the page: what was found, what it cost, why."""
 

@@ -42,6 +42,7 @@ def _measured(loss):
         "bits_per_byte": loss / math.log(2) / 3.7,
         "predicted_tokens": 25_344,
         "documents": 400,
+        "effective_documents": 143.2,
         "interval": _interval(loss, 0.017),
         "bits_per_byte_interval": _interval(loss / math.log(2) / 3.7, 0.0066),
     }
@@ -59,6 +60,7 @@ def made_results(seed=0, arms=None, everything=True):
         tasks = {t: _task(rng, 0.02 if name == "base" else 0.32 - 0.1 * found["target"] / 1.05) for t in TASKS}
         models[name] = {
             "kind": kind,
+            "parameters": 134_515_008,
             "heldout": {s: _measured(x) for s, x in found.items()},
             "rolling": {s: {"bits_per_byte": x / math.log(2) / 3.6, "window": 1024} for s, x in found.items()}
             if everything
@@ -79,11 +81,30 @@ def made_results(seed=0, arms=None, everything=True):
         "task_differences": [],
         "costs": {},
         "alarms": [],
+        "contamination": {"run": 13, "overlap": 0.5, "heldout": {s: _looked_for(s) for s in SETS}, "not_checked": {}},
+        "made_on": MADE_ON | {"command": ["/home/ada/.venv/bin/slmctl", "eval", "math.yaml"]},
     }
     _compare(results, arms, ends, everything)
     if everything:
         _add_everything(results, arms, ends, rng)
     return results
+
+
+MADE_ON = {
+    "hosts": ["worker17.cluster.example"],
+    "device": "NVIDIA H100 80GB HBM3",
+    "ranks": 8,
+    "version": "0.4.0",
+    "commit": "9f1c2ab47d5e90b3c6a8f2d1e4b7091c3a5d6e8f",
+    "changed": False,
+    "command": ["/home/ada/.venv/bin/slmctl", "run", "math.yaml", "-o", "pretrain.tokens=500000"],
+    "starts": 1,
+}
+
+
+def _looked_for(heldout):
+    nothing = {"exact": 0, "overlap": 0}
+    return {"documents": 400, "curated": nothing, "corpus": {"exact": 2, "overlap": 1} if heldout == "general" else nothing}
 
 
 def _task(rng, accuracy):
@@ -106,6 +127,7 @@ def _arm(chosen, ends, rng, everything):
     for step in range(0, STEPS + 1, 10):
         at = {s: _course(x, step / STEPS) for s, x in ends.items()}
         evals.append({"step": step, "tokens_seen": step * BATCH, "tokens_selected": int(step * BATCH * share), "heldout": at})
+        evals[-1]["measured"] = {s: {"tokens": 8_192, "rows": "0123456789abcdef", "precision": "bf16_autocast"} for s in SETS}
     checkpoints = [
         {
             **{k: e[k] for k in ("step", "tokens_seen", "tokens_selected")},
@@ -124,6 +146,10 @@ def _arm(chosen, ends, rng, everything):
         "tokens_selected": int(STEPS * BATCH * share),
         "training_seconds": 410.0,
         "flops": 3.1e12 * (1.0 if aligned else 0.92),
+        "epochs": 1.25,
+        "own_reference": True if aligned else None,
+        "gradient": {"clip": 1.0, "clipped_share": 0.42 if aligned else 0.21, "mean_factor": 0.9, "median_norm": 0.93},
+        "made_on": MADE_ON,
         "evals": evals,
         "checkpoints": checkpoints if everything else [],
         "selected": {
@@ -132,6 +158,7 @@ def _arm(chosen, ends, rng, everything):
             "expected_overlap": 0.6 if aligned else None,
             "mean_excess_selected": 0.41 if aligned else 0.1,
             "mean_excess_unselected": -0.36 if aligned else None,
+            "median_excess": 0.12 if aligned else None,
             "correlation_first": 0.912,
             "correlation_last": 0.871,
             "skipped_steps": 0,

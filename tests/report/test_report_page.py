@@ -98,7 +98,7 @@ def test_every_section_is_there_and_led_to(page):
     sections = [a["id"] for a in parsed.all("section")]
     assert sections == [
         *("summary", "comparison", "differences", "tasks", "curves", "costs", "selection", "training", "dynamics"),
-        *("diagnostics", "repeats", "text", "about"),
+        *("diagnostics", "repeats", "made", "text", "about"),
     ]
     links = [a["href"] for a in parsed.all("a")]
     assert links[1:] == [f"#{s}" for s in sections]
@@ -253,7 +253,7 @@ def test_what_was_not_judged_is_not_said_to_be_never():
     assert text.count("not judged fewer than 5 evaluations while training") == 3, "each figure of reaching the control"
     assert "slm is not judged: fewer than 5" in text
     assert "It never came down" not in text
-    assert "Tokens until the control’s final loss – – not judged" in text
+    assert re.search("Tokens until the control’s final loss not judged [^–]+ – –", text), "arms first, then base and reference"
 
 
 def test_the_controls_own_first_reach_is_told():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from slmctl.evaluation.alarms import UNEQUAL
 from slmctl.report import numbers as n
 from slmctl.report.blocks import Block, Cell, DataTable, Row, Section
 from slmctl.report.facts import ROLLING, Facts, beyond_chance, dig, has_rolling, items_of, rows_of
@@ -22,12 +23,12 @@ def comparison(facts: Facts) -> Section | None:
         groups[len(rows)] = _heading(facts, heldout)
         best = min((x for a in facts.arms if (x := facts.loss(a, heldout)) is not None), default=None)
         losses = []
-        for model in facts.models:
+        for model in facts.columns:
             loss = facts.loss(model, heldout)
             strong = loss is not None and loss == best and model in facts.arms and len(facts.arms) > 1
             losses.append(Cell(n.fixed(loss), n.interval_or_why(facts.loss_interval(model, heldout), loss), strong))
         rows.append(["Loss, nats a token", *losses])
-        found = [items_of(m, "heldout", heldout) for m in facts.models.values()]
+        found = [items_of(facts.models, m, "heldout", heldout) for m in facts.columns]
         bits = [(h.get("bits_per_byte"), h.get("bits_per_byte_interval")) for h in found]
         rows.append(["Bits per byte", *[Cell(n.fixed(b), n.interval_or_why(ends, b)) for b, ends in bits]])
         if rolling:
@@ -35,15 +36,15 @@ def comparison(facts: Facts) -> Section | None:
             rows.append(["Bits per byte, rolling", *[n.fixed(b) for b in of_documents]])
         rows.append(["Perplexity", *[n.significant(h.get("perplexity")) for h in found]])
     groups[len(rows)] = "Training"
-    rows.append(["Tokens selected by", *[_selection(facts, m) for m in facts.models]])
+    rows.append(["Tokens selected by", *[_selection(facts, m) for m in facts.columns]])
     for label, key in (("Tokens seen", "tokens_seen"), ("Tokens trained on", "tokens_selected")):
-        rows.append([label, *[n.count(dig(facts.arms, m, key)) for m in facts.models]])
-    reach = [_reach(facts, m) for m in facts.models]
+        rows.append([label, *[n.count(dig(facts.arms, m, key)) for m in facts.columns]])
+    reach = [_reach(facts, m) for m in facts.columns]
     if any(cell.text != n.NONE for cell in reach):
         rows.append(["Tokens until the control’s final loss", *reach])
     table = DataTable(
         "All models on all held-out sets",
-        ["", *facts.models],
+        ["", *facts.columns],
         rows,
         f"In brackets: {facts.level} intervals over documents ({n.NEEDS}; one of bits per byte also tokens that "
         "give back the text). Bold: the lowest loss among the arms.",
@@ -55,7 +56,7 @@ def comparison(facts: Facts) -> Section | None:
 
 
 def _from_base(facts: Facts, differences: list[dict[str, Any]]) -> DataTable:
-    """A table of its own: these are so much larger that they would make the others a dot at zero."""
+    """Of arms and reference; a table of its own: these are so much larger that they would make the others a dot at zero."""
     rows: list[Row] = []
     groups: dict[int, str] = {}
     for heldout in dict.fromkeys(str(d.get("set")) for d in differences):
@@ -65,7 +66,7 @@ def _from_base(facts: Facts, differences: list[dict[str, Any]]) -> DataTable:
                 ends = n.interval(d.get("interval"), sign=True) or n.NONE
                 rows.append([f"{d.get('a')} − {d.get('b')}", n.signed(d.get("difference")), ends, n.count(d.get("documents"))])
     header = ["models", "difference, nats a token", f"{facts.level} interval", "documents"]
-    return DataTable("Paired differences from where the arms began", header, rows, groups=groups, dash=n.NEEDS)
+    return DataTable("Paired differences from the base", header, rows, groups=groups, dash=n.NEEDS)
 
 
 def _between_arms(facts: Facts, difference: dict[str, Any]) -> bool:
@@ -79,6 +80,10 @@ def _heading(facts: Facts, heldout: str) -> str:
         (n.count(found.get(k)), words) for k, words in (("predicted_tokens", "predicted tokens"), ("documents", "documents"))
     ]
     size = ", ".join(f"{number} {words}" for number, words in sizes if number != n.NONE)
+    effective, documents = n.number(found.get("effective_documents")), n.number(found.get("documents"))
+    if effective is not None and documents is not None and effective < UNEQUAL * documents:
+        size += f" (of unequal length, worth {effective:.0f} equal ones)"
+    size += f"; {facts.leaks(heldout)}" if size else ""
     name = f"Held-out set {heldout}" if heldout != facts.target else f"Held-out set {heldout}, the target"
     return f"{name}: {size}" if size else name
 

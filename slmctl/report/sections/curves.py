@@ -16,17 +16,19 @@ LOGGED = {
     "loss_unselected": (
         "Loss of the tokens left out",
         "nats a token",
-        "What is left out is noise, or learnt already: its loss need not rise, but should end above that of plain training.",
+        "Other tokens in each arm and at each step: those that it did not train on, of whatever kind they are.",
     ),
     "correlation": (
         "Correlation of live and reference loss",
         "correlation",
-        "Well above zero is sound, near zero means that scores are joined to the wrong tokens.",
+        "That of scores that belong to their tokens rises well above zero; while a model has learnt nothing yet it is near zero "
+        "all the same. Of random arms it is over the tokens that they train on alone.",
     ),
     "grad_norm": (
         "Gradient norm",
         "norm before clipping",
-        "A level curve is calm training; peaks that grow mean that the learning rate is too high.",
+        "Norms above grad_clip are cut to it: the share of such steps stands under Selection. Peaks that grow may mean that the "
+        "learning rate is too high.",
     ),
 }
 
@@ -46,7 +48,7 @@ def heldout_curves(facts: Facts) -> Section | None:
         if series:
             name = facts.names.unique(f"heldout-{heldout}")
             title = f"Held-out loss on {heldout} while training"
-            caption = "A curve that lies below another has learnt more from as many tokens; eval_tokens may be a part of the set."
+            caption = "A curve that lies below another predicts this set better after as many tokens." + facts.part_of(heldout)
             blocks.append(curves(name, title, caption, series, "tokens seen", "nats a token"))
     for heldout in facts.sets:
         series = [s for arm in facts.arms if (s := _kept(facts, arm, heldout)).x]

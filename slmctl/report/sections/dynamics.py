@@ -182,7 +182,7 @@ def _matrix(facts: Facts) -> list[Block]:
         title = f"Perplexity of each checkpoint's selection: {visible(arm, 60)}"
         caption = (
             "Row: the checkpoint that chose the tokens; column: the one that reads them, both by step (Fig. 8 of the paper). "
-            "The stronger the shade, the higher; if rows differ little, the choice is stable."
+            "The stronger the shade, the higher; where rows differ little, what each checkpoint chose is about as hard."
         )
         caption += facts.stand_in([arm])
         name, sides = facts.names.unique(f"matrix-{arm}"), ("chosen at step", "read at step")

@@ -49,7 +49,7 @@ def _sweep(facts: Facts, sweep: dict[str, Any]) -> list[Block]:
     title = f"Target loss by {key}: {arm}"
     caption = (
         f"Each point is an arm trained to its end with another {key} (Fig. 9 of the paper); bars are {facts.level} intervals, "
-        "and the lowest point is the best."
+        "and lower is better."
     )
     target = Series(
         "target", look, x, [n.number(p.get("target_loss")) for p in points], [n.pair(p.get("interval")) for p in points]
@@ -72,7 +72,7 @@ def _sweep(facts: Facts, sweep: dict[str, Any]) -> list[Block]:
     if others:
         series = [Series(s, looks(others)[s], x, [n.number(dig(p, "general", s)) for p in points]) for s in others]
         title = f"Loss on other sets by {key}: {arm}"
-        caption = "What the gain on the target costs elsewhere: a rising curve is forgetting."
+        caption = "What each value does elsewhere: a curve that rises is worse on that set."
         name = facts.names.unique(f"sweep-{key}-others")
         blocks.append(curves(name, title, caption, series, key, "nats a token", tokens=False))
     return blocks

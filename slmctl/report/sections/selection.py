@@ -35,6 +35,8 @@ def selection(facts: Facts) -> Section | None:
                 n.signed(s.get("mean_excess_unselected"), 3),
                 n.NONE if first == last == n.NONE else f"{first} → {last}",
                 n.count(s.get("skipped_steps")),
+                _clipped(facts, arm),
+                n.general(dig(facts.arms, arm, "gradient", "median_norm"), 3),
             ]
         )
     if rows:
@@ -47,18 +49,27 @@ def selection(facts: Facts) -> Section | None:
                 "excess loss, kept",
                 "excess loss, left out",
             ),
-            *("correlation with reference, first → last", "skipped steps"),
+            *("correlation with reference, first → last", "skipped steps", "steps clipped", "gradient norm, median"),
         ]
         note = (
             "Excess is the live loss minus the reference's, in nats a token, over the last tenth of training: a selection by "
             "excess loss keeps tokens with clearly more of it than it leaves out. The overlap is the share of the tokens kept in "
             "the first steps that the random control with the same seeds would have kept: near chance is as it should be, near "
-            "100% means that the selection ignores its scores."
+            "100% means that the selection ignores its scores. Correlations of random arms are over the tokens alone that they "
+            "train on. Clipped steps are those whose gradient’s norm was above grad_clip and was cut to it."
         )
         dash = "controls choose by no reference, and an all-tokens arm leaves nothing out; else it was not measured"
         blocks.append(DataTable("What was selected", header, rows, note, dash=dash))
     blocks += [figure for key in KINDS if (figure := _by(facts, key)) is not None]
     return Section("selection", "Selection", "", blocks) if blocks else None
+
+
+def _clipped(facts: Facts, arm: str) -> str:
+    """The share of an arm's steps that its grad_clip shortened; a dash where no log tells."""
+    found = items_of(facts.arms, arm, "gradient")
+    if n.number(found.get("clipped_share")) is not None:
+        return n.percent(found["clipped_share"])
+    return "no clip" if n.number(found.get("median_norm")) is not None and found.get("clip") is None else n.NONE
 
 
 def _by(facts: Facts, key: str) -> Block | None:

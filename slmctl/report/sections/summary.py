@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from slmctl.evaluation.comparing import ALIKE, nats
 from slmctl.report import numbers as n
 from slmctl.report.facts import Facts, beyond_chance, dig, rows_of
 
@@ -43,10 +44,10 @@ def _against(facts: Facts, arm: str, control: str) -> str:
     if found is None:
         return f"not compared with {control}"
     value, ends = found
+    if abs(value) < ALIKE:
+        return f"the same as {control} to three digits"
     chance = {None: "no interval", True: "beyond chance", False: "within chance"}[beyond_chance(ends)]
-    if f"{abs(value):.3f}" == "0.000":
-        return f"the same as {control} to three digits ({chance})"
-    return f"{abs(value):.3f} {'lower' if value < 0 else 'higher'} than {control} ({chance})"
+    return f"{nats(abs(value))} {'lower' if value < 0 else 'higher'} than {control} ({chance})"
 
 
 def _over_seeds(facts: Facts, arm: str, control: str) -> str:
@@ -56,9 +57,11 @@ def _over_seeds(facts: Facts, arm: str, control: str) -> str:
         alone = f", {arm} alone" if facts.repeated(arm) else ""
         return f"{_against(facts, arm, control)}{alone}"
     ends = n.interval((gap.difference - gap.reach, gap.difference + gap.reach), 3, sign=True)
+    if abs(gap.difference) < ALIKE:
+        return f"the same as {control} to three digits over {gap.seeds[1]} seeds"
     chance = "beyond chance" if gap.told else "within chance"
     side = "lower" if gap.difference < 0 else "higher"
-    difference = f"{abs(gap.difference):.3f} {side} than {control} over {gap.seeds[1]} seeds"
+    difference = f"{nats(abs(gap.difference))} {side} than {control} over {gap.seeds[1]} seeds"
     return f"{difference} ({chance}, {facts.level} interval over seeds {ends})"
 
 

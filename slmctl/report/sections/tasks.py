@@ -17,7 +17,7 @@ def tasks(facts: Facts) -> Section | None:
     blocks: list[Block] = []
     rows: list[Row] = []
     for task in facts.tasks:
-        found = [items_of(m, "tasks", task) for m in facts.models.values()]
+        found = [items_of(facts.models, m, "tasks", task) for m in facts.columns]
         first = next((f for f in found if f), {})
         shots = n.number(first.get("shots"))
         how = [n.count(first.get("items")) + " items", f"{shots:.0f} shots" if shots is not None else ""]
@@ -29,7 +29,7 @@ def tasks(facts: Facts) -> Section | None:
     note = "Share of items that are right, ± one standard error"
     if at_an_end := any(extreme(items_of(m, "tasks", t)) for m in facts.models.values() for t in facts.tasks):
         note += "; where none or all are right it would be 0, which says nothing of other items, so that it is left out"
-    table = DataTable("Accuracy", ["task", *facts.models], rows, f"{note}.", dash="this model was not measured on the task")
+    table = DataTable("Accuracy", ["task", *facts.columns], rows, f"{note}.", dash="this model was not measured on the task")
     series = []
     for model, record in facts.models.items():
         values = [n.number(dig(record, "tasks", t, "accuracy")) for t in facts.tasks]
