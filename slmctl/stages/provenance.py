@@ -22,7 +22,7 @@ def parameters(source: ModelSource) -> int | None:
 def epochs(workspace: Workspace, made: dict[str, Any], settings: dict[str, Any], steps: int) -> float | None:
     """Passes over the corpus in so many steps of an arm; None where the corpus is another now than that it was made from."""
     manifest = load_manifest(workspace.tokens("corpus"), "tokens")
-    rows = int(settings.get("batch_tokens", 0)) // int(manifest.format["seq_len"])
+    rows = int(settings.get("batch_tokens", 0)) // manifest.seq_len
     if manifest.content_hash != made.get("corpus") or not rows or not manifest.rows:
         return None
     return steps * rows / manifest.rows

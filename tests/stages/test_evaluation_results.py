@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import platform
+import sys
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -12,6 +14,7 @@ import torch
 from evaluated_pipeline import ARMS, SEQ_LEN, STEPS, results_of, set_rows
 from transformers import AutoModelForCausalLM
 
+from slmctl import __version__
 from slmctl.evaluation.intervals import mean_interval
 from slmctl.model.loading import ModelSource, load_model
 from slmctl.model.split import SplitModel
@@ -70,6 +73,7 @@ def test_every_key_is_there_and_no_other(results):
     assert set(results) == {
         *("schema", "pipeline", "seed", "target", "notes", "versions", "level", "models", "arms", "differences"),
         *("task_differences", "costs", "diagnostics", "sweeps", "seeds", "alarms", "contamination", "threads"),
+        *("sets", "made_on"),
     }
     assert (results["schema"], results["pipeline"], results["target"], results["level"]) == (2, "tiny", "target", 0.95)
     assert {n: m["kind"] for n, m in results["models"].items()} == {"base": "base", "reference": "reference"} | dict.fromkeys(
@@ -77,25 +81,51 @@ def test_every_key_is_there_and_no_other(results):
     )
     assert list(results["models"]) == ["base", "reference", *ARMS]
     figures = {"loss", "perplexity", "bits_per_byte", "predicted_tokens", "documents", "interval", "bits_per_byte_interval"}
+    figures |= {"effective_documents"}
     for model in results["models"].values():
-        assert set(model) == {"kind", "heldout", "rolling", "tasks"}
+        assert set(model) == {"kind", "parameters", "heldout", "rolling", "tasks"}
         assert set(model["rolling"]) == SETS
         assert set(model["heldout"]) == SETS
         assert all(set(f) == figures for f in model["heldout"].values())
     for arm in results["arms"].values():
         assert set(arm) == {
             *("selection", "seed", "settings", "steps", "tokens_seen", "tokens_selected", "training_seconds", "flops", "evals"),
-            *("checkpoints", "selected", "control", "kinds"),
+            *("checkpoints", "selected", "control", "kinds", "epochs", "own_reference", "gradient", "made_on"),
         }
         assert set(arm["selection"]) == {"criterion", "ratio", "group_rows", "scope", "reference"}
         assert set(arm["selected"]) == {
             *("ratio", "overlap_with_random", "expected_overlap", "mean_excess_selected", "mean_excess_unselected"),
-            *("correlation_first", "correlation_last", "skipped_steps"),
+            *("correlation_first", "correlation_last", "correlation_by_shift", "median_excess", "skipped_steps"),
         }
         assert set(arm["kinds"]) == {"by_kind", "by_frequency", "by_position"}
         assert not {"seed", "selection", "micro_batch", "save_every"} & set(arm["settings"])
     assert all(set(a) >= {"name", "level", "text"} for a in results["alarms"])
     assert (results["sweeps"], results["seeds"], results["task_differences"], results["notes"]) == ([], [], [], [])
+
+
+def test_it_says_how_large_where_by_what_and_from_how_much_each_model_was_made(workspace, results):
+    for name, place in places(workspace).items():
+        model = AutoModelForCausalLM.from_pretrained(place)
+        assert results["models"][name]["parameters"] == sum(p.numel() for p in model.parameters())
+    corpus = workspace.open_tokens("corpus")
+    for arm, facts in results["arms"].items():
+        assert facts["epochs"] == pytest.approx(facts["steps"] * 256 / 32 / corpus.rows)
+        assert facts["own_reference"] == (True if arm == "slm" else None)
+        assert facts["made_on"]["hosts"] == [platform.node()]
+        assert facts["made_on"]["device"].startswith("CPU")
+        assert (facts["made_on"]["command"], facts["made_on"]["version"]) == (sys.argv, __version__)
+        log = read_log(workspace.arm(arm) / "metrics.jsonl")
+        norms = [m["grad_norm"] for m in log]
+        assert facts["gradient"]["clipped_share"] == sum(n > 1.0 for n in norms) / len(norms)
+        assert facts["gradient"]["median_norm"] == pytest.approx(float(np.median(norms)))
+        last = facts["selected"]["correlation_by_shift"]
+        assert last == pytest.approx({s: np.mean([m["correlation_by_shift"][s] for m in log[-3:]]) for s in last})
+        assert set(last) == {"-2", "-1", "+0", "+1", "+2"}
+    assert results["made_on"]["hosts"] == [platform.node()]
+    assert {n: s["content"] for n, s in results["sets"].items()} == workspace.heldout_hashes()
+    kept = pq.read_table(workspace.evaluation / "documents" / "target" / "slm.parquet")["predicted"].to_numpy()
+    effective = results["models"]["slm"]["heldout"]["target"]["effective_documents"]
+    assert effective == pytest.approx(kept.sum() ** 2 / (kept.astype(float) ** 2).sum())
 
 
 def test_heldout_figures_equal_whole_logits_of_the_models(workspace, results):
@@ -153,7 +183,7 @@ def test_each_kept_checkpoint_is_evaluated(workspace, results):
 
 def test_differences_are_of_the_losses_and_lie_in_their_intervals(results):
     found = results["differences"]
-    pairs = {("slm", "clm"), ("slm", "random"), ("random", "clm"), *((a, "base") for a in ARMS)}
+    pairs = {("slm", "clm"), ("slm", "random"), ("random", "clm"), *((a, "base") for a in (*ARMS, "reference"))}
     assert {(d["set"], frozenset((d["a"], d["b"]))) for d in found} == {(s, frozenset(p)) for s in SETS for p in pairs}
     assert len(found) == len(SETS) * len(pairs)
     for one in found:

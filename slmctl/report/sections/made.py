@@ -29,7 +29,11 @@ def made(facts: Facts) -> Section | None:
         note = "Parameters that are shared count once; an epoch is one pass over all rows of the corpus."
         blocks.append(DataTable("What was trained", header, rows, note, dash=dash))
     found = {arm: items_of(facts.arms, arm, "made_on") for arm in facts.arms}
-    runs = {f"training of {arm}": where for arm, where in found.items() if where}
+    alike: dict[str, list[str]] = {}
+    for arm, where in found.items():
+        if where:
+            alike.setdefault(repr(where), []).append(arm)
+    runs = {f"training of {', '.join(arms)}": found[arms[0]] for arms in alike.values()}
     if where := items_of(facts.results, "made_on"):
         runs["this evaluation"] = where
     if runs:
