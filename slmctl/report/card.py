@@ -10,7 +10,17 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from slmctl.report.card_facts import UNSCORED, CardFacts
-from slmctl.report.card_tables import cost_rows, criterion_of, difference_rows, known, loss_rows, over_seeds, reached, task_rows
+from slmctl.report.card_tables import (
+    cost_rows,
+    criterion_of,
+    difference_rows,
+    known,
+    leak_lines,
+    loss_rows,
+    over_seeds,
+    reached,
+    task_rows,
+)
 from slmctl.report.card_text import Markdown, argument, fenced, hub_id, markdown, one_line, place_name
 from slmctl.report.facts import ROLLING, has_rolling
 from slmctl.report.numbers import NONE
@@ -37,6 +47,7 @@ def model_card(facts: CardFacts) -> str:
         costs=cost_rows(facts),
         losses=loss_rows(facts),
         rolling=ROLLING if has_rolling(facts.get("models")) else None,
+        leaks=leak_lines(facts),
         level=f"{100 * facts.get('level', 0.95):g}%",
         tasks=task_rows(facts),
         reached=reached(facts),
@@ -171,6 +182,10 @@ def _training(facts: CardFacts) -> list[tuple[str, Any]]:
         chosen = facts.get("selection") or {}
         keys = ("criterion", "ratio", "group_rows", "scope")
         lines += [(f"selection {k}", chosen[k]) for k in keys if chosen.get(k) is not None and _matters(k, chosen)]
+    if facts.get("parameters") is not None:
+        lines.append(("parameters", f"{facts['parameters']:,}"))
+    if facts.get("epochs") is not None:
+        lines.append(("epochs of the corpus", f"{facts['epochs']:.3g}"))
     lines += [(label, _setting(settings[k])) for k, label in _SHOWN_SETTINGS.items() if settings.get(k) is not None]
     if facts.get("seq_len") is not None:
         restart = ", attention restarts at each document" if facts.get("intra_document_mask") else ""
@@ -179,6 +194,8 @@ def _training(facts: CardFacts) -> list[tuple[str, Any]]:
         begun = "document" if facts.get("intra_document_mask") else "row"
         none = "none: rows began with a text's own tokens"
         lines.append(("beginning-of-sequence token", f"{facts['bos']} before each {begun}" if facts["bos"] else none))
+    share = (facts.get("gradient") or {}).get("clipped_share")
+    lines += [("steps whose gradient was clipped", f"{share:.1%}")] if share is not None else []
     lines += [("seed", facts["seed"])] if facts.get("seed") is not None else []
     lines += [("hardware", facts["hardware"])] if facts.get("hardware") else []
     return lines

@@ -48,6 +48,13 @@ class CardFacts(TypedDict, total=False):
     steps: int
     tokens_seen: int
     tokens_selected: int
+    parameters: int | None
+    epochs: float | None
+    """Of the corpus."""
+    gradient: dict[str, Any] | None
+    """As in results.json `arms.NAME.gradient`."""
+    contamination: dict[str, Any]
+    """As in results.json."""
     training_seconds: float
     reference_seconds: float
     """Of training the reference model, on all ranks at once."""
@@ -114,6 +121,10 @@ def card_facts(
         "flops": flops,
         **_measured(metrics or [], arm),
         "reference_seconds": _seconds(reference_metrics or []),
+        "parameters": results.get("models", {}).get(name, {}).get("parameters"),
+        "epochs": arm.get("epochs"),
+        "gradient": arm.get("gradient"),
+        "contamination": results.get("contamination") or {},
         "costs": results.get("costs", {}),
         "models": results.get("models", {}),
         "controls": [n for n, a in results.get("arms", {}).items() if a["selection"]["criterion"] in UNSCORED and n != name],

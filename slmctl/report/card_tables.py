@@ -8,7 +8,7 @@ from typing import Any
 from slmctl.report import numbers as n
 from slmctl.report.card_facts import UNSCORED, CardFacts
 from slmctl.report.card_text import Markdown, markdown
-from slmctl.report.facts import dig, extreme, has_rolling
+from slmctl.report.facts import Facts, dig, extreme, has_rolling
 
 
 def criterion_of(facts: CardFacts) -> str:
@@ -67,6 +67,13 @@ def loss_rows(facts: CardFacts) -> list[list[Any]]:
             figures.append(_figure(found.get("perplexity"), ".4g"))
             rows.append([target, _label(facts, name), *figures])
     return rows
+
+
+def leak_lines(facts: CardFacts) -> list[str]:
+    """Of each held-out set that the card shows, what is known of its documents standing in the text that models learn from."""
+    sets = list(facts.get("models", {}).get(facts["name"], {}).get("heldout", {}))
+    told = Facts({"contamination": facts.get("contamination") or {}})
+    return [f"{name}: {told.leaks(name)}." for name in sets]
 
 
 def task_rows(facts: CardFacts) -> list[list[Any]]:

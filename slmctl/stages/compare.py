@@ -89,6 +89,10 @@ def compare_runs(runs: list[RunResults]) -> dict[str, Any]:
     if len(set(targets.values())) > 1:
         listing = ", ".join(f"{label}: {target}" for label, target in targets.items())
         warnings.insert(0, f"the runs are judged by different held-out sets ({listing}); their target losses cannot be compared")
+    guessed = [name for name, s in sets.items() if len(s["runs"]) > 1 and s["loss"] and not s["by_content"]]
+    if guessed:
+        which = ", ".join(guessed)
+        warnings.append(f"{which}: that the texts are the same in all runs is taken from how many documents and tokens they have")
     levels = {r.results.get("level") for r in runs}
     if len(levels) > 1:
         warnings.append(f"the intervals are of different levels ({', '.join(map(str, sorted(levels, key=str)))})")
@@ -114,7 +118,7 @@ def compare_runs(runs: list[RunResults]) -> dict[str, Any]:
 def _run_facts(run: RunResults) -> dict[str, Any]:
     results = run.results
     facts = {k: results.get(k) for k in ("pipeline", "seed", "target", "level", "notes", "costs")}
-    return {"run": run.label, "path": str(run.path), **facts}
+    return {"run": run.label, "path": str(run.path), **facts, "configured": bool(run.config)}
 
 
 def _model_facts(run: RunResults, name: str) -> dict[str, Any]:
@@ -139,18 +143,20 @@ def _model_facts(run: RunResults, name: str) -> dict[str, Any]:
 
 def compare_sets(runs: list[RunResults]) -> dict[str, dict[str, Any]]:
     """For each held-out set: `runs` that have it, whether their `loss`es and `bits_per_byte` can be compared, and the
-    `reason` why not. Sets of equal documents and predicted tokens are taken for the same."""
-    found: dict[str, dict[str, tuple[Any, Any]]] = {}
+    `reason` why not; `by_content`: whether their tokens are known to be the same. Where that is not known, or they are packed in
+    another order (another seed), sets of equally many documents and predicted tokens are taken for the same."""
+    found: dict[str, dict[str, tuple[Any, Any, Any]]] = {}
     for run in runs:
-        first = next(iter(run.results["models"].values()))
+        first, contents = next(iter(run.results["models"].values())), run.results.get("sets") or {}
         for name, facts in first["heldout"].items():
-            found.setdefault(name, {})[run.label] = (facts.get("documents"), facts.get("predicted_tokens"))
+            content = (contents.get(name) or {}).get("content")
+            found.setdefault(name, {})[run.label] = (facts.get("documents"), facts.get("predicted_tokens"), content)
     return {name: _set_facts(sizes) for name, sizes in found.items()}
 
 
-def _set_facts(sizes: dict[str, tuple[Any, Any]]) -> dict[str, Any]:
-    documents, tokens = ({s[i] for s in sizes.values()} for i in (0, 1))
-    listing = ", ".join(f"{label}: {_count(d)} documents, {_count(n)} tokens" for label, (d, n) in sizes.items())
+def _set_facts(sizes: dict[str, tuple[Any, Any, Any]]) -> dict[str, Any]:
+    documents, tokens, contents = ({s[i] for s in sizes.values()} for i in (0, 1, 2))
+    listing = ", ".join(f"{label}: {_count(d)} documents, {_count(n)} tokens" for label, (d, n, _) in sizes.items())
     reason = None
     if len(documents) > 1:
         reason = f"its texts differ between the runs ({listing}); its losses cannot be compared"
@@ -159,7 +165,8 @@ def _set_facts(sizes: dict[str, tuple[Any, Any]]) -> dict[str, Any]:
             f"it is cut into other tokens or rows ({listing}); its losses cannot be compared, bits per byte can where its texts "
             "are the same"
         )
-    return {"runs": list(sizes), "loss": reason is None, "bits_per_byte": len(documents) == 1, "reason": reason}
+    facts = {"runs": list(sizes), "loss": reason is None, "bits_per_byte": len(documents) == 1, "reason": reason}
+    return facts | {"by_content": contents != {None} and len(contents) == 1}
 
 
 def _count(n: Any) -> str:

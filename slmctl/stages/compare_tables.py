@@ -23,7 +23,8 @@ def show(comparison: dict[str, Any], console: Console) -> None:
     _print_tokens(console, [m for m in comparison["models"] if m["kind"] == "arm"])
     _print_tasks(console, comparison["tasks"])
     _print_seeds(console, [g for g in comparison["seeds"] if g["n"] > 1])
-    _print_differences(console, comparison["differences"], [r["run"] for r in runs])
+    unknown = not all(r["configured"] for r in runs)
+    _print_differences(console, comparison["differences"], [r["run"] for r in runs], unknown)
 
 
 def _print_set(console: Console, comparison: dict[str, Any], name: str, level: float | None) -> None:
@@ -74,11 +75,13 @@ def _print_seeds(console: Console, groups: list[dict[str, Any]]) -> None:
         _print(console, "The same settings with other seeds: loss, mean ± sd (n)", "arm/seeds/set", "loss", rows)
 
 
-def _print_differences(console: Console, differences: list[dict[str, Any]], runs: list[str]) -> None:
+def _print_differences(console: Console, differences: list[dict[str, Any]], runs: list[str], unknown: bool) -> None:
+    """`unknown`: some run's configuration is, so that nothing is said of it."""
     if len(runs) < 2:
         return
     if not differences:
-        console.print("The configurations do not differ.")
+        if not unknown:
+            console.print("The configurations do not differ.")
         return
     rows = []
     for difference in differences:
