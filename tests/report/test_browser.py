@@ -297,3 +297,18 @@ def test_at_the_end_nothing_was_logged_and_nothing_was_asked_of_a_network(tab, f
     assert set(heard["requests"]) == {file.as_uri()}
     tab.evaluate("fetch('http://localhost:9/').catch(() => 0)")
     assert any("Content Security Policy" in message for message in heard["console"]), "what is heard is heard"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_on_a_phone_the_first_arms_figures_are_seen_without_scrolling(browser, file, scheme):
+    context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme=scheme)
+    page = context.new_page()
+    page.goto(file.as_uri())
+    table = page.locator("#comparison table")
+    heads = table.locator("thead th")
+    assert heads.count() == 4
+    assert [h.strip() for h in heads.all_inner_texts()][-2:] == ["base", "reference"]
+    for i in range(2):
+        box = heads.nth(i).bounding_box()
+        assert box["x"] + box["width"] <= 390, "both arms, beside the name of the row"
+    context.close()

@@ -455,3 +455,18 @@ def test_lm_eval_loads_a_directory_with_a_card(directory: Any) -> None:
     request = Instance("loglikelihood", {}, ("a", " b"), 0)
     ((loglikelihood, _),) = model.loglikelihood([request], disable_tqdm=True)
     assert loglikelihood < 0
+
+
+def test_size_epochs_clipped_steps_and_what_is_known_of_training_text_are_told() -> None:
+    results = make_results()
+    results["models"]["slm"]["parameters"] = 134_515_008
+    results["arms"]["slm"] |= {"epochs": 1.25, "gradient": {"clip": 1.0, "clipped_share": 0.423}}
+    nothing = {"exact": 0, "overlap": 0}
+    results["contamination"] = {"heldout": {"target": {"documents": 9, "curated": nothing, "corpus": nothing}}, "not_checked": {}}
+    card = make_card(results=results)
+    for said in ("parameters: 134,515,008", "epochs of the corpus: 1.25", "steps whose gradient was clipped: 42.3%"):
+        assert f"- {said}" in card
+    assert "- target: none found in curated or corpus text." in card
+    assert "target: whether" not in card
+    del results["contamination"]
+    assert "- target: whether they stand in training text was not checked." in make_card(results=results)

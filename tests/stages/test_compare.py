@@ -329,3 +329,31 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 )
 def test_large_counts_are_short(n: int | None, text: str) -> None:
     assert short(n) == text
+
+
+def with_content(content: str | None) -> Any:
+    def change(results: dict[str, Any], _config: dict[str, Any]) -> None:
+        if content is not None:
+            results["sets"] = {name: {"content": content} for name in ("target", "general")}
+
+    return change
+
+
+@pytest.mark.parametrize(("contents", "known"), [(("a", "a"), True), (("a", "b"), False), (("a", None), False)])
+def test_sets_that_are_only_taken_for_the_same_are_named(tmp_path, contents, known):
+    paths = [make_run(tmp_path, f"run{i}", change=with_content(c)) for i, c in enumerate(contents)]
+    found = compare_runs(load_runs(paths))
+    assert {s["by_content"] for s in found["sets"].values()} == {known}
+    assert all(s["loss"] for s in found["sets"].values()), "another order of the same texts is no reason not to compare"
+    assert any("is taken from how many documents and tokens they have" in w for w in found["warnings"]) != known
+
+
+def test_of_configurations_that_are_not_known_nothing_is_said(tmp_path):
+    paths = [make_run(tmp_path, f"run{i}") for i in range(2)]
+    texts = []
+    for _ in range(2):
+        console = Console(record=True, width=80)
+        show(compare_runs(load_runs(paths)), console)
+        texts.append(console.export_text())
+        (paths[0] / "config.resolved.yaml").unlink(missing_ok=True)
+    assert ["The configurations do not differ." in text for text in texts] == [True, False]
