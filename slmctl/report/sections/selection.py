@@ -34,9 +34,6 @@ def selection(facts: Facts) -> Section | None:
                 n.signed(s.get("mean_excess_selected"), 3),
                 n.signed(s.get("mean_excess_unselected"), 3),
                 n.NONE if first == last == n.NONE else f"{first} → {last}",
-                n.count(s.get("skipped_steps")),
-                _clipped(facts, arm),
-                n.general(dig(facts.arms, arm, "gradient", "median_norm"), 3),
             ]
         )
     if rows:
@@ -49,19 +46,37 @@ def selection(facts: Facts) -> Section | None:
                 "excess loss, kept",
                 "excess loss, left out",
             ),
-            *("correlation with reference, first → last", "skipped steps", "steps clipped", "gradient norm, median"),
+            "correlation with reference, first → last",
         ]
         note = (
             "Excess is the live loss minus the reference's, in nats a token, over the last tenth of training: a selection by "
             "excess loss keeps tokens with clearly more of it than it leaves out. The overlap is the share of the tokens kept in "
             "the first steps that the random control with the same seeds would have kept: near chance is as it should be, near "
             "100% means that the selection ignores its scores. Correlations of random arms are over the tokens alone that they "
-            "train on. Clipped steps are those whose gradient’s norm was above grad_clip and was cut to it."
+            "train on."
         )
         dash = "controls choose by no reference, and an all-tokens arm leaves nothing out; else it was not measured"
         blocks.append(DataTable("What was selected", header, rows, note, dash=dash))
+    if (steps := _steps(facts)) is not None:
+        blocks.append(steps)
     blocks += [figure for key in KINDS if (figure := _by(facts, key)) is not None]
     return Section("selection", "Selection", "", blocks) if blocks else None
+
+
+def _steps(facts: Facts) -> Block | None:
+    rows: list[Row] = []
+    for arm in facts.arms:
+        taken, skipped = dig(facts.arms, arm, "steps"), dig(facts.arms, arm, "selected", "skipped_steps")
+        norm, clip = (n.general(dig(facts.arms, arm, "gradient", key), 3) for key in ("median_norm", "clip"))
+        rows.append([arm, n.count(taken), n.count(skipped), _clipped(facts, arm), norm, clip])
+    if all(cell == n.NONE for row in rows for cell in row[3:5]):
+        return None
+    header = ["arm", "steps", "of them skipped", "of those taken clipped", "gradient norm, median", "grad_clip"]
+    note = (
+        "Clipped are steps whose gradient’s norm was above grad_clip and was cut to it. Where these shares differ, one grad_clip "
+        "acts on an arm more than on its control."
+    )
+    return DataTable("Steps and gradients", header, rows, note, dash="not logged, or grad_clip is 0")
 
 
 def _clipped(facts: Facts, arm: str) -> str:
