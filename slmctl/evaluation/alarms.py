@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from slmctl.evaluation.alarms_against import cost, over_seeds, settings, target_loss, tasks
+from slmctl.evaluation.alarms_against import over_seeds, settings, target_loss, tasks
+from slmctl.evaluation.alarms_cost import cost
 from slmctl.evaluation.alarms_reference import alignment, reference
 from slmctl.evaluation.alarms_selection import selection
 from slmctl.evaluation.alarms_texts import contamination

@@ -1,4 +1,4 @@
-"""Alarms of arms against their controls: in what they differ, who is better on the target and on tasks, and at what cost."""
+"""Alarms of arms against their controls: in what they differ, and who is better on the target and on tasks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
-from slmctl.evaluation.alarms_together import APART, Figure, OfArm, together
+from slmctl.evaluation.alarms_together import APART
 from slmctl.evaluation.comparing import (
     Alarm,
     Gap,
@@ -146,70 +146,3 @@ def _on_tasks(results: Results, arm: str, control: str, found: list[dict[str, An
     text = f"{arm} against {control} on {len(found)} task{'s' * (len(found) > 1)}, beyond chance{corrected}: "
     level = "note" if not said else "good" if not behind else "warning" if ahead else "bad"
     return alarm("tasks", level, text + (" and ".join(said) or "no difference") + ".")
-
-
-# --- cost ---
-
-
-_COUNTED = {
-    "times_fewer_tokens": "in tokens",
-    "times_fewer_flops": "in FLOPs of training alone",
-    "times_fewer_flops_all": "in FLOPs with reference and scoring",
-}
-
-
-def cost(results: Results) -> Iterator[Alarm]:
-    yield from together("cost", (said for arm in arms_of(results, "excess_loss") for said in _cost(results, arm)))
-
-
-def _cost(results: Results, arm: str) -> Iterator[OfArm]:
-    found = results["arms"][arm].get("control")
-    if not found:
-        return
-    names = {"control": found["arm"]}
-    goal, of_many = f"{found['arm']}'s final target loss", "the final target loss of {control}"
-    figures: dict[str, Figure] = {}
-    if known(found.get("target_loss")):
-        goal, of_many = f"{goal} ({found['target_loss']:.4f})", of_many + " ({goal})"
-        figures["goal"] = (found["target_loss"], "{:.4f}".format)
-    if figures and known(found.get("tokens_to_reach")):
-        yield _reached(results, arm, found, goal, OfArm(arm, "", "", of_many, figures, names))
-    elif found.get("why"):
-        why = found["why"].rstrip(".").replace("{", "{{").replace("}", "}}")
-        text = f"How soon {arm} came down to {goal} is not judged: {found['why'].rstrip('.')}."
-        yield OfArm(arm, "note", text, f"How soon {{n}} arms came down to {of_many} is not judged: {why}", figures, names)
-    elif figures:
-        seen = results["arms"][arm]["tokens_seen"]
-        text = f"{arm} never came down to {goal} in the {count(seen)} tokens it saw."
-        of_many = f"{{n}} arms never came down to {of_many} in the {{seen}} tokens they saw"
-        yield OfArm(arm, "warning", text, of_many, figures | {"seen": (seen, count)}, names)
-
-
-def _reached(results: Results, arm: str, found: dict[str, Any], goal: str, said: OfArm) -> OfArm:
-    """`said` has what is common to all that is said of costs: the goal in words, as of many."""
-    times = {key: found[key] for key in _COUNTED if known(found.get(key))}
-    figures: dict[str, Figure] = {**said.figures, "tokens": (found["tokens_to_reach"], count)}
-    side = {key: "more" if value < 1 else "fewer" for key, value in times.items()}
-    figures |= {key: (max(value, 1 / value), "{:.2f}".format) for key, value in times.items()}
-    text = f"{arm} reached {goal} after {count(found['tokens_to_reach'])} tokens"
-    of_many = f"{{n}} arms reached {said.of_many} after {{tokens}} tokens"
-    if known(found.get("control_tokens")):
-        figures["its"] = (found["control_tokens"], count)
-        text += f", {found['arm']} itself first after {count(found['control_tokens'])}"
-        of_many += ", {control} first after {its}"
-    if times:
-        text += ": " + ", ".join(f"{figures[key][0]:.2f} times {side[key]} {_COUNTED[key]}" for key in times)
-        of_many += ": " + ", ".join(f"{{{key}}} times {side[key]} {_COUNTED[key]}" for key in times)
-    level, one, many = "good", "", ""
-    gap = gap_between(results, results["target"], arm, found["arm"])
-    if losses := [_COUNTED[key] for key, value in times.items() if value < 1]:
-        level = "warning"
-        one = many = f", so that {' and '.join(losses)} selection saved nothing"
-    elif gap is not None and gap.verdict == "worse":
-        level, one = "warning", f"; but in the end {arm}'s loss is {gap.words}, so that nothing was saved"
-        many = "; but in the end their losses are above {control}'s by {gap} nats a token, so that nothing was saved"
-        figures["gap"] = (gap.difference, nats)
-    elif "times_fewer_flops_all" not in times:
-        level, one = "note", "; what reference and scoring add is not known"
-        many = one
-    return OfArm(arm, level, f"{text}{one}.", f"{of_many}{many}", figures, said.names)

@@ -1,4 +1,4 @@
-"""Loss, perplexity and bits per byte on a held-out set, and the tokens an arm needed to reach a loss."""
+"""Loss, perplexity and bits per byte on a held-out set, and what a loss was measured on."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ import torch
 
 from slmctl.corpus.packing import PADDING, bos_mask
 from slmctl.corpus.tokenizer import Tokenizer
+from slmctl.files import sha256_json
 from slmctl.model.row_losses import row_losses
 from slmctl.model.split import SplitModel
-from slmctl.store.reader import RowReader
+from slmctl.store.reader import RowReader, TokenSet
 
 DECODED_ROWS = 256
 """Rows that are decoded at once."""
@@ -58,8 +59,47 @@ class DocumentLosses:
         return HeldoutLoss(float(self.nats_M.sum()), int(self.predicted_M.sum()))
 
 
+@dataclass(frozen=True)
+class Measured:
+    """A held-out loss (nats a token), and what it was measured on."""
+
+    loss: float
+    tokens: int
+    """Predicted, of all ranks together."""
+    rows: str
+    """See `rows_hash`."""
+    precision: str
+    """See `arithmetic`."""
+
+    @property
+    def measure(self) -> dict[str, Any]:
+        """As it stands in evals.jsonl."""
+        return {"tokens": self.tokens, "rows": self.rows, "precision": self.precision}
+
+
 def autocast(device: str, on: bool) -> Any:
     return torch.autocast(device, torch.bfloat16) if on else contextlib.nullcontext()
+
+
+def arithmetic(model: SplitModel, bf16: bool) -> str:
+    """The precision that a model's forward pass has, by its weights and by whether it runs under `autocast`; as
+    `precision` of the configuration names it."""
+    weights = next(model.model.parameters()).dtype
+    if weights != torch.float32 or not bf16:
+        return str(weights).removeprefix("torch.")
+    return "bf16_autocast" if model.gathered is None else f"bf16_autocast, weights gathered as {model.gathered}"
+
+
+def rows_taken(tokens: TokenSet, max_tokens: int | None) -> int:
+    """How many of a set's first rows a loss over up to `max_tokens` is measured on; at least one."""
+    return tokens.rows if max_tokens is None else min(tokens.rows, max(1, max_tokens // tokens.seq_len))
+
+
+def rows_hash(tokens: TokenSet, max_tokens: int | None, intra_document_mask: bool) -> str:
+    """Tells one choice of rows, and of what each prediction in them sees, from another: by the set's content, the numbers of the
+    rows, and whether documents see each other."""
+    which = {"set": tokens.manifest.content_hash, "first": 0, "rows": rows_taken(tokens, max_tokens)}
+    return sha256_json({**which, "intra_document_mask": intra_document_mask})[:16]
 
 
 def heldout_loss(
@@ -79,9 +119,7 @@ def heldout_loss(
     the sum of their results is the set's. `beat` is called before each batch, equally often on each rank, with
     how many were made and how many there are; what it raises ends the evaluation.
     """
-    rows = reader.tokens.rows
-    if max_tokens is not None:
-        rows = min(rows, max(1, max_tokens // reader.tokens.seq_len))
+    rows = rows_taken(reader.tokens, max_tokens)
     was_training = model.model.training
     model.model.eval()
     nats, predicted = 0.0, 0
@@ -156,14 +194,3 @@ def documents_of(reader: RowReader, eos_id: int) -> Iterator[tuple[int, list[int
 
 def _without_eos(ids: list[int], eos_id: int) -> list[int]:
     return ids[:-1] if ids and ids[-1] == eos_id else ids
-
-
-def tokens_to_reach(tokens: list[int], losses: list[float], goal: float) -> float | None:
-    """Tokens at which `losses`, interpolated linearly between evaluations, first come down to `goal`; None if never."""
-    for i, loss in enumerate(losses):
-        if loss <= goal:
-            if i == 0:
-                return float(tokens[0])
-            share = (losses[i - 1] - goal) / (losses[i - 1] - loss)
-            return tokens[i - 1] + share * (tokens[i] - tokens[i - 1])
-    return None

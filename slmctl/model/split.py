@@ -87,6 +87,8 @@ class SplitModel(nn.Module):
         self.model = model
         self.intra_document_mask = intra_document_mask
         self.draws = draws_in_training(model)
+        self.gathered: str | None = None
+        """What float32 weights become where ranks gather them; None where they stay as they are."""
         if model.config._attn_implementation == VARLEN and not intra_document_mask:
             raise ConfigError("model.attn_implementation: varlen is for data.intra_document_mask: true; use sdpa.")
         if model.config._attn_implementation == VARLEN:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, Required, TypedDict
 
+from slmctl.evaluation.reaching_words import headline_of
 from slmctl.files import sha256_json
 from slmctl.report.card_text import hub_id
 
@@ -130,7 +131,7 @@ def card_facts(
         "controls": [n for n, a in results.get("arms", {}).items() if a["selection"]["criterion"] in UNSCORED and n != name],
         "target": results.get("target", config["eval"]["target"]),
         "level": results.get("level", config["eval"].get("level", 0.95)),
-        "control": arm.get("control"),
+        "control": headline_of(arm.get("control")) or None,
         "differences": results.get("differences", []),
         "seeds": results.get("seeds", []),
         "config_fingerprint": sha256_json({k: v for k, v in config.items() if k not in _NOT_THE_RESULT}),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from slmctl.evaluation.reaching_words import ends_of, of_seeds, seeds_headline, span_of_times
 from slmctl.report import numbers as n
 from slmctl.report.card_facts import UNSCORED, CardFacts
 from slmctl.report.card_text import Markdown, markdown
@@ -95,6 +96,19 @@ def reached(facts: CardFacts) -> str | None:
     control = facts.get("control")
     if not control or control.get("arm") in (None, facts["name"]):
         return None
+    return " ".join(s for s in (_reached(control), _reached_over_seeds(facts)) if s)
+
+
+def _reached_over_seeds(facts: CardFacts) -> str:
+    over = seeds_headline({"seeds": facts.get("seeds", [])}, facts["name"])
+    if not over or not known(over.get("tokens_to_reach")):
+        return ""
+    fewer, ends = n.fewer(over.get("times_fewer_tokens"), " times"), span_of_times(ends_of(over, "times_fewer_tokens"))
+    words = f"Over {of_seeds(over)}, the mean loss reached the mean of the control's after {over['tokens_to_reach']:,.0f} tokens"
+    return f"{words}, {fewer} (interval over seeds and documents: {ends})."
+
+
+def _reached(control: dict[str, Any]) -> str:
     seen = control.get("tokens_to_reach")
     if seen is None and control.get("why"):
         return f"How soon it came down to the final target loss of the control {control['arm']} is not judged: {control['why']}."
@@ -103,8 +117,12 @@ def reached(facts: CardFacts) -> str | None:
     fewer, flops = (n.fewer(control.get(f"times_fewer_{key}"), " times") for key in ("tokens", "flops_all"))
     words = f"It reached the final target loss of the control {control['arm']} after {seen:,.0f} tokens"
     words += f" (the control itself first after {control['control_tokens']:,.0f})" if known(control.get("control_tokens")) else ""
-    words += f", {fewer}" if fewer != n.NONE else ""
-    return f"{words}." if flops == n.NONE else f"{words}. With the reference's training and scoring it took {flops} FLOPs."
+    spans = [span_of_times(ends_of(control, f"times_fewer_{key}")) for key in ("tokens", "flops_all")]
+    of_tokens, of_flops = (f" (interval over documents: {s})" if s else "" for s in spans)
+    words += f", {fewer}{of_tokens}" if fewer != n.NONE else ""
+    if flops == n.NONE:
+        return f"{words}."
+    return f"{words}. With the reference's training and scoring it took {flops} FLOPs{of_flops}."
 
 
 def difference_rows(facts: CardFacts) -> list[list[Any]]:

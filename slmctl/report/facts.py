@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from slmctl.evaluation.comparing import SeedGap, controls_of, seed_gap, seeds_of
+from slmctl.evaluation.reaching_words import headline_of, seeds_headline
 from slmctl.report import numbers as n
 from slmctl.report.shown import Names
 from slmctl.report.theme import SERIES, SOFT, Look, looks
@@ -139,6 +140,15 @@ class Facts:
     def repeated(self, arm: str) -> dict[str, Any] | None:
         """Of an arm's seeds, where one of its controls has enough for their means to be compared."""
         return self.seeds(arm) if any(self.seed_gap(arm, c) for c in self.controls_of(arm)) else None
+
+    def headline(self, arm: str) -> dict[str, Any]:
+        """What it took an arm to reach its control: `control` of the results; empty where there is none."""
+        return headline_of(items_of(self.arms, arm, "control"))
+
+    def headline_over_seeds(self, arm: str) -> dict[str, Any]:
+        """The same over an arm's seeds; empty where that was not worked out."""
+        entries = [s for s in rows_of(self.results, "seeds") if s.get("control")]
+        return seeds_headline({"seeds": entries}, arm)
 
     @cached_property
     def notes(self) -> list[str]:

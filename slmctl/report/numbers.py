@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 NONE = "–"
@@ -68,6 +69,15 @@ def interval(value: Any, digits: int = 4, sign: bool = False) -> str:
     ends = pair(value)
     form = signed if sign else fixed
     return "" if ends is None else f"[{form(ends[0], digits)}, {form(ends[1], digits)}]"
+
+
+def open_interval(ends: Any, show: Callable[[float], str] = "{:#.3g}".format) -> str:
+    """`[1.20, 2.10]`; `(…, 2.10]` and `[1.20, …)` of one that is open on a side; nothing where there is none."""
+    if not isinstance(ends, list | tuple) or len(ends) != 2:
+        return ""
+    low, high = number(ends[0]), number(ends[1])
+    left = "(…" if low is None else f"[{show(low)}"
+    return f"{left}, " + ("…)" if high is None else f"{show(high)}]")
 
 
 NO_INTERVAL = "no interval"

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from slmctl.evaluation.reaching_words import ends_of
 from slmctl.report import numbers as n
 from slmctl.report.blocks import DataTable
 from slmctl.report.facts import ROLLING, Facts, dig, extreme, has_rolling, items_of, rows_of
@@ -71,7 +72,7 @@ def small_tables(results: dict[str, Any]) -> list[DataTable]:
     means over seeds. All cells are text; each table fits `WIDTH`."""
     facts = Facts(results)
     found = [_heldout(facts, s) for s in facts.sets]
-    found += [_training(facts), _reached(facts), _differences(facts), *_tasks(facts), *seed_tables(facts)]
+    found += [_training(facts), *_reached(facts), _differences(facts), *_tasks(facts), *seed_tables(facts)]
     return [t for t in found if t.rows]
 
 
@@ -109,21 +110,44 @@ def _training(facts: Facts) -> DataTable:
     return DataTable("Training", ["arm", "selected by", "tokens seen", "trained on", "FLOPs"], rows)
 
 
-def _reached(facts: Facts) -> DataTable:
-    rows = []
+_REACHED = ("times_fewer_tokens", "times_fewer_flops", "times_fewer_flops_all")
+
+
+def _reached(facts: Facts) -> list[DataTable]:
+    """What it took to reach the control, and how sure that is."""
+    rows: list[list[str]] = []
+    sure: list[list[str]] = []
     controls: dict[str, str] = {}
+    seeded: list[str] = []
     for arm in facts.arms:
-        c = dig(facts.arms, arm, "control")
-        if not isinstance(c, dict):
-            continue
-        controls[str(c.get("arm"))] = n.fixed(c.get("target_loss"))
-        reached = n.number(c.get("tokens_to_reach")) is not None
-        tokens = n.count(c.get("tokens_to_reach")) if reached else "not judged" if c.get("why") else "not reached"
-        times = [n.fewer(c.get(f"times_fewer_{key}")) for key in ("tokens", "flops", "flops_all")]
-        rows.append([_name(arm), tokens, *times])
+        c, over = facts.headline(arm), facts.headline_over_seeds(arm)
+        if c:
+            controls[str(c.get("arm"))] = n.fixed(c.get("target_loss"))
+            rows.append([_name(arm), *_reached_cells(c)])
+            sure += _intervals_of(_name(arm), arm, c)
+        if over and over["arms"][0][0] not in seeded:
+            seeded.append(over["arms"][0][0])
+            name = shortened(f"{arm}, {len(over['seeds'])} seeds", NAME)
+            rows.append([name, *_reached_cells(over)])
+            sure += _intervals_of(name, arm, over)
     named = [f"{_name(control)} ({loss})" for control, loss in controls.items()]
     title = f"Until the final target loss of {named[0] if len(named) == 1 else 'the control'}"
-    return DataTable(title, ["arm", "tokens", "in tokens", "in FLOPs", "with scoring"], rows)
+    header = ["arm", "tokens", "in tokens", "in FLOPs", "with scoring"]
+    title_of_intervals = f"… {facts.level} intervals of these (times fewer; below 1 is more; … is no end)"
+    return [DataTable(title, header, rows), DataTable(title_of_intervals, header, sure)]
+
+
+def _reached_cells(control: dict[str, Any]) -> list[str]:
+    reached = n.number(control.get("tokens_to_reach")) is not None
+    tokens = n.count(control.get("tokens_to_reach")) if reached else "not judged" if control.get("why") else "not reached"
+    return [tokens, *[n.fewer(control.get(key)) for key in _REACHED]]
+
+
+def _intervals_of(name: str, arm: str, control: dict[str, Any]) -> list[list[str]]:
+    if not control.get("interval") or control.get("arm") == arm:
+        return []
+    tokens = n.open_interval(ends_of(control, "tokens_to_reach"), n.short)
+    return [[name, tokens, *[n.open_interval(ends_of(control, key)) or n.NONE for key in _REACHED]]]
 
 
 def _differences(facts: Facts) -> DataTable:

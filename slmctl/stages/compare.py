@@ -13,6 +13,7 @@ import yaml
 
 from slmctl.console import out
 from slmctl.errors import ConfigError, CorruptError, InputError, MismatchError
+from slmctl.evaluation.reaching_words import headline_of, seeds_headline
 from slmctl.files import read_json, sha256_json
 from slmctl.stages.compare_tables import show
 
@@ -98,8 +99,9 @@ def compare_runs(runs: list[RunResults]) -> dict[str, Any]:
         warnings.append(f"the intervals are of different levels ({', '.join(map(str, sorted(levels, key=str)))})")
     warnings += [f"{r.label} has no config.resolved.yaml: what its settings are is not known" for r in runs if not r.config]
     for run in runs:
-        why = {arm: (facts.get("control") or {}).get("why") for arm, facts in run.results.get("arms", {}).items()}
+        why = {arm: headline_of(facts.get("control")).get("why") for arm, facts in run.results.get("arms", {}).items()}
         warnings += [f"{run.label}: tokens to reach the control are not judged for {a}: {w}" for a, w in why.items() if w]
+    warnings += [*_other_rows(runs, sets), *_other_points(runs)]
     seeds = seed_groups(runs, sets)
     if len(runs) > 1 and not any(g["n"] > 1 for g in seeds):
         warnings.append("each setting was run with one seed: a difference between runs may be the seed's")
@@ -115,6 +117,32 @@ def compare_runs(runs: list[RunResults]) -> dict[str, Any]:
     }
 
 
+def _other_rows(runs: list[RunResults], sets: dict[str, dict[str, Any]]) -> list[str]:
+    """That a set which can be compared is packed otherwise, as it is with another seed."""
+    said = (
+        "is packed into other rows in each run, so that its documents have other text before them: a small difference may be that"
+    )
+    found = []
+    for name in (n for n, s in sets.items() if s["loss"]):
+        models = [next(iter(run.results["models"].values())) for run in runs]
+        rows = {m["heldout"].get(name, {}).get("rows") for m in models} - {None}
+        found += [f"{name} {said}"] if len(rows) > 1 else []
+    return found
+
+
+def _other_points(runs: list[RunResults]) -> list[str]:
+    """That curves of one run have more points than another's: straight lines between few call every arm later."""
+    points: dict[str, list[list[int]]] = {}
+    for run in runs:
+        found = [headline_of(facts.get("control")) for facts in run.results.get("arms", {}).values()]
+        points[run.label] = [f["points"] for f in found if f and not f.get("why")]
+    judged = {label: found for label, found in points.items() if found}
+    if len(judged) < 2 or len({json.dumps(sorted(map(list, {tuple(p) for p in found}))) for found in judged.values()}) == 1:
+        return []
+    listing = ", ".join(f"{label}: {max(map(len, found))}" for label, found in judged.items())
+    return [f"tokens to reach the control are read from other points of training in each run ({listing}): compare them roughly"]
+
+
 def _run_facts(run: RunResults) -> dict[str, Any]:
     results = run.results
     facts = {k: results.get(k) for k in ("pipeline", "seed", "target", "level", "notes", "costs")}
@@ -123,7 +151,7 @@ def _run_facts(run: RunResults) -> dict[str, Any]:
 
 def _model_facts(run: RunResults, name: str) -> dict[str, Any]:
     model, arm = run.results["models"][name], run.results.get("arms", {}).get(name, {})
-    control = arm.get("control") or {}
+    control = headline_of(arm.get("control"))
     return {
         "run": run.label,
         "model": name,
@@ -134,8 +162,17 @@ def _model_facts(run: RunResults, name: str) -> dict[str, Any]:
         "tasks": model.get("tasks", {}),
         **{k: arm.get(k) for k in ("steps", "tokens_seen", "tokens_selected", "flops", "training_seconds")},
         "control": control.get("arm"),
-        **{k: control.get(k) for k in ("tokens_to_reach", "times_fewer_tokens", "times_fewer_flops_all", "why")},
+        **{k: control.get(k) for k in ("tokens_to_reach", "times_fewer_tokens", "times_fewer_flops_all", "interval", "why")},
+        "over_seeds": _over_seeds(run.results, name),
     }
+
+
+def _over_seeds(results: dict[str, Any], arm: str) -> dict[str, Any] | None:
+    """What it took an arm's seeds to reach their control, at the first of them."""
+    found = seeds_headline(results, arm)
+    if not found or found["arms"][0][0] != arm:
+        return None
+    return {k: found[k] for k in ("seeds", "tokens_to_reach", "times_fewer_tokens", "times_fewer_flops_all", "interval")}
 
 
 # --- what can be compared ---
@@ -144,29 +181,41 @@ def _model_facts(run: RunResults, name: str) -> dict[str, Any]:
 def compare_sets(runs: list[RunResults]) -> dict[str, dict[str, Any]]:
     """For each held-out set: `runs` that have it, whether their `loss`es and `bits_per_byte` can be compared, and the
     `reason` why not; `by_content`: whether their tokens are known to be the same. Where that is not known, or they are packed in
-    another order (another seed), sets of equally many documents and predicted tokens are taken for the same."""
-    found: dict[str, dict[str, tuple[Any, Any, Any]]] = {}
+    another order (another seed), sets of equally many documents and predicted tokens, measured in one precision, are taken for
+    the same."""
+    found: dict[str, dict[str, tuple[Any, Any, Any, Any]]] = {}
     for run in runs:
         first, contents = next(iter(run.results["models"].values())), run.results.get("sets") or {}
+        asked = run.config.get("eval")
         for name, facts in first["heldout"].items():
             content = (contents.get(name) or {}).get("content")
-            found.setdefault(name, {})[run.label] = (facts.get("documents"), facts.get("predicted_tokens"), content)
+            precision = facts.get("precision") or (asked.get("precision") if isinstance(asked, dict) else None)
+            sizes = (facts.get("documents"), facts.get("predicted_tokens"), content, precision)
+            found.setdefault(name, {})[run.label] = sizes
     return {name: _set_facts(sizes) for name, sizes in found.items()}
 
 
-def _set_facts(sizes: dict[str, tuple[Any, Any, Any]]) -> dict[str, Any]:
-    documents, tokens, contents = ({s[i] for s in sizes.values()} for i in (0, 1, 2))
-    listing = ", ".join(f"{label}: {_count(d)} documents, {_count(n)} tokens" for label, (d, n, _) in sizes.items())
+def _set_facts(sizes: dict[str, tuple[Any, Any, Any, Any]]) -> dict[str, Any]:
+    documents, tokens, contents, precisions = ({s[i] for s in sizes.values()} for i in range(4))
+    listing = ", ".join(f"{label}: {_count(d)} documents, {_count(n)} tokens" for label, (d, n, *_) in sizes.items())
     reason = None
-    if len(documents) > 1:
+    if len(precisions - {None}) > 1:
+        listing = ", ".join(f"{label}: {p or 'not known'}" for label, (*_, p) in sizes.items())
+        reason = f"it was measured in other precisions ({listing}); its losses cannot be compared"
+    elif len(documents) > 1:
         reason = f"its texts differ between the runs ({listing}); its losses cannot be compared"
     elif len(tokens) > 1:
         reason = (
             f"it is cut into other tokens or rows ({listing}); its losses cannot be compared, bits per byte can where its texts "
             "are the same"
         )
-    facts = {"runs": list(sizes), "loss": reason is None, "bits_per_byte": len(documents) == 1, "reason": reason}
-    return facts | {"by_content": contents != {None} and len(contents) == 1}
+    return {
+        "runs": list(sizes),
+        "loss": reason is None,
+        "bits_per_byte": len(documents) == 1 and len(precisions - {None}) < 2,
+        "reason": reason,
+        "by_content": contents != {None} and len(contents) == 1,
+    }
 
 
 def _count(n: Any) -> str:

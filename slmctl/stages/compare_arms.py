@@ -12,6 +12,7 @@ from slmctl.console import warn
 from slmctl.evaluation.clipping import clipping
 from slmctl.evaluation.costs import ForwardFlops
 from slmctl.evaluation.intervals import difference_interval, paired_accuracy
+from slmctl.evaluation.measures import measure_of
 from slmctl.files import read_json
 from slmctl.stages.folders import DONE, INPUTS
 from slmctl.stages.measure import Measure
@@ -57,7 +58,9 @@ def arm_facts(workspace: Workspace, arm: str, flops: ForwardFlops) -> dict[str, 
     evals = read_log(workspace.arm(arm) / "evals.jsonl")
     now, then = workspace.heldout_hashes(), read_json(workspace.arm(arm) / DONE)["heldout"]
     for record in evals:  # a curve counts only where it was measured on the very set that is evaluated now
-        record["heldout"] = {n: loss for n, loss in record["heldout"].items() if n in now and now[n] == then.get(n)}
+        kept = [n for n in record["heldout"] if n in now and now[n] == then.get(n)]
+        measured = {n: measure for n in kept if (measure := measure_of(record, n)) is not None}
+        record.update(heldout={n: record["heldout"][n] for n in kept}, measured=measured)
     last, selection = metrics[-1], settings.pop("selection")
     settings.pop("seed", None)
     return {

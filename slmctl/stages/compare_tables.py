@@ -43,14 +43,29 @@ def _print_set(console: Console, comparison: dict[str, Any], name: str, level: f
 
 
 def _print_tokens(console: Console, arms: list[dict[str, Any]]) -> None:
-    rows = []
+    rows, sure = [], []
     for arm in arms:
         fewer = [times(arm["times_fewer_tokens"]), times(arm["times_fewer_flops_all"])]
         if arm["control"] is not None and arm["tokens_to_reach"] is None:
             fewer[0] = "?" if arm["why"] else "never"
         rows.append([arm["run"], arm["model"], short(arm["tokens_seen"]), short(arm["tokens_selected"]), *fewer])
+        if arm["interval"] and arm["control"] != arm["model"]:
+            sure.append([arm["run"], arm["model"], "documents", *_sure(arm)])
+        if over := arm["over_seeds"]:
+            number = f"{len(over['seeds'])} seeds"
+            fewer = [times(over["times_fewer_tokens"]), times(over["times_fewer_flops_all"])]
+            fewer[0] = "never" if over["tokens_to_reach"] is None else fewer[0]
+            rows.append([arm["run"], f"{arm['model']}, {number}", "", "", *fewer])
+            sure.append([arm["run"], f"{arm['model']}, {number}", "seeds, documents", *_sure(over)])
     title = "Tokens, and how many times fewer tokens (and FLOPs, with reference and scoring) reach the control's loss"
     _print(console, title, "run/arm", "seen/trained on/tokens/FLOPs", rows)
+    if sure:
+        title = "Intervals of how many times fewer (below 1 is more; … is an open end)"
+        _print(console, title, "run/arm/over", "tokens/FLOPs", sure)
+
+
+def _sure(figures: dict[str, Any]) -> list[str]:
+    return [open_ends(figures["interval"].get(key)) for key in ("times_fewer_tokens", "times_fewer_flops_all")]
 
 
 def _print_tasks(console: Console, tasks: list[dict[str, Any]]) -> None:
@@ -110,6 +125,11 @@ def figure(value: float | None, form: str = ".4f") -> str:
 
 def interval(ends: list[float] | None) -> str:
     return "-" if ends is None else f"{ends[0]:.4f} to {ends[1]:.4f}"
+
+
+def open_ends(ends: list[float | None] | None) -> str:
+    """`1.20 to 2.10`; an end that is not there is `…`."""
+    return "-" if ends is None else " to ".join("…" if e is None else f"{e:.2f}" for e in ends)
 
 
 def times(value: float | None) -> str:

@@ -35,12 +35,14 @@ from slmctl.stages.folders import DONE
 from slmctl.stages.highlights import highlights
 from slmctl.stages.measure import Checkpoint, Measure, checkpoints_of, sources_of
 from slmctl.stages.provenance import made_on, parameters
-from slmctl.stages.reach import compare_with_control
+from slmctl.stages.reach import VERSION as REACHING
+from slmctl.stages.reach import Comparison, compare_seeds, compare_with_control, curves_of
 from slmctl.stages.results import RESULTS, are_current, begin_results, publish_results, run_of, take_back_results
 from slmctl.stages.task_checks import check_tasks
 from slmctl.stages.workspace import Workspace
 from slmctl.store import manifest as manifests
 from slmctl.store.manifest import library_versions
+from slmctl.store.order import mix_seed
 from slmctl.sweeps import read_sweeps
 from slmctl.training.environment import describe_environment
 from slmctl.training.ranks import Ranks, joined
@@ -144,6 +146,7 @@ def inputs_of(
         "sweeps": read_sweeps(workspace.root),
         "notes": [note for arm in arms for note in compare_arms.warn_of_changes(workspace, arm)],
         "contamination": contamination.facts(workspace),
+        "reaching": REACHING,
     }
 
 
@@ -154,10 +157,14 @@ def _conclude(
     config, arms, models = workspace.config, results["arms"], results["models"]
     target = config.eval.target
     results["costs"] = compare_arms.costs(workspace, flops)
-    compare_with_control(arms, target, results["costs"], config.score.references)
     results["differences"] = compare_arms.loss_differences(measure, models, arms)
     results["task_differences"] = compare_arms.task_differences(measure, models, arms)
     results["seeds"] = compare_arms.seeds(arms, models, target)
+    curves, goals = curves_of(measure, arms, models, target), {a: models[a]["heldout"][target]["loss"] for a in arms}
+    seed = mix_seed("intervals", config.seed)
+    how = Comparison(curves, results["costs"], config.score.references, config.eval.level, seed)
+    compare_with_control(arms, goals, how)
+    compare_seeds(results["seeds"], arms, goals, how)
     results["sweeps"] = compare_arms.sweeps(workspace, arms, models, target)
     last = {a: f"{a}@{f['checkpoints'][-1]['step']}" for a, f in arms.items() if f["checkpoints"]}
     texts = vocabulary_texts(workspace)

@@ -20,8 +20,9 @@ import pyarrow.parquet as pq
 from slmctl.config_eval import HarnessConfig, SuiteConfig, TaskConfig
 from slmctl.console import progress, say, waiting
 from slmctl.errors import ConfigError
-from slmctl.evaluation.heldout import DocumentLosses, document_bytes, document_losses
+from slmctl.evaluation.heldout import DocumentLosses, arithmetic, document_bytes, document_losses, rows_hash
 from slmctl.evaluation.intervals import effective_documents, mean_interval
+from slmctl.evaluation.reaching import grouped
 from slmctl.evaluation.rolling import rolling_bits_per_byte, window_of
 from slmctl.files import publishing, read_json, sha256_file, sha256_json, write_json
 from slmctl.model.loading import ModelSource, load_model
@@ -80,6 +81,8 @@ def checkpoints_of(workspace: Workspace, arm: str) -> list[Checkpoint]:
     return [Checkpoint(arm, int(d.name.removeprefix("step-")), d) for d in found]
 
 
+HOLDS = 2
+"""What a part holds, by version: those of another are measured anew."""
 LOSSY = 0.01
 """Share of a set's bytes by which its decoded tokens may differ from its text."""
 
@@ -128,7 +131,7 @@ class Measure:
         return self._keep_part(name, identity, found)
 
     def _identity(self, model: Any) -> str:
-        return sha256_json({"made_from": self.made_from, "model": model})
+        return sha256_json({"made_from": self.made_from, "model": model, "holds": HOLDS})
 
     def _part(self, name: str) -> Path:
         return self.root / "parts" / f"{name}.json"
@@ -154,24 +157,34 @@ class Measure:
     def checkpoint(self, one: Checkpoint, load: Callable[[], SplitModel], beside: Beside) -> dict[str, Any]:
         """Held-out figures of a checkpoint, whose weights are put into the model that `load` gives."""
         identity = self._identity(sha256_file(one.directory / STATE))  # which holds the hash of every file beside it
-        if (kept := self._kept(one.name, identity, beside)) is not None:
+        kept = self._kept(one.name, identity, beside)
+        if kept is not None and (self._on_the_way(one.name).is_file() or not self.config.checkpoints):
             return kept
         model = load()
         load_weights(one.directory, model)
-        found = {
-            "heldout": {n: self._heldout(model, n, one.name, keep=False) for n in self.sets} if self.config.checkpoints else {}
-        }
+        found: dict[str, Any] = {"heldout": {}}
+        for name in self.sets if self.config.checkpoints else ():
+            losses = self._losses(model, name, one.name)
+            found["heldout"][name] = self._figures(model, name, losses)
+            if name == self.config.target:
+                self._keep(grouped(losses), self._on_the_way(one.name))
         beside.add(one.name, model)
         return self._keep_part(one.name, identity, found)
 
     # --- held-out sets ---
 
-    def _heldout(self, model: SplitModel, name: str, label: str, keep: bool = True) -> dict[str, Any]:
+    def _heldout(self, model: SplitModel, name: str, label: str) -> dict[str, Any]:
+        losses = self._losses(model, name, label)
+        self._keep(losses, self._documents(name, label))
+        return self._figures(model, name, losses)
+
+    def _losses(self, model: SplitModel, name: str, label: str) -> DocumentLosses:
         tokens = self.sets[name]
         with progress(f"eval {label}: held-out {name}", tokens.rows, "rows") as ticker:
-            losses = document_losses(model, RowReader(tokens), self.device, self.config.batch_rows, ticker.advance)
-        if keep:
-            self._keep(losses, name, label)
+            return document_losses(model, RowReader(tokens), self.device, self.config.batch_rows, ticker.advance)
+
+    def _figures(self, model: SplitModel, name: str, losses: DocumentLosses) -> dict[str, Any]:
+        tokens = self.sets[name]
         whole, counts = losses.whole, tokens.manifest.counts
         how = (self.config.level, mix_seed("intervals", self.workspace.config.seed))
         interval = mean_interval(losses.nats_M, losses.predicted_M, *how)
@@ -184,6 +197,8 @@ class Measure:
             "perplexity": whole.perplexity,
             "bits_per_byte": in_bits,
             "predicted_tokens": whole.predicted,
+            "rows": rows_hash(tokens, None, model.intra_document_mask),
+            "precision": arithmetic(model, False),
             "documents": len(losses.document_M),
             "effective_documents": effective_documents(losses.predicted_M),
             "interval": list(interval) if interval else None,
@@ -208,15 +223,22 @@ class Measure:
     def _documents(self, heldout: str, model: str) -> Path:
         return self.root / "documents" / heldout / f"{model}.parquet"
 
-    def _keep(self, losses: DocumentLosses, heldout: str, model: str) -> None:
+    def _on_the_way(self, checkpoint: str) -> Path:
+        return self.root / "on_the_way" / f"{checkpoint}.parquet"
+
+    @staticmethod
+    def _keep(losses: DocumentLosses, file: Path) -> None:
         table = pa.table({"document": losses.document_M, "predicted": losses.predicted_M, "nats": losses.nats_M})
-        with publishing(self._documents(heldout, model)) as temporary:
+        with publishing(file) as temporary:
             pq.write_table(table, temporary)
 
     def documents(self, heldout: str, model: str) -> DocumentLosses:
         """What `model` kept of a held-out set."""
-        table = pq.read_table(self._documents(heldout, model))
-        return DocumentLosses(*(table[n].to_numpy() for n in ("document", "nats", "predicted")))
+        return _read(self._documents(heldout, model))
+
+    def on_the_way(self, checkpoint: str) -> DocumentLosses:
+        """What a checkpoint kept of the target set: of many documents, groups of them."""
+        return _read(self._on_the_way(checkpoint))
 
     # --- tasks ---
 
@@ -309,6 +331,11 @@ class Measure:
         lines = self.outputs_of(task, model).read_text(encoding="utf-8").split("\n")[:-1]  # texts may hold other line ends
         found = [json.loads(line).get("correct") for line in lines]
         return [bool(c) for c in found] if found and all(c in (0, 1) for c in found) else None
+
+
+def _read(file: Path) -> DocumentLosses:
+    table = pq.read_table(file)
+    return DocumentLosses(*(table[n].to_numpy() for n in ("document", "nats", "predicted")))
 
 
 def batches(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:

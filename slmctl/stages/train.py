@@ -14,7 +14,7 @@ from slmctl import __version__
 from slmctl.config import ArmConfig, ScratchConfig, SelectionConfig, TrainingConfig
 from slmctl.console import say, waiting, warn
 from slmctl.errors import ConfigError, InputError, MismatchError
-from slmctl.evaluation.heldout import HeldoutLoss, autocast, heldout_loss
+from slmctl.evaluation.heldout import HeldoutLoss, Measured, arithmetic, autocast, heldout_loss, rows_hash
 from slmctl.files import publishing, sweep
 from slmctl.model.check import lent
 from slmctl.model.experts import refuse_auxiliary_loss
@@ -73,7 +73,7 @@ def _publish(model: Any, workspace: Workspace, directory: Path) -> None:
         save_model(model, workspace.tokenizer(), temporary)
 
 
-def _no_evaluation(_model: SplitModel, _ranks: Ranks, _beat: Beat) -> dict[str, float]:
+def _no_evaluation(_model: SplitModel, _ranks: Ranks, _beat: Beat) -> dict[str, Measured]:
     return {}
 
 
@@ -295,17 +295,21 @@ def _facts(workspace: Workspace) -> dict[str, Any]:
 
 
 def heldout_evaluator(workspace: Workspace, settings: TrainingConfig) -> Evaluator:
-    """Held-out losses by set name, under the precision of training."""
+    """Held-out losses by set name, under the precision of training, and what they were measured on."""
     readers = {n: _reader(workspace, workspace.open_tokens(f"heldout/{n}")) for n in workspace.heldout_names()}
     bf16 = settings.precision == "bf16_autocast"
 
-    def evaluate(model: SplitModel, ranks: Ranks, beat: Beat) -> dict[str, float]:
+    def evaluate(model: SplitModel, ranks: Ranks, beat: Beat) -> dict[str, Measured]:
         found = {}
         for name, reader in readers.items():
             how = (workspace.device, workspace.config.eval.batch_rows, settings.eval_tokens, bf16, ranks.rank, ranks.size)
             part = heldout_loss(model, reader, *how, partial(beat, name))
             nats, predicted = ranks.sum_floats([part.nats, float(part.predicted)])
-            found[name] = HeldoutLoss(nats, int(predicted)).loss
+            whole, rows = (
+                HeldoutLoss(nats, int(predicted)),
+                rows_hash(reader.tokens, settings.eval_tokens, model.intra_document_mask),
+            )
+            found[name] = Measured(whole.loss, whole.predicted, rows, arithmetic(model, bf16))
         return found
 
     return evaluate

@@ -39,7 +39,7 @@ class Progress:
     tokens_seen: int = 0
     tokens_selected: int = 0
     best: dict[str, Any] | None = None
-    """Step and loss of the best evaluation so far, where a run keeps the best."""
+    """The best evaluation so far, where a run keeps the best: step, loss, and what all of it was measured on."""
     threshold: float | None = None
     """The running quantile of `scope: threshold`."""
     recent_losses: list[float] = field(default_factory=list)

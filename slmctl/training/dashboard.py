@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from slmctl.console import PATIENCE, Ticker, Wait, err, is_quiet, progress, say
+from slmctl.evaluation.measures import measure_of, why_unlike
 
 MIN_WIDTH, MAX_WIDTH, MIN_HEIGHT = 60, 100, 20
 """Columns and lines of a terminal that has room for the panel, and the columns that it takes at most."""
@@ -128,6 +129,7 @@ class Screen:
         self.losses = History()
         self.recent: deque[tuple[float, dict[str, Any]]] = deque(maxlen=RECENT + 1)
         self.heldout: dict[str, tuple[float, float | None]] = {}
+        self.evaluation: dict[str, Any] = {}
         self.evaluated_at: int | None = None
         self.now_evaluating: str | None = None
         self.in_hand: int | None = None
@@ -144,9 +146,13 @@ class Screen:
         self.now_evaluating = f"{name} {done:,}/{batches:,} ({seconds:.0f} s)"
 
     def evaluated(self, record: dict[str, Any]) -> None:
-        before = self.heldout
-        found = {n: (loss, loss - before[n][0] if n in before else None) for n, loss in record["heldout"].items()}
-        self.heldout, self.evaluated_at, self.now_evaluating = found, record["step"], None
+        before, last = self.heldout, self.evaluation
+        found = {}
+        for name, loss in record["heldout"].items():
+            alike = name in before and why_unlike(measure_of(last, name), measure_of(record, name)) is None
+            found[name] = (loss, loss - before[name][0] if alike else None)
+        self.heldout, self.evaluation, self.evaluated_at = found, record, record["step"]
+        self.now_evaluating = None
 
     def saving(self, step: int) -> None:
         self.in_hand = step

@@ -24,6 +24,8 @@ from slmctl.console import say, waiting, warn
 from slmctl.corpus.tokenizer import Tokenizer
 from slmctl.crowding import Crowding
 from slmctl.errors import Interrupted, MismatchError, TrainingError
+from slmctl.evaluation.heldout import Measured
+from slmctl.evaluation.measures import measure_of, why_unlike
 from slmctl.files import publishing
 from slmctl.model.split import SplitModel
 from slmctl.signals import StopRequest, deferring
@@ -49,8 +51,8 @@ from slmctl.training.thread_number import settle_threads, training_pass
 
 Beat = Callable[[str, int, int], None]
 """Is told, before each batch of an evaluation, the set's name, its batches that are done, and all of them."""
-Evaluator = Callable[[SplitModel, Ranks, Beat], dict[str, float]]
-"""Held-out loss (nats a token) by set name, worked out by all ranks together, which call the beat equally often."""
+Evaluator = Callable[[SplitModel, Ranks, Beat], dict[str, Measured]]
+"""Held-out loss by set name and what it was measured on, worked out by all ranks together, which call the beat equally often."""
 
 
 @dataclass
@@ -424,7 +426,8 @@ class Trainer:
                 raise _BrokenOffError(signum)
 
         self.hang.alive()
-        losses = run.evaluate(run.model, self.ranks, beat)
+        measured = run.evaluate(run.model, self.ranks, beat)
+        losses = {n: m.loss for n, m in measured.items()}
         if not all(math.isfinite(v) for v in losses.values()):
             raise TrainingError(
                 f"{run.name}: held-out loss is not finite at step {progress.step} ({losses}). Check the base model and lr."
@@ -434,6 +437,7 @@ class Trainer:
             "tokens_seen": progress.tokens_seen,
             "tokens_selected": progress.tokens_selected,
             "heldout": losses,
+            "measured": {n: m.measure for n, m in measured.items()},
         }
         progress.evaluated = progress.step
         self.evals.write(record)
@@ -442,11 +446,27 @@ class Trainer:
         self.live.evaluated(record)
         listing = ", ".join(f"{k} {v:.4f}" for k, v in losses.items())
         say(f"{run.name} step {progress.step}/{self.steps}: held-out {listing}")
-        if run.keep_best_on is not None and progress.step > 0:
-            loss = losses[run.keep_best_on]
-            if progress.best is None or loss < progress.best["loss"]:
-                progress.best = {"step": progress.step, "loss": loss}
-                export_model(run.model, run.tokenizer, run.directory / "best", self.ranks)
+        if run.keep_best_on is not None and progress.step > 0 and self._is_best(run.keep_best_on, record):
+            one = {"heldout": losses, "measured": record["measured"]}
+            progress.best = {"step": progress.step, "loss": losses[run.keep_best_on], **one}
+            export_model(run.model, run.tokenizer, run.directory / "best", self.ranks)
+
+    def _is_best(self, heldout: str, record: dict[str, Any]) -> bool:
+        """Whether a record's loss is the lowest so far. One that was measured on other tokens than the best is not held against
+        it: the best is looked for anew, from there on."""
+        best, loss = self.progress.best, record["heldout"][heldout]
+        if best is None:
+            return True
+        unlike = why_unlike(measure_of(best, heldout), measure_of(record, heldout))
+        if unlike is None:
+            return bool(loss < best["loss"])
+        if self.ranks.is_first:
+            warn(
+                f"{self.run.name}: keep_best_on cannot hold the loss on {heldout} at step {record['step']} ({loss:.4f}) against "
+                f"the lowest before, of step {best['step']} ({best['loss']:.4f}): {unlike}. The best weights are looked for anew "
+                "from here on."
+            )
+        return True
 
     def export(self) -> None:
         """Writes `model/`, an HF model directory, and token_counts.parquet (seen and selected, by token id)."""

@@ -95,6 +95,7 @@ def shard(model: SplitModel, settings: TrainingConfig, ranks: Ranks, device: str
         options["mp_policy"] = MixedPrecisionPolicy(
             param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
         )
+        model.gathered = "bfloat16"
         # as with weights that are not gathered as bfloat16, what runs from block to block stays float32
         model.model.get_input_embeddings().register_forward_hook(lambda _module, _given, out: out.float())
     for block in blocks_of(model):

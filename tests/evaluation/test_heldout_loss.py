@@ -11,7 +11,7 @@ import torch
 
 from slmctl.corpus.tokenizer import load_tokenizer
 from slmctl.corpus.train_tokenizer import train_tokenizer
-from slmctl.evaluation.heldout import HeldoutLoss, document_bytes, document_losses, heldout_loss, tokens_to_reach
+from slmctl.evaluation.heldout import HeldoutLoss, document_bytes, document_losses, heldout_loss
 
 B, T = 8, 16
 
@@ -115,31 +115,6 @@ def test_nothing_predicted_is_nan_and_a_diverged_model_has_infinite_perplexity()
     assert math.isnan(HeldoutLoss(0.0, 0).perplexity)
     assert HeldoutLoss(math.log(7.5), 1).perplexity == pytest.approx(7.5)
     assert HeldoutLoss(2000.0, 1).perplexity == math.inf
-
-
-@pytest.mark.parametrize(
-    ("tokens", "losses", "goal", "wanted"),
-    [
-        ([0, 100, 200], [4.0, 3.0, 2.0], 2.5, 150.0),
-        ([0, 100, 200], [4.0, 3.0, 2.0], 2.0, 200.0),
-        ([0, 100, 200], [4.0, 3.0, 2.0], 3.0, 100.0),
-        ([0, 100, 200], [4.0, 3.0, 2.0], 1.9, None),
-        ([0, 100, 200], [4.0, 3.0, 2.0], 4.0, 0.0),
-        ([0, 100, 200], [4.0, 3.0, 2.0], 9.0, 0.0),
-        ([0, 100, 300], [4.0, 2.0, 1.0], 1.5, 200.0),
-        ([0, 100, 200, 300], [4.0, 2.0, 3.0, 1.0], 2.5, 75.0),  # the first time counts
-        ([0, 100, 200], [4.0, 4.5, 3.5], 4.25, 0.0),
-        ([0, 100, 200], [4.0, 4.5, 3.5], 3.75, 175.0),
-        ([0, 100, 200], [3.0, 3.0, 3.0], 3.0, 0.0),
-        ([7], [3.0], 3.0, 7.0),
-        ([7], [3.0], 2.0, None),
-        ([], [], 2.0, None),
-        ([0, 100, 200], [4.0, math.nan, math.nan], 2.0, None),
-    ],
-)
-def test_tokens_to_reach_on_made_up_curves(tokens, losses, goal, wanted):
-    found = tokens_to_reach(tokens, losses, goal)
-    assert found == (pytest.approx(wanted) if wanted is not None else None)
 
 
 # --- by document ---

@@ -17,6 +17,7 @@ SETS = ("target", "general")
 CATEGORIES = {"H→H": 0.14, "L→H": 0.09, "H→L": 0.29, "L→L": 0.48}
 STEPS = 120
 BATCH = 4096
+MEASURED = {"tokens": 8128, "rows": "first 64", "precision": "float32"}
 TASKS = ("gsm8k", "svamp", "asdiv", "mathqa")
 
 
@@ -126,8 +127,8 @@ def _arm(chosen, ends, rng, everything):
     evals = []
     for step in range(0, STEPS + 1, 10):
         at = {s: _course(x, step / STEPS) for s, x in ends.items()}
-        evals.append({"step": step, "tokens_seen": step * BATCH, "tokens_selected": int(step * BATCH * share), "heldout": at})
-        evals[-1]["measured"] = {s: {"tokens": 8_192, "rows": "0123456789abcdef", "precision": "bf16_autocast"} for s in SETS}
+        seen = {"step": step, "tokens_seen": step * BATCH, "tokens_selected": int(step * BATCH * share)}
+        evals.append({**seen, "heldout": at, "measured": {s: dict(MEASURED) for s in SETS}})
     checkpoints = [
         {
             **{k: e[k] for k in ("step", "tokens_seen", "tokens_selected")},
@@ -219,8 +220,20 @@ def _compare(results, arms, ends, everything):
             "times_fewer_flops": None if spent is None else flops / spent,
             "flops_to_reach_all": everything_,
             "times_fewer_flops_all": None if everything_ is None else flops / everything_,
+            "why": None,
+            "points": [0, *(BATCH * step for step in range(30, STEPS + 1, 30))],
         }
+        facts["control"]["interval"] = _sure(facts["control"])
     results["costs"] = {"reference_tokens": 98_304} if everything else {}
+
+
+def _sure(control):
+    """Ends a tenth to either side; none where it was never reached."""
+    keys = ("tokens_to_reach", "times_fewer_tokens", "times_fewer_flops", "times_fewer_flops_all")
+    found = {k: None if control[k] is None else [0.9 * control[k], 1.1 * control[k]] for k in keys}
+    reached = control["tokens_to_reach"] is not None
+    found["tokens_to_reach"] = found["tokens_to_reach"] or [None, None]
+    return {"level": 0.95, "resamples": 1000, "reached": float(reached), "open": not reached, **found}
 
 
 def _add_everything(results, arms, ends, rng):

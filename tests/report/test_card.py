@@ -88,7 +88,8 @@ def make_results() -> dict[str, Any]:
             "flops": 1.5e15,
             "control": {
                 **{"arm": "clm", "target_loss": 2.5, "tokens_to_reach": 1_000_000, "times_fewer_tokens": 2.0},
-                "times_fewer_flops_all": 0.8,
+                **{"times_fewer_flops_all": 0.8, "why": None, "points": [0, 500_000, 1_000_000, 2_000_000]},
+                "interval": {"level": 0.95, "times_fewer_tokens": [1.7, 2.4], "times_fewer_flops_all": [0.7, None], "open": True},
             },
         }
         for name, criterion in criteria.items()
@@ -216,9 +217,12 @@ def test_a_cost_that_no_log_tells_is_a_dash_with_a_reason() -> None:
 
 def test_below_one_it_is_more_not_fewer() -> None:
     results = make_results()
-    results["arms"]["slm"]["control"].update(times_fewer_tokens=0.46, times_fewer_flops_all=2.0)
+    control = results["arms"]["slm"]["control"]
+    control.update(times_fewer_tokens=0.46, times_fewer_flops_all=2.0)
+    control["interval"].update(times_fewer_tokens=[0.4, 0.5], times_fewer_flops_all=[0.8, 2.5])
     text = make_card(results=results)
-    assert "after 1,000,000 tokens, 2.17 times more. With the reference's training and scoring it took 2.00 times fewer" in text
+    assert "after 1,000,000 tokens, 2.17 times more (interval over documents: 2.00 to 2.50). With the reference's" in text
+    assert "it took 2.00 times fewer FLOPs (interval over documents: 1.25 times more to 2.50 times fewer)." in text
 
 
 def test_a_task_with_none_or_all_right_has_no_error() -> None:
@@ -238,10 +242,30 @@ def test_when_the_control_was_reached_and_why_that_is_not_judged() -> None:
     control["control_tokens"] = 1_900_000
     text = make_card(results=results)
     assert "after 1,000,000 tokens (the control itself first after 1,900,000), 2.00 times fewer" in text
+    assert "2.00 times fewer (interval over documents: 1.70 to 2.40)" in text
+    assert "1.25 times more FLOPs (interval over documents: from 1.43 times more on, with no upper end)." in text
     control.update(tokens_to_reach=None, why="fewer than 5 evaluations while training")
     assert "of the control clm is not judged: fewer than 5 evaluations while training." in make_card(results=results)
     control["why"] = None
     assert "It did not reach" in make_card(results=results)
+
+
+def test_what_it_took_over_seeds() -> None:
+    results = make_results()
+    over = {**results["arms"]["slm"]["control"], "arms": [["slm", "clm"], ["slm-1", "clm-1"]], "seeds": [0, 1]}
+    entry = {"arm": "slm", "arms": ["slm", "slm-1"], "target_loss": {"mean": 2.0, "sd": None, "n": 2}}
+    results["seeds"] = [{**entry, "control": over}]
+    text = make_card(results=results)
+    assert "Over 2 seeds, too few for more than a rough interval, the mean loss reached the mean of the control's after " in text
+    assert "1,000,000 tokens, 2.00 times fewer (interval over seeds and documents: 1.70 to 2.40)." in text
+
+
+def test_figures_of_curves_of_training_are_not_on_a_card() -> None:
+    results = make_results()
+    del results["arms"]["slm"]["control"]["points"]
+    text = make_card(results=results)
+    assert "is not judged: the results were made by an slmctl that read it from losses while training" in text
+    assert "2.00 times" not in text
 
 
 def test_a_control_needed_no_reference() -> None:

@@ -51,6 +51,11 @@ def test_what_it_took_to_reach_the_control_is_shown_with_and_without_scoring():
     assert found["slm"]["in tokens"] == "1.33× fewer"
     assert found["slm"]["with scoring"].endswith("more"), "below one is said as its inverse"
     assert found["random"]["tokens"] == "not reached"
+    sure = table(made_results(), "… 95% intervals of these")
+    assert sure["slm"]["tokens"] == "[332k, 406k]"
+    assert sure["slm"]["in tokens"] == "[1.20, 1.47]"
+    assert sure["random"]["tokens"] == "(…, …)"
+    assert "clm" not in sure
 
 
 def test_what_is_not_judged_is_not_called_not_reached():

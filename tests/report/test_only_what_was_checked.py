@@ -35,7 +35,7 @@ def test_the_arms_columns_come_first_and_base_and_reference_last():
 
 def test_a_curve_is_of_a_part_of_the_set_only_where_it_was():
     results = made_results()
-    assert "Measured on 8,192 of the set's 25,344 predicted tokens." in text_of(results)
+    assert "Measured on 8,128 of the set's 25,344 predicted tokens." in text_of(results)
     for arm in results["arms"].values():
         for record in arm["evals"]:
             record["measured"]["target"]["tokens"] = 25_344
@@ -44,7 +44,7 @@ def test_a_curve_is_of_a_part_of_the_set_only_where_it_was():
     assert "Measured on the whole set." in text
     assert "On how much of the set these were measured is not recorded." in text
     assert "part of the set" not in text
-    assert "8,192" not in text
+    assert "8,128" not in text
 
 
 def test_what_stands_in_training_text_is_said_only_where_it_was_looked_for():

@@ -260,8 +260,73 @@ def test_the_controls_own_first_reach_is_told():
     results = made_results()
     results["arms"]["slm"]["control"]["control_tokens"] = 480_000
     text = text_of(results)
-    assert "after 369k tokens (clm itself first after 480k), 1.33 times fewer" in text
-    assert "1.33× fewer; clm itself first after 480k" in text
+    assert "after 369k tokens (clm itself first after 480k), 1.33 times fewer (95% interval over documents: 1.20 to 1.47)" in text
+    assert "1.33× fewer, 95% interval [1.20, 1.47]; clm itself first after 480k" in text
+
+
+def test_what_it_took_over_seeds_stands_on_top():
+    results = repeated(made_results())
+    over = copy.deepcopy(results["arms"]["slm"]["control"])
+    over |= {"arms": [["slm", "clm"], ["slm-1", "clm-1"], ["slm-2", "clm-2"]], "seeds": [0, 1, 2], "times_fewer_tokens": 1.21}
+    over["interval"]["times_fewer_tokens"] = [None, 1.66]
+    next(s for s in results["seeds"] if s["arm"] == "slm")["control"] = over
+    text = text_of(results)
+    assert "Over 3 seeds, too few for more than a rough interval, it came down to the mean final loss of clm" in text
+    assert "1.21 times fewer (95% interval over seeds and documents: up to 1.66 times fewer, with no lower end)" in text
+    assert "slm alone came down" not in text
+    assert "1.21× fewer, 95% interval (…, 1.66]" in text
+    assert "slm, 3 seeds" in text
+
+
+def test_what_was_never_reached_may_be_on_other_documents():
+    results = made_results()
+    control = results["arms"]["slm"]["control"]
+    control.update(tokens_to_reach=None, times_fewer_tokens=None)
+    goal = f"{control['target_loss']:.3f}"
+    assert f"It never came down to the final loss of clm ({goal}) while training; on other documents it may." in text_of(results)
+    control["interval"]["tokens_to_reach"] = [None, None]
+    assert f"({goal}) while training." in text_of(results)
+
+
+def test_losses_that_were_not_measured_alike_are_not_drawn_together():
+    """slm's last evaluations are on more tokens, as if eval_tokens had been changed across a resume; random was computed in
+    another precision; of clm's first nothing is known."""
+    alike = make_page(made_results())
+    assert [n for n in alike.figures if n.startswith("heldout-target")] == ["heldout-target.svg"]
+    assert "as measured on 8,128 tokens in float32" in text_of(made_results())
+    results = made_results()
+    for record in results["arms"]["slm"]["evals"][8:]:
+        record["measured"] = {"target": {"tokens": 9000, "rows": "more", "precision": "float32"}}
+    for record in results["arms"]["random"]["evals"]:
+        record["measured"] = {"target": {**record["measured"]["target"], "precision": "bf16_autocast"}}
+    del results["arms"]["clm"]["evals"][0]["measured"]
+    page = make_page(results)
+    found = {n: svg for n, svg in page.figures.items() if n.startswith("heldout-target")}
+    legends = [[a for a in ("slm", "clm", "random") if f">{a}<" in svg] for svg in found.values()]
+    assert legends == [["slm", "clm"], ["slm"], ["clm"], ["random"]]
+    text = text_of(results)
+    measures = (
+        "8,128 tokens in float32",
+        "9,000 tokens in float32",
+        "tokens that are not known",
+        "8,128 tokens in bf16_autocast",
+    )
+    for i, on in enumerate(measures, 1):
+        assert f"Held-out loss on target while training, {i} of 4: on {on}" in text
+    target = text.split("Held-out loss on general while training")[0]
+    assert target.count("are of other tokens or another precision: not to be compared") >= 4
+    assert "On how many tokens, and in what precision, is not known" in target
+
+
+def test_figures_of_curves_of_training_are_not_shown():
+    """As results had them that an older slmctl made."""
+    results = made_results()
+    for arm in results["arms"].values():
+        del arm["control"]["points"], arm["control"]["interval"]
+    text = text_of(results)
+    assert "is not judged: the results were made by an slmctl that read it from losses while training" in text
+    assert "1.33× fewer" not in text
+    assert "1.33 times" not in text
 
 
 def test_arms_with_other_controls_name_them_in_the_costs():

@@ -50,9 +50,14 @@ def test_every_negative_number_has_the_sign_itself():
 
 def test_below_one_it_is_more_not_fewer():
     results = made_results()
-    results["arms"]["slm"]["control"].update(times_fewer_tokens=0.46, times_fewer_flops=1.0, times_fewer_flops_all=0.4627)
+    control = results["arms"]["slm"]["control"]
+    control.update(times_fewer_tokens=0.46, times_fewer_flops=1.0, times_fewer_flops_all=0.4627)
+    control["interval"].update(times_fewer_tokens=[0.4, 0.5], times_fewer_flops=[0.9, 1.1], times_fewer_flops_all=[0.4, 0.5])
     text = text_of(results)
-    assert "tokens, 2.17 times more, and as many FLOPs of training (2.16 times more with the reference's training" in text
+    assert (
+        "tokens, 2.17 times more (95% interval over documents: 2.00 to 2.50), and as many FLOPs of training (1.11 times" in text
+    )
+    assert "more to 1.10 times fewer); with the reference's training and scoring counted, 2.16 times more (2.00 to 2.50)." in text
     assert not re.search(r"\b0\.\d+(×| times) (fewer|more)", text)
 
 

@@ -59,7 +59,11 @@ def make_results(seed: int = 0, shift: float = 0.0) -> dict[str, Any]:
             "flops": 1e12,
             "evals": [],
             "checkpoints": [],
-            "control": {"arm": "clm", "tokens_to_reach": 200_000, "times_fewer_tokens": 2.048, "times_fewer_flops_all": 0.9},
+            "control": {
+                **{"arm": "clm", "tokens_to_reach": 200_000, "times_fewer_tokens": 2.048, "times_fewer_flops_all": 0.9},
+                **{"why": None, "points": [0, 204_800, 307_200, 409_600]},
+                "interval": {"times_fewer_tokens": [1.5, 2.5], "times_fewer_flops_all": [None, 1.2], "open": True},
+            },
         }
         for name, selection in ARMS.items()
     }
@@ -209,6 +213,72 @@ def test_what_is_not_judged_is_not_called_never(tmp_path: Path) -> None:
     found = compared(make_run(tmp_path, "a", change=change))
     assert found["warnings"] == ["a: tokens to reach the control are not judged for slm: too few evaluations"]
     assert "never" not in printed(found)
+
+
+def test_intervals_and_seeds_stand_below(tmp_path: Path) -> None:
+    def change(results: Any, _config: Any) -> None:
+        over = {"arm": "clm", "arms": [["slm", "clm"], ["slm-1", "clm-1"]], "seeds": [0, 1], "why": None, "points": [0, 1, 2, 3]}
+        over |= {"tokens_to_reach": 1.9e5, "times_fewer_tokens": 2.2, "times_fewer_flops_all": None}
+        over["interval"] = {"times_fewer_tokens": [1.1, 3.3], "times_fewer_flops_all": None}
+        results["seeds"] = [{"arm": "slm", "arms": ["slm", "slm-1"], "control": over}]
+
+    found = compared(make_run(tmp_path, "a", change=change))
+    (slm,) = (m for m in found["models"] if m["model"] == "slm")
+    assert slm["interval"]["times_fewer_tokens"] == [1.5, 2.5]
+    assert slm["over_seeds"]["seeds"] == [0, 1]
+    text = printed(found)
+    assert "1.50 to 2.50" in text
+    assert "… to 1.20" in text, "an open end"
+    assert re.search(r"slm, 2 seeds .* 2\.20x", text)
+    assert re.search(r"slm, 2 seeds .*seeds, documents .* 1\.10 to 3\.30", text)
+    assert text.count("│ clm ") < text.count("│ slm "), "of the control against itself there is no interval"
+
+
+def test_figures_of_curves_of_training_are_not_compared(tmp_path: Path) -> None:
+    """As results had them that an older slmctl made: whatever each curve was measured on."""
+
+    def old(results: Any, _config: Any) -> None:
+        for arm in results["arms"].values():
+            arm["control"] = {"arm": "clm", "tokens_to_reach": 110_000, "times_fewer_tokens": 3.63, "times_fewer_flops_all": 2.0}
+
+    found = compared(make_run(tmp_path, "a", change=old))
+    assert (
+        "a: tokens to reach the control are not judged for slm: the results were made by an slmctl that" in found["warnings"][0]
+    )
+    assert "run `slmctl eval` again" in found["warnings"][0]
+    assert "3.63" not in printed(found)
+    assert "3.63" not in json.dumps(found)
+
+
+def test_other_points_of_training_are_told(tmp_path: Path) -> None:
+    def fewer(results: Any, _config: Any) -> None:
+        for arm in results["arms"].values():
+            arm["control"]["points"] = [0, 100, 200, 300, 409_600]
+
+    a, b = make_run(tmp_path, "a"), make_run(tmp_path, "b", change=fewer)
+    assert any("read from other points of training in each run (a: 4, b: 5)" in w for w in compared(a, b)["warnings"])
+    assert not any("points of training" in w for w in compared(a)["warnings"])
+    assert not any("points of training" in w for w in compared(a, make_run(tmp_path, "c"))["warnings"])
+
+
+def test_other_precisions_are_not_compared(tmp_path: Path) -> None:
+    def measured(precision: str, rows: str = "all") -> Any:
+        return lambda r, _: [
+            h.update(precision=precision, rows=rows) for m in r["models"].values() for h in m["heldout"].values()
+        ]
+
+    a, b = (make_run(tmp_path, p, seed=i, change=measured(p)) for i, p in enumerate(("float32", "bfloat16")))
+    found = compared(a, b)
+    for name in ("target", "general"):
+        assert not found["sets"][name]["loss"]
+        assert not found["sets"][name]["bits_per_byte"]
+    assert (
+        "target: it was measured in other precisions (float32: float32, bfloat16: bfloat16); its losses" in found["warnings"][1]
+    )
+    c = make_run(tmp_path, "c", seed=2, change=measured("float32", "shuffled otherwise"))
+    found = compared(a, c)
+    assert found["sets"]["target"]["loss"]
+    assert any("target is packed into other rows in each run" in w for w in found["warnings"])
 
 
 def test_one_seed_is_said_to_be_one(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from slmctl.stages import measure as measuring
 from slmctl.stages.evaluate import evaluate
 from slmctl.stages.report import report
 from slmctl.stages.train import pretrain
+from slmctl.training.telemetry import read_log
 
 CHECKPOINTS = [f"{a}/step-{s:08d}" for a in ARMS for s in STEPS]
 MODELS = ["base", "reference", *(f"{a}/model" for a in ARMS)]
@@ -98,6 +99,49 @@ def test_after_a_stop_nothing_is_measured_twice(own_copy, measured, monkeypatch,
     assert not stale(workspace)
 
 
+def test_what_was_measured_while_training_moves_no_headline(own_copy, measured):
+    """slm's evaluations are on a tenth of the tokens from step 4 on, as if eval_tokens had changed across a resume, and its
+    losses are lower for it; clm has every second of its own, as if eval_every differed."""
+    before = results_of(own_copy.open())
+    workspace = own_copy.open()
+    logs = {a: read_log(workspace.arm(a) / "evals.jsonl") for a in ("slm", "clm")}
+    for record in logs["slm"][2:]:
+        record["heldout"]["target"] -= 1
+        record["measured"]["target"] |= {"tokens": 9, "rows": "others"}
+    for arm, records in {"slm": logs["slm"], "clm": logs["clm"][::2]}.items():
+        (workspace.arm(arm) / "evals.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
+    evaluate(workspace)
+    after = results_of(workspace)
+    assert measured == []
+    assert {a: f["control"] for a, f in after["arms"].items()} == {a: f["control"] for a, f in before["arms"].items()}
+    assert after["alarms"] == before["alarms"]
+    tokens = [e["measured"]["target"]["tokens"] for e in after["arms"]["slm"]["evals"]]
+    whole = after["models"]["slm"]["heldout"]["target"]["predicted_tokens"]
+    assert tokens == [whole, whole, 9, 9]
+    assert after["arms"]["slm"]["evals"][0]["measured"]["target"]["rows"] == after["models"]["slm"]["heldout"]["target"]["rows"]
+
+
+def test_logs_of_before_measures_were_recorded_are_read(own_copy):
+    workspace = own_copy.open()
+    before = results_of(workspace)
+    records = [{k: v for k, v in r.items() if k != "measured"} for r in read_log(workspace.arm("slm") / "evals.jsonl")]
+    (workspace.arm("slm") / "evals.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
+    evaluate(workspace)
+    after = results_of(workspace)
+    assert [e["measured"] for e in after["arms"]["slm"]["evals"]] == [{}] * 4
+    assert after["arms"]["slm"]["control"] == before["arms"]["slm"]["control"]
+
+
+def test_a_checkpoint_whose_documents_are_gone_is_measured_again(own_copy, measured):
+    workspace = own_copy.open(lambda s: s["eval"].update(level=0.9))
+    evaluate(workspace)
+    measured.clear()
+    (workspace.evaluation / "on_the_way" / "slm@4.parquet").unlink()
+    (workspace.evaluation / "results.json").unlink()
+    evaluate(workspace)
+    assert measured == ["slm/step-00000004"]
+
+
 def test_another_arm_alone_is_measured(own_copy, measured):
     before = results_of(own_copy.open())
     workspace = own_copy.open(lambda s: s["pretrain"]["arms"].update(own={"selection": {"ratio": 0.3}}))
@@ -136,6 +180,9 @@ def test_another_precision_measures_all_again_and_its_old_parts_are_of_no_use(ow
         if name in ARMS:
             last = rough["arms"][name]["checkpoints"][-1]["heldout"]["target"]["loss"]
             assert last == model["heldout"]["target"]["loss"], "float32 weights become bfloat16 as a model's do"
+            assert model["heldout"]["target"]["precision"] == "bfloat16"
+            assert "measured in bfloat16" in rough["arms"][name]["control"]["why"]
+            assert before["arms"][name]["control"]["why"] is None
 
 
 def test_another_attention_measures_all_again(own_copy, measured):

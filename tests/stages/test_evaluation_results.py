@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import platform
@@ -16,6 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from slmctl import __version__
 from slmctl.evaluation.intervals import mean_interval
+from slmctl.evaluation.reaching import resampled
 from slmctl.model.loading import ModelSource, load_model
 from slmctl.model.split import SplitModel
 from slmctl.store.order import mix_seed
@@ -81,7 +83,7 @@ def test_every_key_is_there_and_no_other(results):
     )
     assert list(results["models"]) == ["base", "reference", *ARMS]
     figures = {"loss", "perplexity", "bits_per_byte", "predicted_tokens", "documents", "interval", "bits_per_byte_interval"}
-    figures |= {"effective_documents"}
+    figures |= {"effective_documents", "rows", "precision"}
     for model in results["models"].values():
         assert set(model) == {"kind", "parameters", "heldout", "rolling", "tasks"}
         assert set(model["rolling"]) == SETS
@@ -229,6 +231,45 @@ def test_costs_by_hand(workspace, results):
     assert costs["scored_tokens"] == {"curated": scored}
     assert costs["scoring_flops"] == {"curated": (trunk + head) * scored}
     control = results["arms"]["clm"]["control"]
-    assert control["target_loss"] == results["arms"]["clm"]["evals"][-1]["heldout"]["target"]
+    assert control["target_loss"] == results["models"]["clm"]["heldout"]["target"]["loss"]
     assert all(f["control"]["arm"] == "clm" for f in results["arms"].values())
-    assert control["flops_to_reach"] == control["flops_to_reach_all"] == results["arms"]["clm"]["flops"]
+    assert control["flops_to_reach"] == control["flops_to_reach_all"] == pytest.approx(results["arms"]["clm"]["flops"])
+
+
+def test_what_it_took_to_reach_the_control_follows_from_the_losses_of_the_documents(workspace, results):
+    """Read with pyarrow alone: the curves at base, kept checkpoints and end, and resamples of the documents one by one."""
+
+    def losses(name, draw=None):
+        own = "documents/target" if "@" not in name else "on_the_way"
+        table = pq.read_table(workspace.evaluation / own / f"{name}.parquet").to_pydict()
+        draw = range(len(table["nats"])) if draw is None else draw
+        return sum(table["nats"][d] for d in draw) / sum(table["predicted"][d] for d in draw)
+
+    def reached(arm, goal, draw=None):
+        facts = results["arms"][arm]
+        points = [(0, "base"), *((c["tokens_seen"], f"{arm}@{c['step']}") for c in facts["checkpoints"][:-1])]
+        points.append((facts["tokens_seen"], arm))
+        curve = [(tokens, losses(name, draw)) for tokens, name in points]
+        for (t0, l0), (t1, l1) in itertools.pairwise(curve):
+            if l1 <= goal < l0:
+                return t0 + (l0 - goal) / (l0 - l1) * (t1 - t0)
+        return math.inf
+
+    tokens = [0, *(c["tokens_seen"] for c in results["arms"]["clm"]["checkpoints"])]
+    counts = resampled(8, mix_seed("intervals", workspace.config.seed))
+    draws = [[d for d, n in enumerate(row) for _ in range(int(n))] for row in counts[:40]]
+    for arm in ARMS:
+        found = results["arms"][arm]["control"]
+        assert (found["why"], found["points"]) == (None, tokens)
+        at = reached(arm, losses("clm"))
+        assert found["tokens_to_reach"] == (pytest.approx(at) if math.isfinite(at) else None)
+        assert found["control_tokens"] == pytest.approx(reached("clm", losses("clm")))
+        if arm != "clm" and math.isfinite(at):
+            assert found["times_fewer_tokens"] == pytest.approx(found["control_tokens"] / at)
+        low, high = found["interval"]["tokens_to_reach"]
+        inside = [(low or math.inf) <= reached(arm, losses("clm", d), d) <= (high or math.inf) for d in draws]
+        assert sum(inside) >= 34, "19 of 20 are in it"
+        assert found["interval"]["open"] == (None in [low, high])
+    assert results["arms"]["clm"]["control"]["interval"]["times_fewer_tokens"] == [1.0, 1.0]
+    kept = sorted(f.name for f in (workspace.evaluation / "on_the_way").iterdir())
+    assert kept == sorted(f"{a}@{s}.parquet" for a in ARMS for s in STEPS)

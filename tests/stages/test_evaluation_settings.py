@@ -42,6 +42,7 @@ def test_without_checkpoints_there_are_still_diagnostics(own_copy):
     for arm in ARMS:
         assert [c["step"] for c in found["arms"][arm]["checkpoints"]] == list(STEPS)
         assert all(c["heldout"] == {} for c in found["arms"][arm]["checkpoints"])
+        assert "kept checkpoints were not evaluated; set eval.checkpoints: true" in found["arms"][arm]["control"]["why"]
     assert found["diagnostics"]["fit"] == {}, "no target loss to fit"
     for key in ("dynamics", "fixed_mask", "matrix"):
         assert found["diagnostics"][key] == before["diagnostics"][key]
@@ -119,6 +120,7 @@ def test_arms_by_two_references_pay_each_for_its_own(own_copy, tmp_path):
     assert set(costs["scoring_flops"]) == set(costs["scored_tokens"]) == {"curated", "strong"}
     assert costs["scoring_flops"]["strong"] == costs["scoring_flops"]["curated"], "models of one shape"
     for arm, added in {"slm": costs["scoring_flops"]["curated"] + costs["reference_flops"], "clm": 0, "random": 0}.items():
+        assert found["arms"][arm]["control"]["why"] is None
         control = found["arms"][arm]["control"]
         if control["flops_to_reach"] is not None:
             assert control["flops_to_reach_all"] == control["flops_to_reach"] + added
@@ -131,6 +133,29 @@ def test_arms_by_two_references_pay_each_for_its_own(own_copy, tmp_path):
     after = results_of(workspace)
     assert after["costs"]["scoring_flops"] == {**costs["scoring_flops"], "strong": None}
     assert after["diagnostics"]["matrix"] == matrix
+
+
+def test_arms_of_two_seeds_are_held_against_the_controls_of_their_seeds(own_copy, capsys):
+    def two_seeds(s):
+        for arm in ("slm", "clm"):
+            s["pretrain"]["arms"][f"{arm}-1"] = {**s["pretrain"]["arms"][arm], "seed": 1}
+
+    workspace = own_copy.open(two_seeds)
+    pretrain(workspace, ["slm-1", "clm-1"])
+    found = evaluated_anew(workspace)
+    slm, clm = found["seeds"]
+    assert "control" not in clm
+    control = slm["control"]
+    assert (control["arms"], control["seeds"], control["why"]) == ([["slm", "clm"], ["slm-1", "clm-1"]], [0, 1], None)
+    assert control["target_loss"] == pytest.approx(clm["target_loss"]["mean"])
+    assert found["arms"]["slm-1"]["control"]["arm"] == "clm-1"
+    said = [a["text"] for a in found["alarms"] if a["name"] == "cost" and "slm" in a["text"]]
+    assert len(said) == 1, "once for both seeds"
+    assert said[0].startswith("Over 2 seeds, too few for more than a rough interval, slm ")
+    assert not any(a["level"] == "good" for a in found["alarms"] if a["name"] == "cost")
+    assert "slm, 2 seeds" in capsys.readouterr().out
+    report(workspace)
+    assert "Over 2 seeds, too few" in (workspace.report / "index.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("records", [1, 2])

@@ -71,6 +71,22 @@ def value(lines, label):
     return re.split(r"\s{2,}", line.split(label, 1)[1].strip("│ "))[0]
 
 
+def evaluation(step, tokens=100, **losses):
+    measure = {"tokens": tokens, "rows": "first", "precision": "float32"}
+    return {"step": step, "heldout": losses, "measured": dict.fromkeys(losses, measure)}
+
+
+def test_no_change_is_shown_of_a_loss_on_other_tokens(clock):
+    screen = Screen("slm", 2000, 0, clock=clock)
+    screen.evaluated(evaluation(0, target=3.0))
+    screen.evaluated(evaluation(100, tokens=200, target=2.0))
+    assert not any("-1.0000" in line for line in lines_of(screen))
+    screen.evaluated(evaluation(200, tokens=200, target=1.5))
+    assert any("1.5000" in line and "-0.5000" in line for line in lines_of(screen))
+    screen.evaluated({"step": 300, "heldout": {"target": 1.0}})
+    assert not any("-0.5000" in line for line in lines_of(screen)), "what it was measured on is not known"
+
+
 def test_the_panel_fits_a_screen_and_no_line_is_wider(clock):
     screen = Screen("an-arm-with-a-name-that-is-longer-than-any-terminal-" * 3, 10**9, 0, clock=clock)
     for step in range(1, 400):
@@ -86,11 +102,11 @@ def test_the_panel_fits_a_screen_and_no_line_is_wider(clock):
 
 def test_numbers_are_those_of_the_records(clock):
     screen = Screen("slm", 2000, 0, clock=clock)
-    screen.evaluated({"step": 0, "heldout": {"target": 3.0, "general": 4.0}})
+    screen.evaluated(evaluation(0, target=3.0, general=4.0))
     for step in range(1, 101):
         clock.now += 3.0  # of which two in the step itself
         screen.step(record(step, skipped="spike" if step in (7, 9) else None))
-    screen.evaluated({"step": 100, "heldout": {"target": 2.75, "general": 4.5, "new": 1.0}})
+    screen.evaluated(evaluation(100, target=2.75, general=4.5, new=1.0))
     screen.saving(100)
     screen.saved(whole=True)
     lines = lines_of(screen)

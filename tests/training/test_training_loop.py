@@ -18,6 +18,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from slmctl.config import ArmConfig
 from slmctl.errors import Interrupted, TrainingError
 from slmctl.evaluation import heldout
+from slmctl.evaluation.heldout import Measured
+from slmctl.evaluation.measures import measure_of, why_unlike
+from slmctl.files import read_json, sha256_json, write_json
 from slmctl.signals import raising
 from slmctl.stages import train as stage
 from slmctl.stages.prepare import prepare
@@ -27,6 +30,7 @@ from slmctl.store.order import RowOrder, mix_seed
 from slmctl.store.reader import RowReader
 from slmctl.training import checkpoint, loop
 from slmctl.training.batches import OneSet
+from slmctl.training.checkpoint import all_checkpoints
 from slmctl.training.selective import Objective
 from slmctl.training.step import StepMaker
 from slmctl.training.telemetry import read_log
@@ -366,14 +370,15 @@ def test_infinite_live_losses_outside_the_selection_stop_the_run_too(pipeline, m
 # --- reference, export, precision ---
 
 
-def scripted_evaluations(monkeypatch, losses):
-    """Held-out losses as given, and the weights at each evaluation."""
+def scripted_evaluations(monkeypatch, losses, measured=None):
+    """Held-out losses as given, on the same tokens unless told, and the weights at each evaluation."""
     snapshots = []
 
     def evaluator(*_):
         def evaluate(model, _ranks, _beat):
             snapshots.append({k: v.clone() for k, v in model.model.state_dict().items()})
-            return {"target": losses[len(snapshots) - 1], "general": -float(len(snapshots))}
+            on = measured[len(snapshots) - 1] if measured else (100, "rows", "float32")
+            return {"target": Measured(losses[len(snapshots) - 1], *on), "general": Measured(-float(len(snapshots)), *on)}
 
         return evaluate
 
@@ -439,7 +444,8 @@ def test_keep_best_on_survives_a_stop_in_the_evaluation_that_is_the_best(pipelin
             if len(made) == number:
                 send(signal.SIGINT)()
             beat("target", 1, 2)
-            return {"target": losses[len(made) - 1], "general": 1.0}
+            on = (100, "rows", "float32")
+            return {"target": Measured(losses[len(made) - 1], *on), "general": Measured(1.0, *on)}
 
         return lambda *_: evaluate
 
@@ -459,6 +465,74 @@ def test_keep_best_on_survives_a_stop_in_the_evaluation_that_is_the_best(pipelin
     train_reference(wanted)
     files = [w.reference / "model.safetensors" for w in (wanted, workspace)]
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_keep_best_on_holds_no_loss_against_one_of_other_tokens(pipeline, monkeypatch, capsys):
+    """On a tenth of the tokens the loss was lower by luck: from there on the lowest of the new ones is the best."""
+    workspace = pipeline("other", {"reference": {"keep_best_on": "target", "steps": 8, "eval_every": 2}})
+    part, whole, rough = (10, "part", "float32"), (100, "whole", "float32"), (100, "whole", "bf16_autocast")
+    snapshots = scripted_evaluations(monkeypatch, [9.0, 1.0, 5.0, 4.0, 6.0], [part, part, whole, whole, whole])
+    train_reference(workspace)
+    found = AutoModelForCausalLM.from_pretrained(workspace.reference).state_dict()
+    assert [i for i, s in enumerate(snapshots) if all(torch.equal(found[k], s[k]) for k in found)] == [3]
+    assert "one was measured on 10 tokens, the other on 100. The best weights are looked for anew" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    best = read_json(all_checkpoints(workspace.reference / "training" / "checkpoints")[-1] / "state.json")["progress"]["best"]
+    assert (best["step"], best["loss"], best["measured"]["target"]["tokens"]) == (6, 4.0, 100)
+    other = pipeline("rough", {"reference": {"keep_best_on": "target", "steps": 8, "eval_every": 2}})
+    snapshots = scripted_evaluations(monkeypatch, [9.0, 1.0, 5.0, 6.0, 7.0], [whole, whole, rough, rough, rough])
+    train_reference(other)
+    found = AutoModelForCausalLM.from_pretrained(other.reference).state_dict()
+    assert [i for i, s in enumerate(snapshots) if all(torch.equal(found[k], s[k]) for k in found)] == [2]
+    assert "computed in float32, the other in bf16_autocast" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_best_of_before_this_was_recorded_is_not_held_against_anything(pipeline, monkeypatch, capsys):
+    """Its checkpoint says step and loss alone: what it was measured on is not known, and the run goes on all the same."""
+    over = {"reference": {"keep_best_on": "target", "steps": 8, "eval_every": 2}}
+    workspace = pipeline("stopped", over)
+    with monkeypatch.context() as patch, raising():
+        scripted_evaluations(patch, [9.0, 1.0])
+        at_step(patch, 3, send(signal.SIGINT))
+        with pytest.raises(Interrupted):
+            train_reference(workspace)
+    file = all_checkpoints(workspace.reference / "training" / "checkpoints")[-1] / "state.json"
+    state = {k: v for k, v in read_json(file).items() if k != "sha256"}
+    state["progress"]["best"] = {"step": 2, "loss": 1.0}
+    write_json(file, {**state, "sha256": sha256_json(state)})
+    snapshots = scripted_evaluations(monkeypatch, [5.0, 6.0, 7.0])
+    train_reference(workspace)
+    found = AutoModelForCausalLM.from_pretrained(workspace.reference).state_dict()
+    assert [i for i, s in enumerate(snapshots) if all(torch.equal(found[k], s[k]) for k in found)] == [0]
+    assert "it is not known on which tokens" in " ".join(capsys.readouterr().err.split())
+
+
+def test_each_evaluation_says_what_it_was_measured_on(pipeline):
+    """How many tokens, which rows and in what arithmetic; a resumed run that evaluates on more says so, and no loss moves
+    for it without a reason to be seen."""
+    over = {"pretrain": {"eval_tokens": 64, "arms": {"clm": {"precision": "bf16_autocast"}}}}
+    workspace = pipeline("said", over)
+    with raising(), pytest.MonkeyPatch.context() as patch:
+        at_step(patch, 4, send(signal.SIGINT))
+        with pytest.raises(Interrupted):
+            train_arm(workspace, "clm")
+    workspace.config.pretrain.arms["clm"].eval_tokens = None
+    train_arm(workspace, "clm")
+    records = read_log(workspace.arm("clm") / "evals.jsonl")
+    target = workspace.open_tokens("heldout/target")
+    assert [r["step"] for r in records] == [0, 3, 6, 8]
+    assert [measure_of(r, "target")["precision"] for r in records] == ["bf16_autocast"] * 4
+    tokens = [measure_of(r, "target")["tokens"] for r in records]
+    rows = [measure_of(r, "target")["rows"] for r in records]
+    every = RowReader(target, documents=False).fetch(np.arange(target.rows)).document_BT
+    predicted = (every[:, 1:] >= 0).sum(axis=1)
+    assert tokens == [predicted[:2].sum()] * 2 + [predicted.sum()] * 2
+    assert target.rows > 2
+    assert rows[0] == rows[1] != rows[2] == rows[3]
+    assert measure_of(records[0], "general")["rows"] != rows[0], "of another set"
+    assert why_unlike(measure_of(records[0], "target"), measure_of(records[1], "target")) is None
+    assert f"{tokens[1]:,} tokens, the other on {tokens[2]:,}" in why_unlike(*(measure_of(r, "target") for r in records[1:3]))
 
 
 def test_a_mixed_reference_sees_the_corpus_share_on_top_of_the_curated_rows(pipeline):

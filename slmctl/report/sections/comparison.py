@@ -94,8 +94,8 @@ def _selection(facts: Facts, model: str) -> Cell:
 
 
 def _reach(facts: Facts, model: str) -> Cell:
-    control = dig(facts.arms, model, "control")
-    if not isinstance(control, dict):
+    control = facts.headline(model)
+    if not control:
         return Cell(n.NONE)
     if n.number(control.get("tokens_to_reach")) is None:
         return Cell("not judged" if control.get("why") else "not reached")

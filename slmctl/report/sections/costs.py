@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from slmctl.evaluation.reaching_words import ends_of
 from slmctl.report import numbers as n
 from slmctl.report.blocks import Block, Cell, DataTable, Row, Section
-from slmctl.report.facts import Facts, dig, items_of
+from slmctl.report.facts import Facts, dig, items_of, rows_of
 
 
 def _shared(facts: Facts, arm: str) -> tuple[float | None, float | None]:
@@ -49,30 +50,31 @@ def costs(facts: Facts) -> Section | None:
         dash = "not known, since the model behind it, or the log of its training, is not here"
         blocks.append(DataTable("Spent by each arm", header, rows, note, dash=dash))
     reached: list[Row] = []
-    controls = [c for arm in facts.arms if (c := items_of(facts.arms, arm, "control"))]
+    controls = [c for arm in facts.arms if (c := facts.headline(arm))]
     several = len({str(c.get("arm")) for c in controls}) > 1
     for arm in facts.arms:
-        c = items_of(facts.arms, arm, "control")
-        if not c:
-            continue
-        reached.append(
-            [
-                arm,
-                *([str(c.get("arm", n.NONE))] if several else []),
-                _reached(c, "tokens_to_reach", "times_fewer_tokens", n.count, arm),
-                _reached(c, "selected_tokens_to_reach", "", n.count, arm),
-                _reached(c, "flops_to_reach", "times_fewer_flops", n.flops, arm),
-                _reached(c, "flops_to_reach_all", "times_fewer_flops_all", n.flops, arm),
-            ]
-        )
+        for label, c in ((arm, facts.headline(arm)), (arm, _over_seeds(facts, arm))):
+            if not c:
+                continue
+            name = f"{label}, {len(c['seeds'])} seeds" if "seeds" in c else label
+            reached.append(
+                [
+                    name,
+                    *([str(c.get("arm", n.NONE))] if several else []),
+                    _reached(c, "tokens_to_reach", "times_fewer_tokens", n.count, arm),
+                    _reached(c, "selected_tokens_to_reach", "", n.count, arm),
+                    _reached(c, "flops_to_reach", "times_fewer_flops", n.flops, arm),
+                    _reached(c, "flops_to_reach_all", "times_fewer_flops_all", n.flops, arm),
+                ]
+            )
     if reached:
         goal = next((g for c in controls if (g := n.number(c.get("target_loss"))) is not None), None)
         title = f"Until the target loss of {controls[0].get('arm')} ({n.fixed(goal)}) was reached"
         title = "Until the final target loss of each arm’s control was reached" if several else title
         header = ["arm", *(["control"] if several else []), "tokens seen", "tokens trained on", "FLOPs, training"]
         header.append("FLOPs, with reference and scoring")
-        note = "From held-out evaluations while training, with straight lines between them."
-        why = {arm: items_of(facts.arms, arm, "control").get("why") for arm in facts.arms}
+        note = _read_from(facts, controls)
+        why = {arm: facts.headline(arm).get("why") for arm in facts.arms}
         note += "".join(f" {arm} is not judged: {reason}." for arm, reason in why.items() if reason)
         blocks.append(DataTable(title, header, reached, note, dash="what it cost is not known"))
     spent = items_of(facts.results, "costs")
@@ -87,6 +89,24 @@ def costs(facts: Facts) -> Section | None:
     return Section("costs", "Costs", "", blocks) if blocks else None
 
 
+def _over_seeds(facts: Facts, arm: str) -> dict[str, Any]:
+    """Once, in the row below the first of an arm's seeds."""
+    first = next((e.get("arm") for e in rows_of(facts.results, "seeds") if arm in (e.get("arms") or [])), None)
+    return facts.headline_over_seeds(arm) if arm == first else {}
+
+
+def _read_from(facts: Facts, controls: list[dict[str, Any]]) -> str:
+    points = [len(c["points"]) for c in controls if not c.get("why")]
+    if not points:
+        return ""
+    few = f"{min(points)} to {max(points)}" if min(points) != max(points) else str(points[0])
+    return (
+        f"From base, kept checkpoints and end, {few} points that an arm and its control share, each measured on the whole set in "
+        f"float32, with straight lines between them. In brackets: {facts.level} intervals over documents (of seeds, over seeds "
+        "and documents), as times fewer; below 1 is more."
+    )
+
+
 def _reached(control: dict[str, Any], key: str, times: str, show: Any, arm: str) -> Cell:
     if n.number(control.get(key)) is None:
         if control.get("why"):
@@ -94,4 +114,6 @@ def _reached(control: dict[str, Any], key: str, times: str, show: Any, arm: str)
         reached = n.number(control.get("tokens_to_reach")) is not None  # then it is a cost that is not known
         return Cell("not reached" if key in control and not reached else n.NONE)
     fewer = n.fewer(control.get(times))
-    return Cell(show(control[key]), "" if fewer == n.NONE or control.get("arm") == arm else fewer)
+    if fewer == n.NONE or control.get("arm") == arm:
+        return Cell(show(control[key]))
+    return Cell(show(control[key]), f"{fewer} {n.open_interval(ends_of(control, times))}".rstrip())

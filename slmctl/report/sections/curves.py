@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from slmctl.evaluation.measures import Measure, kinds, measure_of, words
 from slmctl.report import numbers as n
 from slmctl.report.blocks import Block, Section
 from slmctl.report.facts import Facts, dig, rows_of
@@ -36,20 +37,7 @@ LOGGED = {
 def heldout_curves(facts: Facts) -> Section | None:
     blocks: list[Block] = []
     for heldout in facts.sets:
-        series = []
-        for arm in facts.arms:
-            points = [
-                (seen, dig(e, "heldout", heldout))
-                for e in rows_of(facts.arms, arm, "evals")
-                if (seen := n.number(e.get("tokens_seen"))) is not None and n.number(dig(e, "heldout", heldout)) is not None
-            ]
-            if points:
-                series.append(Series(arm, facts.look(arm), [x for x, _ in points], [y for _, y in points]))
-        if series:
-            name = facts.names.unique(f"heldout-{heldout}")
-            title = f"Held-out loss on {heldout} while training"
-            caption = "A curve that lies below another predicts this set better after as many tokens." + facts.part_of(heldout)
-            blocks.append(curves(name, title, caption, series, "tokens seen", "nats a token"))
+        blocks += _while_training(facts, heldout)
     for heldout in facts.sets:
         series = [s for arm in facts.arms if (s := _kept(facts, arm, heldout)).x]
         if series:
@@ -58,6 +46,43 @@ def heldout_curves(facts: Facts) -> Section | None:
             caption = f"Each kept checkpoint on the whole set; bars are {facts.level} intervals over its documents."
             blocks.append(curves(name, title, caption, series, "tokens seen", "nats a token"))
     return Section("curves", "Held-out loss over training", "", blocks) if blocks else None
+
+
+def _while_training(facts: Facts, heldout: str) -> list[Block]:
+    """A figure for all that was measured alike: losses on other tokens, or of other arithmetic, do not lie on one line, nor
+    beside each other."""
+    evals = {arm: rows_of(facts.arms, arm, "evals") for arm in facts.arms}
+    found: list[Block] = []
+    alike = kinds([e for records in evals.values() for e in records], heldout)
+    for i, measure in enumerate(alike, 1):
+        series = []
+        for arm, records in evals.items():
+            points = [
+                (seen, loss)
+                for e in records
+                if measure_of(e, heldout) == measure
+                and (seen := n.number(e.get("tokens_seen"))) is not None
+                and (loss := n.number(dig(e, "heldout", heldout))) is not None
+            ]
+            if points:
+                series.append(Series(arm, facts.look(arm), [x for x, _ in points], [y for _, y in points]))
+        if series:
+            name = facts.names.unique(f"heldout-{heldout}")
+            part = f", {i} of {len(alike)}: on {words(measure)}" if len(alike) > 1 else ""
+            title = f"Held-out loss on {heldout} while training{part}"
+            caption = _measured_on(measure, len(alike)) + facts.part_of(heldout)
+            found.append(curves(name, title, caption, series, "tokens seen", "nats a token"))
+    return found
+
+
+def _measured_on(measure: Measure | None, kinds_of_measure: int) -> str:
+    if measure is None:
+        said = "On how many tokens, and in what precision, is not known, so that a curve below another says little. "
+    else:
+        said = f"A curve that lies below another has learnt more from as many tokens, as measured on {words(measure)}. "
+    if kinds_of_measure > 1:
+        said += "The other figures of this set are of other tokens or another precision: not to be compared. "
+    return said + "What it took to reach the control is read from kept checkpoints instead."
 
 
 def _kept(facts: Facts, arm: str, heldout: str) -> Series:

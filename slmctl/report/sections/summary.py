@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from slmctl.evaluation.comparing import ALIKE, nats
+from slmctl.evaluation.reaching_words import ends_of, of_seeds, span_of_times
 from slmctl.report import numbers as n
-from slmctl.report.facts import Facts, beyond_chance, dig, rows_of
+from slmctl.report.facts import Facts, beyond_chance, rows_of
 
 LEVELS = {"bad": "Problem", "warning": "Warning", "note": "Note", "good": "Good"}
 
@@ -83,31 +84,39 @@ def headline(facts: Facts) -> list[str]:
         return [f"{said}. No control was trained, so this says nothing about what selection brought."]
     clauses = [_over_seeds(facts, arm, c) for c in rivals]
     sentences = [f"{said}: {', '.join(clauses[:-1])}{' and ' if clauses[:-1] else ''}{clauses[-1]}."]
-    control = dig(facts.arms, arm, "control") or {}
-    name = control.get("arm")
-    if name is None:
-        return sentences
-    it = f"{arm} alone" if repeated else "It"
+    control = _control(facts, arm)
+    return [*sentences, _reached(facts, arm, control)] if control.get("arm") is not None else sentences
+
+
+def _control(facts: Facts, arm: str) -> dict[str, Any]:
+    """What it took to reach the control: over seeds where that was worked out, else of the arm itself."""
+    return facts.headline_over_seeds(arm) or facts.headline(arm)
+
+
+def _reached(facts: Facts, arm: str, control: dict[str, Any]) -> str:
+    name, over = control["arm"], "seeds" in control
+    it = f"Over {of_seeds(control)}, it" if over else f"{arm} alone" if facts.repeated(arm) else "It"
+    goal = f" ({n.fixed(x, 3)})" if (x := n.number(control.get("target_loss"))) is not None else ""
+    final = f"the {'mean ' if over else ''}final loss of {name}{goal}"
+    if control.get("why"):
+        return f"How soon {'it' if it == 'It' else it} came down to {final} is not judged: {control['why']}."
     if n.number(control.get("tokens_to_reach")) is None:
-        final = f"the final loss of {name}" + (f" ({n.fixed(goal, 3)})" if (goal := n.number(control.get("target_loss"))) else "")
-        if control.get("why"):
-            sentences.append(f"How soon {'it' if it == 'It' else it} came down to {final} is not judged: {control['why']}.")
-        else:
-            sentences.append(f"{it} never came down to {final} while training.")
-        return sentences
-    tokens = n.short(control.get("tokens_to_reach"))
-    times, alone, everything = (n.fewer(control.get(f"times_fewer_{key}"), " times") for key in ("tokens", "flops", "flops_all"))
-    measured = f" ({n.fixed(control.get('target_loss'), 3)}, as measured while training)"
-    words = f"{it} came down to the final loss of {name}{measured} after {tokens} tokens"
+        ends = ends_of(control, "tokens_to_reach")
+        maybe = "; on other documents it may" if ends is not None and ends[0] is not None else ""
+        return f"{it} never came down to {final} while training{maybe}."
+    words = f"{it} came down to {final} after {n.short(control['tokens_to_reach'])} tokens"
     if n.number(control.get("control_tokens")) is not None:
         words += f" ({name} itself first after {n.short(control['control_tokens'])})"
-    words += f", {times}" if times != n.NONE else ""
+    by = "seeds and documents" if over else "documents"
+    times, alone, everything = (n.fewer(control.get(f"times_fewer_{key}"), " times") for key in ("tokens", "flops", "flops_all"))
+    spans = [span_of_times(ends_of(control, f"times_fewer_{key}")) for key in ("tokens", "flops", "flops_all")]
+    if times != n.NONE:
+        words += f", {times}" + (f" ({facts.level} interval over {by}: {spans[0]})" if spans[0] else "")
     if alone != n.NONE:
-        words += f", and {alone} FLOPs of training"
+        words += f", and {alone} FLOPs of training" + (f" ({spans[1]})" if spans[1] else "")
     if everything != n.NONE:
-        words += f" ({everything} with the reference's training and scoring counted)"
-    sentences.append(words + ".")
-    return sentences
+        words += f"; with the reference's training and scoring counted, {everything}" + (f" ({spans[2]})" if spans[2] else "")
+    return f"{words}."
 
 
 def key_figures(facts: Facts) -> list[KeyFigure]:
@@ -115,10 +124,11 @@ def key_figures(facts: Facts) -> list[KeyFigure]:
     found = []
     for name in [facts.main, *facts.controls_of(facts.main)] if facts.main else list(facts.arms):
         found.append(_target_loss(facts, name))
-    control = dig(facts.arms, facts.main, "control") if facts.main else None
-    alone = f" ({facts.main} alone)" if facts.main and facts.repeated(facts.main) else ""
-    if not isinstance(control, dict):
+    control = _control(facts, facts.main) if facts.main else {}
+    if not control:
         return found
+    over = f" ({len(control['seeds'])} seeds)" if "seeds" in control else ""
+    alone = over or (f" ({facts.main} alone)" if facts.main and facts.repeated(facts.main) else "")
     for label, key, show, unit, times in (
         ("Tokens to reach", "tokens_to_reach", n.short, "tokens", "times_fewer_tokens"),
         ("Training FLOPs to reach", "flops_to_reach", n.flops, "FLOPs", "times_fewer_flops"),
@@ -128,6 +138,8 @@ def key_figures(facts: Facts) -> list[KeyFigure]:
             reached = n.number(control[key]) is not None
             unknown = None if reached else _not_known(control)
             detail = n.fewer(control.get(times)) if reached else unknown or "while training"
+            if reached and (ends := n.open_interval(ends_of(control, times))):
+                detail += f", {facts.level} interval {ends}"
             if reached and key == "tokens_to_reach" and n.number(control.get("control_tokens")) is not None:
                 detail += f"; {control.get('arm')} itself first after {n.short(control['control_tokens'])}"
             if key.endswith("_all"):
