@@ -95,7 +95,7 @@ def _evaluate(workspace: Workspace) -> None:
         **{"level": config.eval.level, "notes": notes, "versions": library_versions(), "threads": None, "models": {}, "arms": {}},
         "contamination": leaked,
         "sets": {n: {"content": content} for n, content in workspace.heldout_hashes().items()},
-        "made_on": made_on([describe_environment(Ranks(), workspace.device)]),
+        "made_on": None,
     }
     for name, source in sources.items():
         kind = name if name in ("base", "reference") else "arm"
@@ -110,6 +110,7 @@ def _evaluate(workspace: Workspace) -> None:
             facts["checkpoints"].append({"step": one.step, **seen_at(workspace, arm, one.step), **figures})
         results["arms"][arm] = facts
     results["threads"] = torch.get_num_threads() if workspace.device == "cpu" else None
+    results["made_on"] = made_on([describe_environment(Ranks(), workspace.device)])
     with waiting("eval: intervals, differences and diagnostics"):
         shown = _conclude(workspace, measure, diagnosis, results, flops)
         results = finite(results)
