@@ -193,7 +193,7 @@ def inspect(
     ] = None,
     top: Annotated[int, typer.Option("--top", min=0, help="How many of the highest-loss tokens to show in context.")] = 10,
     storage: Annotated[
-        bool, typer.Option("--storage", help="For scores: what each storage type costs in bytes, and does to the selection.")
+        bool, typer.Option("--storage", help="For scores: what each storage type and precision costs, and does to the selection.")
     ] = False,
     rows: Annotated[int, typer.Option("--rows", min=1, help="Rows that --storage measures on.")] = 64,
 ) -> None:
@@ -203,13 +203,16 @@ def inspect(
     `slmctl inspect CONFIG scores/curated --storage`
     """
     workspace = _open(config, override)
-    with waiting(LOADING):
-        from slmctl.stages import inspect as stage
-
     if storage:
-        stage.compare_storage(workspace, which, rows)
+        with waiting(LOADING):
+            from slmctl.stages.storage_costs import compare_storage
+
+        compare_storage(workspace, which, rows)
     else:
-        stage.inspect(workspace, which, shard, document, top)
+        with waiting(LOADING):
+            from slmctl.stages.inspect import inspect as stage
+
+        stage(workspace, which, shard, document, top)
 
 
 @app.command()

@@ -17,8 +17,8 @@ def _attention_mistakes(data: Any) -> Iterator[tuple[Path_, str]]:
         return
     if value_at(data, "data", "intra_document_mask"):
         yield ("data", "intra_document_mask"), "is not kept by flash_attention_2; use sdpa or flex_attention"
-    runs: list[tuple[Path_, str]] = [(("score",), "bfloat16"), (("eval",), "float32"), (("reference",), "bf16_autocast")]
-    runs += [(("pretrain", "arms", a), "bf16_autocast") for a in mapping_at(data, "pretrain", "arms") if isinstance(a, str)]
+    runs: list[tuple[Path_, str]] = [(("score",), "auto"), (("eval",), "float32"), (("reference",), "auto")]
+    runs += [(("pretrain", "arms", a), "auto") for a in mapping_at(data, "pretrain", "arms") if isinstance(a, str)]
     for where, default in runs:
         if value_at(data, *map(str, where), "precision", default=default) == "float32":
             yield (*where, "precision"), "float32 does not work with flash_attention_2; use bfloat16 here, or attn sdpa"

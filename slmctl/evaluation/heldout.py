@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ import torch
 from slmctl.corpus.packing import PADDING, bos_mask
 from slmctl.corpus.tokenizer import Tokenizer
 from slmctl.files import sha256_json
+from slmctl.model.precision import autocast
 from slmctl.model.row_losses import row_losses
 from slmctl.model.split import SplitModel
 from slmctl.store.reader import RowReader, TokenSet
@@ -75,10 +75,6 @@ class Measured:
     def measure(self) -> dict[str, Any]:
         """As it stands in evals.jsonl."""
         return {"tokens": self.tokens, "rows": self.rows, "precision": self.precision}
-
-
-def autocast(device: str, on: bool) -> Any:
-    return torch.autocast(device, torch.bfloat16) if on else contextlib.nullcontext()
 
 
 def arithmetic(model: SplitModel, bf16: bool) -> str:

@@ -128,6 +128,11 @@ def load_model_config(source: ModelSource) -> Any:
         raise InputError(f"cannot load a model configuration from {source.path!r}: {reason}") from e
 
 
+def hidden_size(source: ModelSource) -> int:
+    """The width of a model's residual stream; 0 where its configuration does not name it."""
+    return int(getattr(load_model_config(source), "hidden_size", 0))
+
+
 def empty_model(source: ModelSource) -> Any:
     """A model without weights (on the meta device), for what its shapes alone tell. Raises `InputError` with the reason."""
     from transformers import AutoModelForCausalLM

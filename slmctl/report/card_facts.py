@@ -102,7 +102,8 @@ def card_facts(
     results = results or {}
     kind = name if name in ("base", "reference") else "arm"
     arm = results.get("arms", {}).get(name, {}) if kind == "arm" else {}
-    settings = {**_settings(config, name), **(arm.get("settings") or {})}
+    taken = {"precision": environments[-1]["precision"]} if environments and environments[-1].get("precision") else {}
+    settings = {**_settings(config, name), **taken, **(arm.get("settings") or {})}
     selection = (arm.get("selection") or settings.get("selection")) if kind == "arm" else None
     facts: dict[str, Any] = {
         "pipeline": config["name"],

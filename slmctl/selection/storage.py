@@ -1,4 +1,4 @@
-"""How the storage of reference losses changes a selection. Pure functions."""
+"""How the storage of losses, and the arithmetic they come from, change a selection. Pure functions."""
 
 from __future__ import annotations
 
@@ -22,3 +22,18 @@ def keep_mantissa_bits(values: np.ndarray, bits: int) -> np.ndarray:
 def share_replaced(selected: np.ndarray, other: np.ndarray) -> float:
     """Of the tokens that `selected` holds, the share that `other` does not: both bool of one shape."""
     return float((selected & ~other).sum() / max(1, selected.sum()))
+
+
+def loss_differences(exact: np.ndarray, other: np.ndarray, target: np.ndarray) -> tuple[float, float]:
+    """Median and 99th percentile of how far losses are off (nats) where `target` is true; all of one shape."""
+    off = np.abs(other[target].astype(np.float64) - exact[target].astype(np.float64))
+    return float(np.median(off)), float(np.quantile(off, 0.99))
+
+
+def excess_given_up(excess: np.ndarray, selected: np.ndarray, other: np.ndarray, valid: np.ndarray) -> float:
+    """How much of what `selected` gains in mean excess loss over blind choice the selection `other` does not: 0 is none of it, 1
+    all. `excess` (nats) is the exact one; masks are bool, all of one shape. 0 where nothing is gained by selecting."""
+    values = excess.astype(np.float64)
+    blind = values[valid].mean()
+    gained = values[selected].mean() - blind
+    return float((values[selected].mean() - values[other].mean()) / gained) if gained > 1e-9 else 0.0

@@ -101,7 +101,7 @@ def compare_runs(runs: list[RunResults]) -> dict[str, Any]:
     for run in runs:
         why = {arm: headline_of(facts.get("control")).get("why") for arm, facts in run.results.get("arms", {}).items()}
         warnings += [f"{run.label}: tokens to reach the control are not judged for {a}: {w}" for a, w in why.items() if w]
-    warnings += [*_other_rows(runs, sets), *_other_points(runs)]
+    warnings += [*_other_rows(runs, sets), *_other_points(runs), *_precisions_that_differ(runs)]
     seeds = seed_groups(runs, sets)
     if len(runs) > 1 and not any(g["n"] > 1 for g in seeds):
         warnings.append("each setting was run with one seed: a difference between runs may be the seed's")
@@ -143,9 +143,32 @@ def _other_points(runs: list[RunResults]) -> list[str]:
     return [f"tokens to reach the control are read from other points of training in each run ({listing}): compare them roughly"]
 
 
+def _precisions_that_differ(runs: list[RunResults]) -> list[str]:
+    """What `precision: auto` was on the machine of each run, where that was not the same."""
+    found: dict[str, dict[str, str]] = {}
+    for run in runs:
+        for what, precision in _precisions(run).items():
+            found.setdefault(what, {})[run.label] = precision
+    return [
+        f"{what} is in other precision ({', '.join(f'{label}: {p}' for label, p in by_run.items())}): a part of the differences "
+        "may be the arithmetic's"
+        for what, by_run in found.items()
+        if len(set(by_run.values())) > 1
+    ]
+
+
+def _precisions(run: RunResults) -> dict[str, str]:
+    """By what was made in it; of results that tell."""
+    told = run.results.get("precisions") or {}
+    arms = {f"arm {a}": (f.get("settings") or {}).get("precision") for a, f in run.results.get("arms", {}).items()}
+    scores = {f"score set {n}": p for n, p in (told.get("scores") or {}).items()}
+    models = {f"the {n}": told.get(n) for n in ("base", "reference")}
+    return {what: p for what, p in {**models, **scores, **arms}.items() if isinstance(p, str)}
+
+
 def _run_facts(run: RunResults) -> dict[str, Any]:
     results = run.results
-    facts = {k: results.get(k) for k in ("pipeline", "seed", "target", "level", "notes", "costs")}
+    facts = {k: results.get(k) for k in ("pipeline", "seed", "target", "level", "notes", "costs", "precisions")}
     return {"run": run.label, "path": str(run.path), **facts, "configured": bool(run.config)}
 
 
@@ -269,11 +292,13 @@ def _what_decides(run: RunResults, arm: str) -> dict[str, Any]:
     scored = facts["selection"].get("criterion") not in ("all", "random")
     sections = ["model", "data", *(["reference", "score"] if scored else [])]
     settings = {k: v for k, v in (facts.get("settings") or {}).items() if k != "seed"}
+    decide = ("the base", *(["the reference"] if scored else []))
     return {
         "selection": facts["selection"],
         "settings": settings,
         "target": run.results["target"],
         **{s: config.get(s) for s in sections},
+        "precisions": {k: v for k, v in _precisions(run).items() if k in decide or (scored and k.startswith("score set "))},
         "run": run.label if not config else None,  # nobody knows
     }
 

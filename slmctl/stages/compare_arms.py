@@ -16,6 +16,7 @@ from slmctl.evaluation.measures import measure_of
 from slmctl.files import read_json
 from slmctl.stages.folders import DONE, INPUTS
 from slmctl.stages.measure import Measure
+from slmctl.stages.precisions import as_recorded, precision_in
 from slmctl.stages.provenance import epochs, made_on
 from slmctl.stages.workspace import Workspace, result_settings
 from slmctl.store import manifest as manifests
@@ -40,14 +41,40 @@ def seed_of_arm(made: dict[str, Any]) -> int:
 
 def warn_of_changes(workspace: Workspace, arm: str) -> list[str]:
     """An arm is reported as what it was trained as, not as what the configuration says now."""
-    wanted = result_settings(workspace.config.pretrain.arms[arm])
-    found = differences(made_from(workspace, arm)["settings"], wanted)
+    made = made_from(workspace, arm)["settings"]
+    found = differences(made, as_recorded(result_settings(workspace.config.pretrain.arms[arm]), made))
     notes = [f"arm {arm} was trained with other settings than the configuration has now: {line}" for line in found]
     for note in notes:
         if note not in workspace.noted:  # eval and report both ask
             warn(note)
             workspace.noted.add(note)
     return notes
+
+
+def warn_of_precisions(workspace: Workspace, arms: list[str]) -> list[str]:
+    """Arms that were trained in other arithmetic than others differ by that, too."""
+    by_kind: dict[str, list[str]] = {}
+    for arm in arms:
+        by_kind.setdefault(str(precision_in(made_from(workspace, arm))), []).append(arm)
+    if len(by_kind) < 2:
+        return []
+    listing = "; ".join(f"{kind}: {', '.join(named)}" for kind, named in by_kind.items())
+    note = f"arms were trained in different precisions ({listing}): a part of their differences may be the arithmetic's"
+    warn(note)
+    return [note]
+
+
+def precisions(workspace: Workspace) -> dict[str, Any]:
+    """What base (of a pipeline from scratch), reference and score sets were made in, as far as they are here. Arms' are among
+    their settings."""
+    runs = {"base": workspace.base, "reference": workspace.reference}
+    made = {name: read_json(folder / INPUTS) for name, folder in runs.items() if (folder / DONE).is_file()}
+    folders = {name: workspace.scores(name) for name in workspace.config.score.references}
+    scores = {n: manifests.load_manifest(f, "scores").made_from for n, f in folders.items() if manifests.exists(f)}
+    return {
+        **{name: precision_in(inputs) for name, inputs in made.items() if inputs.get("settings") is not None},
+        "scores": {name: precision_in(inputs) for name, inputs in scores.items()},
+    }
 
 
 def arm_facts(workspace: Workspace, arm: str, flops: ForwardFlops) -> dict[str, Any]:

@@ -120,6 +120,7 @@ def _stage(
         if not label.startswith("token"):  # of texts it is told by what names all that is absent
             problems.append(f"{label}: {e}")
         inputs, unknown = {}, str(e)
+    inputs = workspace.settle(label, inputs, found)
     settled = not unknown and all(before[d].action in KEPT for d in depends if d in before)
     stale = workspace.in_stale(label, inputs) if settled and stale_possible else None
     decision = decide(label, Wanted(inputs, depends, unknown), found, stale, before)

@@ -27,17 +27,26 @@ from slmctl.evaluation.harness_data import data_files
 from slmctl.evaluation.intervals import METHOD
 from slmctl.evaluation.tasks import TASKS
 from slmctl.evaluation.token_text import token_texts
-from slmctl.model.loading import ModelSource, empty_model
+from slmctl.model.loading import ModelSource, empty_model, hidden_size
 from slmctl.stages import compare_arms, contamination
 from slmctl.stages.cards import write_cards
 from slmctl.stages.diagnose import Diagnosis
 from slmctl.stages.folders import DONE
 from slmctl.stages.highlights import highlights
 from slmctl.stages.measure import Checkpoint, Measure, checkpoints_of, sources_of
+from slmctl.stages.precisions import chosen, precision_in, tell, with_precision
 from slmctl.stages.provenance import made_on, parameters
 from slmctl.stages.reach import VERSION as REACHING
 from slmctl.stages.reach import Comparison, compare_seeds, compare_with_control, curves_of
-from slmctl.stages.results import RESULTS, are_current, begin_results, publish_results, run_of, take_back_results
+from slmctl.stages.results import (
+    RESULTS,
+    are_current,
+    begin_results,
+    begun_from,
+    publish_results,
+    run_of,
+    take_back_results,
+)
 from slmctl.stages.task_checks import check_tasks
 from slmctl.stages.workspace import Workspace
 from slmctl.store import manifest as manifests
@@ -78,14 +87,16 @@ def _evaluate(workspace: Workspace) -> None:
     with waiting("eval: comparing texts and models with what was measured before"):
         common, inputs = inputs_of(workspace, sources, checkpoints)
     notes, leaked = inputs["notes"], inputs["contamination"]
+    precision = str(precision_in(common))
     if are_current(workspace, inputs):
         workspace.begin(workspace.evaluation, inputs, RESULTS)  # to record what was let through
         say("eval: complete, skipped")
         return
     if take_back_results(workspace, inputs):
         return
+    tell("eval", config.eval.precision, precision, workspace.device, partial(hidden_size, sources["base"]))
     with waiting("eval: opening sets and models"):
-        measure = Measure(workspace, common)  # whatever is wrong is told before anything is measured
+        measure = Measure(workspace, common, precision)  # whatever is wrong is told before anything is measured
         diagnosis = Diagnosis(workspace, measure, arms)
         flops = flops_of(workspace, sources)
     notes = [*notes, *measure.task_notes()]
@@ -96,6 +107,7 @@ def _evaluate(workspace: Workspace) -> None:
         "contamination": leaked,
         "sets": {n: {"content": content} for n, content in workspace.heldout_hashes().items()},
         "made_on": None,
+        "precisions": {"evaluation": precision, **compare_arms.precisions(workspace)},
     }
     for name, source in sources.items():
         kind = name if name in ("base", "reference") else "arm"
@@ -137,7 +149,7 @@ def inputs_of(
     workspace: Workspace, sources: dict[str, ModelSource], checkpoints: dict[str, list[Checkpoint]]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """All that figures of a model depend on, but for the model; and all that the results depend on. `checkpoints` are by arm."""
-    arms, common = list(checkpoints), _common_inputs(workspace)
+    arms, common = list(checkpoints), _common_inputs(workspace, _precision(workspace, sources["base"]))
     return common, {
         **common,
         "models": {n: workspace.fingerprint(s) for n, s in sources.items()},
@@ -145,7 +157,10 @@ def inputs_of(
         "checkpoints": {a: [c.step for c in found] for a, found in checkpoints.items()},
         "scores": _score_hashes(workspace),
         "sweeps": read_sweeps(workspace.root),
-        "notes": [note for arm in arms for note in compare_arms.warn_of_changes(workspace, arm)],
+        "notes": [
+            *[note for arm in arms for note in compare_arms.warn_of_changes(workspace, arm)],
+            *compare_arms.warn_of_precisions(workspace, arms),
+        ],
         "contamination": contamination.facts(workspace),
         "reaching": REACHING,
     }
@@ -176,14 +191,20 @@ def _conclude(
     return highlights(diagnosis, last, steps)
 
 
-def _common_inputs(workspace: Workspace) -> dict[str, Any]:
+def _precision(workspace: Workspace, base: ModelSource) -> str:
+    """What results that are there, or half made, were measured in, where `auto` leaves that open."""
+    begun = precision_in(begun_from(workspace)) if workspace.config.eval.precision == "auto" else workspace.config.eval.precision
+    return begun or chosen(workspace.device, partial(hidden_size, base), "bfloat16")
+
+
+def _common_inputs(workspace: Workspace, precision: str) -> dict[str, Any]:
     """All that figures of a model depend on, but for the model."""
     corpus = workspace.open_tokens("corpus")
     return {
         "schema": SCHEMA,
         "intervals": METHOD,
         "corpus": corpus.manifest.content_hash,
-        **_settings(workspace),
+        **with_precision(_settings(workspace), precision),
         "heldout": workspace.heldout_hashes(),
         "tasks": _task_inputs(workspace),
         "curated": workspace.open_tokens("curated").manifest.content_hash,

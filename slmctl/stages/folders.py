@@ -193,16 +193,22 @@ class Folders:
         return bool(changed)
 
     def begin_set(
-        self, folder: Folder, label: str, made_from: dict[str, Any], plan: Callable[[], dict[str, Any]]
+        self,
+        folder: Folder,
+        label: str,
+        made_from: dict[str, Any],
+        plan: Callable[[], dict[str, Any]],
+        settle: Callable[[dict[str, Any], dict[str, Any] | None], dict[str, Any]] = lambda wanted, _: wanted,
     ) -> dict[str, Any]:
         """Readies the folder of a set of shards for any number of workers, and returns its plan: the one that was published
-        first. To be called while `planning`.
+        first. To be called while `planning`. `settle` completes `made_from`, given what a plan that is there was made from.
 
         Raises `SlmError` where a set made from other inputs is there and others work on it, `MismatchError` where it is on
         an object store, which nothing is moved aside on.
         """
         files = [n for n in folder.listing() if not n.startswith(".")]  # before the plan, which another may publish meanwhile
         found = read_plan(folder)
+        wanted, made_from = made_from, settle(made_from, strict(found["made_from"]) if found else None)
         if self._has_stale(folder) and (found is None or differences(strict(found["made_from"]), strict(made_from))):
             aside = same_set(self.root, label, made_from)
             if aside is not None and self.take_back(aside, folder.path, label):
@@ -217,7 +223,7 @@ class Folders:
             folder.put_json(PLAN, {"made_from": made_from, **plan()})
             found = read_plan(folder)
             assert found is not None
-            if strict(found["made_from"]) != strict(made_from):
+            if strict(found["made_from"]) != strict(settle(wanted, strict(found["made_from"]))):
                 raise SlmError(f"another slmctl has just begun {label} from other inputs. Give each its own output_dir.")
         folder.sweep()
         self.locks.hold(label)

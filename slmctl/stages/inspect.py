@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 import json
-import tempfile
-from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
-import torch
 
 from slmctl.console import out
 from slmctl.corpus.packing import bos_mask
 from slmctl.corpus.sources import Slice, Tally, documents, files_of
 from slmctl.errors import ConfigError, InputError
-from slmctl.model.loading import load_model
-from slmctl.model.row_losses import row_losses
-from slmctl.model.split import SplitModel
-from slmctl.selection.select import excess_loss, select_top, selected_count
-from slmctl.selection.storage import share_replaced
-from slmctl.stages.score import SENTINEL, columns_of, stored
+from slmctl.stages.score import SENTINEL
 from slmctl.stages.workspace import Workspace
-from slmctl.storage import Folder
 from slmctl.store.build import read_plan
-from slmctl.store.reader import RowReader, ScoreSet, ShardSet, TokenSet
-from slmctl.store.shards import ShardWriter, rows_per_group, shard_name
+from slmctl.store.reader import ScoreSet, ShardSet, TokenSet
 
 EDGES = (0.0, 0.01, 0.1, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, np.inf)
 """Bins of the loss histogram (nats)."""
@@ -216,72 +205,3 @@ def source_of(workspace: Workspace, name: str, shard: int, ordinal: int) -> tupl
         if found == ordinal:
             return text, source.parse_special_tokens
     raise InputError(f"record {ordinal} of {piece.file} is not there any more: the text has changed since it was prepared.")
-
-
-# --- what storage costs and does ---
-
-
-def compare_storage(workspace: Workspace, which: str, rows: int) -> None:
-    """Prints, for each storage type, bytes a token and the share of the selection that it changes, measured with this
-    pipeline's base and reference on rows taken evenly from its corpus; beside it what a bfloat16 forward changes."""
-    config = workspace.config
-    kind, _, name = full_name(workspace, which, ("scores",)).partition("/")
-    if kind != "scores" or name not in config.score.references:
-        known = ", ".join(f"scores/{n}" for n in config.score.references)
-        raise ConfigError(f"--storage looks at scores; give one of {known}.")
-    arm = next((a for a in config.pretrain.arms.values() if a.selection.needs_reference), None)
-    if arm is None:
-        raise ConfigError("no arm of this pipeline selects by a reference, so no storage of losses can change its selection.")
-    tokens = workspace.open_tokens("corpus")
-    chosen = np.unique(np.linspace(0, tokens.rows - 1, min(rows, tokens.rows)).astype(np.int64))
-    group = arm.selection.group_rows
-    chosen = chosen[: max(group, len(chosen) // group * group)]
-    if len(chosen) < group:
-        raise InputError(f"the corpus has {tokens.rows} rows, fewer than the {group} of a selection group.")
-    read = RowReader(tokens).fetch(chosen)
-    ref, target = _losses(workspace, workspace.reference_source(name), "float32", read)
-    live, _ = _losses(workspace, workspace.base_source(), "float32", read)
-    rough, _ = _losses(workspace, workspace.base_source(), "bfloat16", read)
-
-    def selection(live: np.ndarray, ref: np.ndarray) -> np.ndarray:
-        valid = torch.from_numpy(target).view(-1, group * tokens.seq_len)
-        counts = torch.tensor([selected_count(int(v), arm.selection.ratio) for v in valid.sum(dim=1)])
-        scores = excess_loss(torch.from_numpy(live), torch.from_numpy(ref)).view_as(valid)
-        found: np.ndarray = select_top(scores, valid, counts).numpy()
-        return found
-
-    exact = selection(live, ref)
-    line(f"{int(target.sum()):,} losses of {len(chosen)} rows; the top {arm.selection.ratio:.0%} of groups of {group} rows:")
-    line(f"  {'storage':<22}{'bytes a token':>14}{'of the selection replaced':>28}")
-    for dtype in ("float32", "float16", "compact"):
-        kept = np.where(target, stored(np.where(target, ref, 0.0), dtype).astype(np.float32), np.float32(SENTINEL))
-        size = _bytes_of(kept, dtype, tokens.seq_len) / target.size
-        line(f"  {dtype:<22}{size:>14.3f}{share_replaced(exact, selection(live, kept)):>28.3%}")
-    line(f"  {'a bfloat16 live model':<22}{'':>14}{share_replaced(exact, selection(rough, ref)):>28.3%}")
-    line(f"  {'a random selection':<22}{'':>14}{1 - arm.selection.ratio:>28.1%}")
-
-
-def _losses(workspace: Workspace, source: Any, precision: str, read: Any) -> tuple[np.ndarray, np.ndarray]:
-    model = SplitModel(load_model(source, precision, workspace.device), workspace.config.data.intra_document_mask)
-    model.check(workspace.tokenizer().eos_id, read.ids_BT.shape[1])
-    step = workspace.config.score.batch_rows
-    parts: Iterator[tuple[np.ndarray, Any, np.ndarray]] = (
-        row_losses(model, read.ids_BT[at : at + step], read.document_BT[at : at + step], workspace.device)
-        for at in range(0, len(read.ids_BT), step)
-    )
-    found = list(parts)
-    return np.concatenate([np.nan_to_num(f[0]) for f in found]), np.concatenate([f[2] for f in found])
-
-
-def _bytes_of(losses: np.ndarray, dtype: str, seq_len: int) -> int:
-    """Size of a shard of these losses."""
-    from slmctl.config import ScoreConfig
-
-    columns = columns_of(ScoreConfig(dtype=dtype, entropy=False))  # type: ignore[arg-type]
-    per_group = rows_per_group(seq_len)
-    with tempfile.TemporaryDirectory() as directory:
-        with ShardWriter(Folder.at(directory), shard_name(0), columns, per_group * seq_len) as writer:
-            for at in range(0, len(losses), per_group):
-                writer.write(ref_loss=losses[at : at + per_group].ravel())
-            writer.facts = {"rows": len(losses), "tokens": losses.size}
-        return writer.shard.bytes

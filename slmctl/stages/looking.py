@@ -17,7 +17,8 @@ from slmctl.files import HashCache, read_json
 from slmctl.model.source import ModelSource
 from slmctl.stages.folders import DONE, SETS
 from slmctl.stages.locks import Locks
-from slmctl.stages.plan import Found, reference_of
+from slmctl.stages.plan import Found, differing, reference_of
+from slmctl.stages.precisions import as_recorded, chosen, chosen_for_scores, precision_in, with_precision
 from slmctl.stages.stale import INPUTS, latest_step, same_set, same_stage, set_is_complete, shards_of, strict
 from slmctl.stages.workspace import HASHED_BY_READERS, Workspace, result_settings
 from slmctl.storage import Folder, LocalFolder
@@ -127,6 +128,26 @@ class Looking(Workspace):
             except InputError as e:  # such as a model that is not made yet, or lies on the Hub
                 unknown = unknown or str(e)
         return found, unknown
+
+    def settle(self, label: str, inputs: dict[str, Any], found: Found | None) -> dict[str, Any]:
+        """`inputs` with the precision that a run would take for `auto`, as far as `inputs` are known."""
+        if precision_in(inputs) != "auto":
+            return inputs
+        if found is not None and found.inputs is not None:
+            kept = as_recorded(inputs, found.inputs)
+            if not differing(found.inputs, kept, partly=True):
+                return kept
+        taken = chosen_for_scores(self.device) if label.startswith(SETS) else chosen(self.device, self._width)
+        return with_precision(inputs, taken)
+
+    def _width(self) -> int:
+        from slmctl.model.loading import hidden_size
+
+        scratch = self.config.model.scratch
+        try:
+            return scratch.hidden_size if scratch is not None else hidden_size(self.base_source())
+        except InputError:  # it lies on the Hub
+            return 0
 
     def _wanted_tokenizer(self, _: str) -> Iterator[Any]:
         yield self.tokenizer_inputs

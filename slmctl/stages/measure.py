@@ -90,9 +90,9 @@ LOSSY = 0.01
 class Measure:
     """Measures models, one at a time, and keeps what it finds under `eval/`."""
 
-    def __init__(self, workspace: Workspace, made_from: Any) -> None:
-        """`made_from` is all that figures depend on, but for the model."""
-        self.made_from = made_from
+    def __init__(self, workspace: Workspace, made_from: Any, precision: str = "float32") -> None:
+        """`made_from` is all that figures depend on, but for the model; `precision` that of weights and arithmetic."""
+        self.made_from, self.precision = made_from, precision
         self.workspace, self.config, self.device = workspace, workspace.config.eval, workspace.device
         self.root = workspace.evaluation
         self._sizes: dict[str, dict[int, int]] = {}
@@ -103,11 +103,11 @@ class Measure:
     # --- models ---
 
     def load(self, source: ModelSource) -> SplitModel:
-        model = load_model(source, self.config.precision, self.device)
+        model = load_model(source, self.precision, self.device)
         split = SplitModel(model, self.workspace.config.data.intra_document_mask).eval()
         eos_id, seq_len = self.workspace.tokenizer().eos_id, self.workspace.config.data.seq_len
         check = partial(split.check, eos_id, seq_len)
-        self.workspace.checked.once(split, kind_of(split), seq_len, self.config.precision, check)
+        self.workspace.checked.once(split, kind_of(split), seq_len, self.precision, check)
         if not self._settled:  # of models that are compared, all compute alike
             self._settled = True
             reader = RowReader(next(iter(self.sets.values())))

@@ -72,6 +72,13 @@ def take_back_results(workspace: Workspace, inputs: dict[str, Any]) -> bool:
     return True
 
 
+def begun_from(workspace: Workspace) -> dict[str, Any]:
+    """What the evaluation that is under way, else the one that is there, is made from; empty where there is neither."""
+    files = [workspace.evaluation / name for name in (UNDER_WAY, INPUTS)]
+    found: dict[str, Any] = next((read_json(f) for f in files if f.is_file()), {})
+    return found
+
+
 def begin_results(workspace: Workspace, inputs: dict[str, Any]) -> None:
     """Keeps other processes out of eval/, and says what has changed since the results that are there, which stay."""
     folder = workspace.evaluation

@@ -14,13 +14,15 @@ from slmctl.corpus.packing import target_mask
 from slmctl.corpus.tokenizer import load_vocabulary
 from slmctl.errors import ConfigError, InputError, MismatchError, TrainingError
 from slmctl.files import sha256_json
-from slmctl.model.loading import ModelSource, load_model
+from slmctl.model.loading import ModelSource, hidden_size, load_model
+from slmctl.model.precision import autocast, weights_of
 from slmctl.model.row_losses import row_losses
 from slmctl.model.split import SplitModel, refuse_ids_beyond, refuse_rows_beyond
 from slmctl.selection.storage import COMPACT_BITS, keep_mantissa_bits
 from slmctl.stages.build import Build
 from slmctl.stages.folders import ACCEPTED
 from slmctl.stages.forward_threads import settle_forward
+from slmctl.stages.precisions import as_recorded, chosen_for_scores, settled, tell
 from slmctl.stages.workers import Share
 from slmctl.stages.workspace import Workspace
 from slmctl.store import manifest as manifests
@@ -63,7 +65,16 @@ def score_set(workspace: Workspace, name: str, share: Share) -> None:
         made_from = workspace.scores_made_from(tokens.manifest, workspace.fingerprint(source))
         if workspace.accepted:
             made_from[ACCEPTED] = sorted(workspace.accepted)
-        plan = workspace.begin_set(folder, f"scores/{name}", made_from, lambda: {"shards": len(tokens.manifest.shards)})
+        width = partial(hidden_size, source)
+        choose = partial(chosen_for_scores, workspace.device)
+        plan = workspace.begin_set(
+            folder,
+            f"scores/{name}",
+            made_from,
+            lambda: {"shards": len(tokens.manifest.shards)},
+            lambda wanted, made: settled(wanted, made, choose),
+        )
+    settings = settings.model_copy(update={"precision": plan["made_from"]["precision"]})
     if manifests.exists(folder) and is_complete(folder, "scores"):
         workspace.record(made=False)
         say(f"score {name}: complete, skipped")
@@ -72,13 +83,16 @@ def score_set(workspace: Workspace, name: str, share: Share) -> None:
     mine = share.of(build.jobs)
     if mine:
         refuse_other_vocabulary(workspace, name, source)
-        model = SplitModel(load_model(source, settings.precision, workspace.device), config.data.intra_document_mask)
+        tell(f"score {name}", config.score.precision, settings.precision, workspace.device, width)
+        weights = weights_of(settings.precision)
+        model = SplitModel(load_model(source, weights, workspace.device), config.data.intra_document_mask)
         refuse_ids_beyond(tokens.manifest.format["max_id"], model.vocab_size, source.path)
         refuse_rows_beyond(tokens.seq_len, model, source.path)
-        model.check(workspace.tokenizer().eos_id, tokens.seq_len)
-        reader = RowReader(tokens, documents=model.intra_document_mask)
-        kept = workspace.threads(f"score {name}")
-        settle_forward(f"score {name}", model, reader, settings.batch_rows, workspace.device, kept)
+        with autocast(workspace.device, bf16 := settings.precision == "bf16_autocast"):
+            model.check(workspace.tokenizer().eos_id, tokens.seq_len, bf16)
+            reader = RowReader(tokens, documents=model.intra_document_mask)
+            kept = workspace.threads(f"score {name}")
+            settle_forward(f"score {name}", model, reader, settings.batch_rows, workspace.device, kept)
         label = f"score {name}" + (f", worker {share.index} of {share.count}" if share.count > 1 else "")
         positions = sum(tokens.manifest.shards[i].rows for i in mine) * tokens.seq_len
         with progress(label, positions, "tokens") as ticker:
@@ -134,7 +148,8 @@ def builds(workspace: Workspace, references: list[str] | None) -> list[Build]:
                 f"{workspace.scores(name)} belongs to other tokens than {tokens.folder}. Run `slmctl score` again."
             )
         made = plan["made_from"]
-        workspace.refuse(f"scores/{name}", {k: made.get(k) for k in wanted}, wanted, "Run `slmctl score` again.")
+        here = as_recorded(wanted, made)
+        workspace.refuse(f"scores/{name}", {k: made.get(k) for k in here}, here, "Run `slmctl score` again.")
         found.append(_build(workspace, name, tokens, plan))
     if not found:
         raise InputError("\n".join(unplanned))
@@ -196,10 +211,11 @@ def score_group(
     predicted = 0
     for at in range(0, len(rows.ids_BT), settings.batch_rows):
         part = slice(at, at + settings.batch_rows)
-        losses, entropy, target = row_losses(model, rows.ids_BT[part], rows.document_BT[part], device, settings.entropy)
+        with autocast(device, settings.precision == "bf16_autocast"):
+            losses, entropy, target = row_losses(model, rows.ids_BT[part], rows.document_BT[part], device, settings.entropy)
         for column, values in (("ref_loss", losses), ("ref_entropy", entropy)):
             if values is not None:
-                refuse_impossible(values[target], column, place)
+                refuse_impossible(values[target], column, place, settings.precision)
                 out[column][part][target] = stored(values[target], settings.dtype)
         predicted += int(target.sum())
         ticker.advance(target.size)
@@ -216,15 +232,15 @@ def stored(values: np.ndarray, dtype: str) -> np.ndarray:
     return (keep_mantissa_bits(half, COMPACT_BITS) if dtype == "compact" else half).astype(np.float32)
 
 
-def refuse_impossible(values: np.ndarray, column: str, place: str) -> None:
+def refuse_impossible(values: np.ndarray, column: str, place: str, precision: str) -> None:
     """Raises `TrainingError` for a value that no model gives: not finite, or negative beyond rounding."""
     bad = ~np.isfinite(values)
     negative = values < -ROUNDING
     if bad.any() or negative.any():
         what = f"{int(bad.sum())} values of {column} that are not finite" if bad.any() else f"a {column} of {values.min():.3g}"
+        advice = "Check" if precision == "float32" else "Use score.precision: float32, or check"
         raise TrainingError(
-            f"the reference model gives {what} in {place}; that shard was not written. "
-            "Use score.precision: float32, or check the reference model."
+            f"the reference model gives {what} in {place}; that shard was not written. {advice} the reference model."
         )
 
 

@@ -8,12 +8,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from slmctl.config import TrainingConfig
 from slmctl.errors import SlmError, StoppedError
 from slmctl.files import read_json, write_json
 from slmctl.model.split import SplitModel
-from slmctl.stages.folders import DONE
+from slmctl.stages.folders import DONE, INPUTS
+from slmctl.stages.precisions import chosen, precision_in, settled, with_precision
+from slmctl.stages.stale import strict
 from slmctl.stages.workspace import Workspace
 from slmctl.training.checkpoint import require_checkpoint
 from slmctl.training.loop import Evaluator
@@ -21,6 +24,9 @@ from slmctl.training.ranks import Ranks
 
 LAUNCH = "launch.json"
 """Names what last began a run: ranks that it starts again go on from where they were, whatever they were asked for."""
+S = TypeVar("S", bound=TrainingConfig)
+Width = Callable[[], int]
+"""Gives the hidden size of the model to train."""
 Resume = bool | int
 """True: from the newest checkpoint, where there is one. False: start over. A number: from that step's checkpoint."""
 
@@ -82,14 +88,12 @@ def _begin(
     mark, launch = directory / LAUNCH, _launch()
 
     def begin() -> tuple[bool, int | None]:
-        before = read_json(mark) if mark.is_file() else {}
-        started_again = launch["torchrun"] is not None and before.get("torchrun") == launch["torchrun"]
+        before, started_again, queued_again = _again(directory)
         if started_again and before.get("stopped") and before.get("agent") == launch["agent"]:
             raise StoppedError(
                 f"{directory} was stopped by a signal, and is not gone on with by the ranks that torchrun has started again. "
                 "Run again to go on."
             )
-        queued_again = os.environ.get("SLURM_RESTART_COUNT", "0") != "0" and before.get("job") == launch["job"]
         step = None
         if isinstance(resume, bool) or started_again or queued_again:
             complete = workspace.begin(directory, inputs, fresh=not (resume or started_again or queued_again))
@@ -106,6 +110,31 @@ def _begin(
         return complete, step
 
     return ranks.first(begin)
+
+
+def _again(directory: Path) -> tuple[dict[str, Any], bool, bool]:
+    """What last began a run (nothing where none did), and whether torchrun or Slurm has started it again since."""
+    mark, launch = directory / LAUNCH, _launch()
+    before = read_json(mark) if mark.is_file() else {}
+    started = launch["torchrun"] is not None and before.get("torchrun") == launch["torchrun"]
+    return before, started, os.environ.get("SLURM_RESTART_COUNT", "0") != "0" and before.get("job") == launch["job"]
+
+
+def settle(
+    settings: S, inputs: dict[str, Any], directory: Path, resume: Resume, ranks: Ranks, device: str, width: Width
+) -> tuple[S, dict[str, Any]]:
+    """A run's settings and inputs with the precision that `auto` is: on every rank what the first one finds."""
+
+    def find() -> str:
+        path = directory / INPUTS
+        over = resume is False and not any(_again(directory)[1:])
+        made = strict(read_json(path)) if path.is_file() and not over else None
+        return str(precision_in(settled(inputs, made, lambda: chosen(device, width))))
+
+    if settings.precision == "auto":
+        taken = ranks.first(find)
+        settings, inputs = settings.model_copy(update={"precision": taken}), with_precision(inputs, taken)
+    return settings, inputs
 
 
 def _launch() -> dict[str, Any]:

@@ -14,14 +14,16 @@ from slmctl import __version__
 from slmctl.config import ArmConfig, ScratchConfig, SelectionConfig, TrainingConfig
 from slmctl.console import say, waiting, warn
 from slmctl.errors import ConfigError, InputError, MismatchError
-from slmctl.evaluation.heldout import HeldoutLoss, Measured, arithmetic, autocast, heldout_loss, rows_hash
+from slmctl.evaluation.heldout import HeldoutLoss, Measured, arithmetic, heldout_loss, rows_hash
 from slmctl.files import publishing, sweep
 from slmctl.model.check import lent
 from slmctl.model.experts import refuse_auxiliary_loss
-from slmctl.model.loading import ModelSource, load_model, save_model
+from slmctl.model.loading import ModelSource, hidden_size, load_model, save_model
+from slmctl.model.precision import autocast, weights_of
 from slmctl.model.split import SplitModel, refuse_ids_beyond, refuse_rows_beyond
 from slmctl.stages.cards import write_card
-from slmctl.stages.start import Ready, Resume, make_ready, mark_stopped
+from slmctl.stages.precisions import tell
+from slmctl.stages.start import Ready, Resume, make_ready, mark_stopped, settle
 from slmctl.stages.workspace import Workspace
 from slmctl.store import manifest
 from slmctl.store.order import mix_seed
@@ -42,29 +44,36 @@ def train_base(workspace: Workspace, resume: Resume = True) -> None:
     with joined(workspace.device) as ranks:
         workspace.accepted = []
         corpus = workspace.open_tokens("corpus")
-        inputs = workspace.base_inputs()
+        inputs, settings = workspace.base_inputs(), scratch.train
+        width = partial(int, scratch.hidden_size)
+        if settings is not None:
+            settings, inputs = settle(settings, inputs, workspace.base, resume, ranks, workspace.device, width)
 
         def load() -> SplitModel:
-            if scratch.train is not None:
-                check_budget("base", scratch.train, ALL_TOKENS, corpus.seq_len, corpus.manifest.rows, ranks.size)
+            if settings is not None:
+                check_budget("base", settings, ALL_TOKENS, corpus.seq_len, corpus.manifest.rows, ranks.size)
             model = new_model(scratch, workspace)
+            if settings is not None and settings.precision == "bfloat16":
+                for weight in model.parameters():
+                    weight.data = weight.data.bfloat16()
             model = model.to(workspace.device) if ranks.size == 1 else model
             return SplitModel(model, workspace.config.data.intra_document_mask)
 
         def evaluator() -> Evaluator:
-            return heldout_evaluator(workspace, scratch.train) if scratch.train is not None else _no_evaluation
+            return heldout_evaluator(workspace, settings) if settings is not None else _no_evaluation
 
         ready = make_ready(workspace, ranks, workspace.base, inputs, resume, load, evaluator)
         if ready is None:
             say("train-base: complete, skipped")
             return
         training = workspace.base_training
-        if scratch.train is None:
+        if scratch.train is None or settings is None:
             ranks.first(lambda: _publish(ready.model.model, workspace, training / "model"))
         else:
-            seed = seed_of(workspace, scratch.train, "base")
-            source = OneSet(_reader(workspace, corpus), seed, scratch.train.loader_threads)
-            train(_run(workspace, ranks, "base", training, ready, scratch.train, ALL_TOKENS, source, seed, inputs))
+            tell("base", scratch.train.precision, settings.precision, workspace.device, width)
+            seed = seed_of(workspace, settings, "base")
+            source = OneSet(_reader(workspace, corpus), seed, settings.loader_threads)
+            train(_run(workspace, ranks, "base", training, ready, settings, ALL_TOKENS, source, seed, inputs))
         ranks.first(lambda: _finish_model(workspace, "base", workspace.base, training))
 
 
@@ -116,7 +125,9 @@ def _train_reference(workspace: Workspace, ranks: Ranks, resume: Resume) -> None
     if settings.keep_best_on is not None:
         workspace.open_tokens(f"heldout/{settings.keep_best_on}")
     base = workspace.base_source()
+    width = partial(hidden_size, base)
     inputs = workspace.reference_inputs()
+    settings, inputs = settle(settings, inputs, workspace.reference, resume, ranks, workspace.device, width)
     seed = seed_of(workspace, settings, "reference")
     source: RowSource = OneSet(_reader(workspace, curated), seed, settings.loader_threads)
     if corpus is not None:
@@ -134,6 +145,7 @@ def _train_reference(workspace: Workspace, ranks: Ranks, resume: Resume) -> None
     if ready is None:
         say("train-ref: complete, skipped")
         return
+    tell("reference", config.reference.precision, settings.precision, workspace.device, width)
     training = workspace.reference / "training"
     run = _run(workspace, ranks, "reference", training, ready, settings, ALL_TOKENS, source, seed, inputs)
     run.keep_best_on = settings.keep_best_on
@@ -187,7 +199,8 @@ def train_arm(workspace: Workspace, ranks: Ranks, name: str, settings: ArmConfig
     scores = workspace.open_scores(reference, corpus) if ranks.first(usable) else None
     joined_hash = scores.manifest.content_hash if scores is not None else None
     inputs = workspace.arm_inputs(settings, workspace.fingerprint(base), corpus.manifest.content_hash, joined_hash)
-    directory = workspace.arm(name)
+    directory, asked, width = workspace.arm(name), settings.precision, partial(hidden_size, base)
+    settings, inputs = settle(settings, inputs, directory, resume, ranks, workspace.device, width)
 
     def load() -> SplitModel:
         check_budget(name, settings, settings.selection, corpus.seq_len, corpus.manifest.rows, ranks.size)
@@ -197,6 +210,7 @@ def train_arm(workspace: Workspace, ranks: Ranks, name: str, settings: ArmConfig
     if ready is None:
         say(f"pretrain {name}: complete, skipped")
         return
+    tell(name, asked, settings.precision, workspace.device, width)
     seed = seed_of(workspace, settings, "arms")
     source = OneSet(_reader(workspace, corpus, scores), seed, settings.loader_threads)
     train(_run(workspace, ranks, name, directory, ready, settings, settings.selection, source, seed, inputs))
@@ -222,9 +236,8 @@ def _reader(workspace: Workspace, tokens: TokenSet, scores: ScoreSet | None = No
 
 def _load(workspace: Workspace, ranks: Ranks, source: ModelSource, settings: TrainingConfig, sets: list[TokenSet]) -> SplitModel:
     """The model to train, checked: on its device, or, of several ranks, on the CPU, from where each takes its part."""
-    dtype = "bfloat16" if settings.precision == "bfloat16" else "float32"
     device = workspace.device if ranks.size == 1 else "cpu"
-    split = SplitModel(load_model(source, dtype, device), workspace.config.data.intra_document_mask)
+    split = SplitModel(load_model(source, weights_of(settings.precision), device), workspace.config.data.intra_document_mask)
     refuse_auxiliary_loss(split.model, source.path)
     for tokens in sets:
         refuse_ids_beyond(tokens.manifest.format["max_id"], split.vocab_size, source.path)

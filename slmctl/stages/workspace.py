@@ -19,6 +19,7 @@ from slmctl.model.source import ModelSource, local_copy, model_fingerprint
 from slmctl.stages.checked import Checked
 from slmctl.stages.folders import DONE, INPUTS, SETS, Folders
 from slmctl.stages.gone import Kept, fewer_than_made, inputs_here
+from slmctl.stages.precisions import as_recorded
 from slmctl.storage import Folder
 from slmctl.store.manifest import Manifest, differences, exists, load_manifest
 from slmctl.store.order import ORDER_VERSION
@@ -136,8 +137,8 @@ class Workspace(Folders):
         advice = "Run `slmctl train-base` again."
         if not (self.base / DONE).is_file():
             raise InputError(f"{self.base} is absent or not complete. Run `slmctl train-base` first.")
-        wanted = self.base_inputs()
         made = read_json(self.base / INPUTS)
+        wanted = as_recorded(self.base_inputs(), made)
         path = str(self.base_model)
         found = {**{k: made.get(k) for k in wanted}, "tokenizer": load_tokenizer(path).fingerprint()}
         self.refuse("base", found, {**wanted, "tokenizer": self.tokenizer().fingerprint()}, advice)
@@ -200,8 +201,8 @@ class Workspace(Folders):
         if given == "reference":
             if not (self.reference / DONE).is_file():
                 raise InputError(f"{self.reference} is absent or not complete. Run `slmctl train-ref` first.")
-            wanted = self.reference_inputs()
             made = read_json(self.reference / INPUTS)
+            wanted = as_recorded(self.reference_inputs(), made)
             self.refuse("reference", {k: made.get(k) for k in wanted}, wanted, "Run `slmctl train-ref` again.")
             return ModelSource(str(self.reference), attn_implementation=attention)
         model = ReferenceModel(path=given) if isinstance(given, str) else given
@@ -324,6 +325,7 @@ class Workspace(Folders):
         self.locks.hold(f"scores/{name}")
         found = ScoreSet(self.scores(name), tokens)
         made = found.manifest.made_from
+        wanted = as_recorded(wanted, made)
         self.refuse(f"scores/{name}", {k: made.get(k) for k in wanted}, wanted, "Run `slmctl score` again.")
         return found
 

@@ -68,7 +68,7 @@ def _output(folder: Path, *command: str) -> str:
     return asked.stdout.strip()
 
 
-def write_environment(path: Path, ranks: Ranks, device: str) -> None:
+def write_environment(path: Path, ranks: Ranks, device: str, precision: str) -> None:
     """Appends a line to `path`, one a start."""
     with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(describe_environment(ranks, device)) + "\n")
+        file.write(json.dumps({**describe_environment(ranks, device), "precision": precision}) + "\n")

@@ -191,7 +191,7 @@ class Trainer:
             stack.callback(self.hang.close)
             stack.callback(self.checkpoints.wait)
             if self.ranks.is_first:
-                write_environment(run.directory / "environment.jsonl", self.ranks, run.device)
+                write_environment(run.directory / "environment.jsonl", self.ranks, run.device, run.settings.precision)
             if progress.step:
                 say(f"{run.name}: resuming after step {progress.step} of {self.steps}")
             self._steps()
@@ -348,10 +348,11 @@ class Trainer:
         found = all_checkpoints(self.checkpoints.root)
         last = f"the last good checkpoint is {found[-1]}" if found else "no checkpoint was saved yet"
         row = f", the {guard.skipped_in_a_row}th in a row" if guard.lost else ""
+        exact = settings.precision == "float32"
+        ways = "Lower lr or raise warmup," if exact else "Lower lr, raise warmup, or use precision: float32,"
         raise TrainingError(
-            f"{self.run.name}: step {step} {what} ({figures}){row}; the step was not taken, and {last}. Lower lr, raise warmup, "
-            "or use precision: float32, and run again: a changed setting starts this run anew and keeps its old folder under "
-            "stale/."
+            f"{self.run.name}: step {step} {what} ({figures}){row}; the step was not taken, and {last}. {ways} and run again: "
+            "a changed setting starts this run anew and keeps its old folder under stale/."
         )
 
     def judge(self, shifted: dict[int, float], tokens: int) -> None:

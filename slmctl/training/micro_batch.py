@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from slmctl.config import TrainingConfig
-from slmctl.evaluation.heldout import autocast
 from slmctl.memory import memory_available, processes_here
 from slmctl.model.losses import head_memory
+from slmctl.model.precision import autocast
 from slmctl.selection.select import selected_count
 from slmctl.training.batches import Batcher
 from slmctl.training.parallel import reshard

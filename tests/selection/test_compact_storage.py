@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from slmctl.selection.storage import COMPACT_BITS, keep_mantissa_bits, share_replaced
+from slmctl.selection.storage import COMPACT_BITS, excess_given_up, keep_mantissa_bits, loss_differences, share_replaced
 
 EVERY = np.arange(0x7C00, dtype=np.uint16).view(np.float16)
 """Every non-negative finite float16."""
@@ -68,3 +68,37 @@ def test_the_share_replaced_is_none_of_equal_masks_and_all_of_disjoint_ones() ->
     assert share_replaced(mask, ~mask) == 1.0
     assert share_replaced(mask, np.ones_like(mask)) == 0.0
     assert share_replaced(np.zeros_like(mask), mask) == 0.0
+
+
+@given(st.integers(1, 40), st.integers(0, 2**31), st.floats(0.05, 1.0))
+def test_differences_and_what_is_given_up_equal_loops(n: int, seed: int, share: float) -> None:
+    rng = np.random.default_rng(seed)
+    exact, other = (rng.normal(size=n).astype(np.float32) for _ in range(2))
+    valid = rng.random(n) < 0.9
+    valid[0] = True
+    at = [i for i in range(n) if valid[i]]
+    off = sorted(abs(float(other[i]) - float(exact[i])) for i in at)
+    place = 0.99 * (len(off) - 1)
+    low = int(place)
+    high = off[low] + (place - low) * (off[min(low + 1, len(off) - 1)] - off[low])
+    middle = (off[(len(off) - 1) // 2] + off[len(off) // 2]) / 2
+    assert loss_differences(exact, other, valid) == pytest.approx((middle, high), rel=1e-9, abs=1e-12)
+
+    count = max(1, int(share * len(at)))
+    best = sorted(at, key=lambda i: -float(exact[i]))[:count]
+    chosen = sorted(at, key=lambda i: -float(other[i]))[:count]
+    masks = [np.array([i in picked for i in range(n)]) for picked in (best, chosen)]
+    mean = {
+        k: sum(float(exact[i]) for i in picked) / len(picked) for k, picked in (("best", best), ("chosen", chosen), ("all", at))
+    }
+    gained = mean["best"] - mean["all"]
+    wanted = (mean["best"] - mean["chosen"]) / gained if gained > 1e-9 else 0.0
+    assert excess_given_up(exact, *masks, valid) == pytest.approx(wanted, rel=1e-6, abs=1e-9)
+
+
+def test_the_same_selection_gives_nothing_up_and_a_blind_one_all() -> None:
+    excess = np.array([4.0, 0.0, 2.0, 2.0])
+    best, valid = np.array([True, False, False, False]), np.ones(4, bool)
+    assert excess_given_up(excess, best, best, valid) == 0.0
+    assert excess_given_up(excess, best, np.array([False, False, True, False]), valid) == 1.0, "what all tokens have on average"
+    assert excess_given_up(np.ones(4), best, ~best, valid) == 0.0, "nothing is gained, so nothing can be lost"

@@ -427,3 +427,37 @@ def test_of_configurations_that_are_not_known_nothing_is_said(tmp_path):
         texts.append(console.export_text())
         (paths[0] / "config.resolved.yaml").unlink(missing_ok=True)
     assert ["The configurations do not differ." in text for text in texts] == [True, False]
+
+
+def test_what_auto_was_on_other_machines_is_told_and_is_no_seed(tmp_path: Path) -> None:
+    def here(precision: str) -> Any:
+        def change(results: dict[str, Any], config: dict[str, Any]) -> None:
+            results["precisions"] = {"evaluation": "float32", "reference": precision, "scores": {"curated": precision}}
+            for arm in results["arms"].values():
+                arm["settings"]["precision"] = precision
+            config["pretrain"]["precision"] = "auto"
+
+        return change
+
+    one = make_run(tmp_path, "laptop", change=here("float32"))
+    other = make_run(tmp_path, "cluster", seed=1, change=here("bf16_autocast"))
+    found = compared(one, other)
+    told = [w for w in found["warnings"] if "precision" in w]
+    assert [w.partition(" is in other precision (laptop: float32, cluster: bf16_autocast)")[0] for w in told] == [
+        "the reference",
+        "score set curated",
+        "arm slm",
+        "arm clm",
+    ]
+    assert all(g["n"] == 1 for g in found["seeds"]), "runs in different arithmetic are summed up as seeds"
+    same = compared(one, make_run(tmp_path, "again", seed=1, change=here("float32")))
+    assert not [w for w in same["warnings"] if "precision" in w]
+    assert [g["n"] for g in same["seeds"]] == [2, 2]
+
+
+def test_a_reference_in_another_precision_makes_other_slm_arms_but_no_other_controls(tmp_path: Path) -> None:
+    def reference_in(precision: str) -> Any:
+        return lambda results, _: results.update(precisions={"reference": precision, "scores": {"curated": "float32"}})
+
+    runs = [make_run(tmp_path, p, seed=i, change=reference_in(p)) for i, p in enumerate(("float32", "bfloat16"))]
+    assert {g["arm"]: g["n"] for g in compared(*runs)["seeds"]} == {"slm": 1, "clm": 2}

@@ -11,7 +11,11 @@ import pytest
 from evaluated_pipeline import ARMS, STEPS, results_of
 
 from slmctl.errors import CorruptError, Interrupted
+from slmctl.files import read_json, write_json
+from slmctl.stages import compare_arms, precisions
+from slmctl.stages import evaluate as evaluating
 from slmctl.stages import measure as measuring
+from slmctl.stages.compare_arms import warn_of_precisions
 from slmctl.stages.evaluate import evaluate
 from slmctl.stages.report import report
 from slmctl.stages.train import pretrain
@@ -315,3 +319,33 @@ def test_scores_that_were_made_again_since_are_not_taken_for_the_arms_own(own_co
     assert "fixed_mask" not in found
     assert found["matrix"] == {}
     assert np.sum([c["tokens"] for c in found["dynamics"]["slm"]["categories"].values()]) == found["tokens"]
+
+
+# --- precision: auto ---
+
+
+def test_auto_keeps_what_results_were_measured_in_and_they_say_so(own_copy, measured, monkeypatch):
+    monkeypatch.setattr(precisions, "gains_by_bf16", lambda _device, _width: True)
+    workspace = own_copy.open(lambda s: s["eval"].update(precision="auto"))
+    evaluate(workspace)
+    assert not measured, "float32 results that are there are good for auto"
+    found = results_of(workspace)["precisions"]
+    assert found == {"evaluation": "float32", "base": "float32", "reference": "float32", "scores": {"curated": "float32"}}
+    assert evaluating._precision(workspace, workspace.base_source()) == "float32"
+    (workspace.evaluation / "inputs.json").unlink()
+    assert evaluating._precision(workspace, workspace.base_source()) == "bfloat16", "nothing is begun yet"
+    write_json(workspace.evaluation / "under_way.json", {"settings": {"precision": "float32"}})
+    assert evaluating._precision(workspace, workspace.base_source()) == "float32", "what is half made goes on as it began"
+
+
+def test_arms_of_different_precisions_are_told(own_copy, capsys):
+    workspace = own_copy.open()
+    assert warn_of_precisions(workspace, list(ARMS)) == []
+    file = workspace.arm("clm") / "inputs.json"
+    made = read_json(file)
+    write_json(file, {**made, "settings": {**made["settings"], "precision": "bf16_autocast"}})
+    (note,) = warn_of_precisions(workspace, list(ARMS))
+    assert "different precisions (float32: slm, random; bf16_autocast: clm)" in note
+    assert note in capsys.readouterr().err.replace("\n", " ")
+    own_copy.settings["pretrain"]["precision"] = "auto"
+    assert compare_arms.warn_of_changes(own_copy.open(), "clm") == [], "auto is whatever an arm was trained in"
