@@ -6,7 +6,7 @@ python benchmarks/precision.py speed                                         # r
 selection: losses of CONFIG's base (as the live model) and reference in float32, bf16_autocast and bfloat16 on rows of its
 corpus, in all nine pairs, beside the selection by float32 losses; and the figures of `slmctl inspect --storage`.
 speed: CPU seconds of forward passes and of training steps of Llama-style models of random weights, in the three precisions in
-turns (the fastest of four), on one thread, by hidden size; once as the CPU is, and once for each narrower instruction set,
+turns (the fastest of three), on one thread, by hidden size; once as the CPU is, and once for each narrower instruction set,
 which oneDNN is told to keep to.
 """
 
@@ -31,7 +31,7 @@ from slmctl.stages import storage_costs
 from slmctl.stages.storage_costs import PRECISIONS, change, measured, passes, take_sample
 from slmctl.stages.workspace import Workspace
 
-SHAPES = {64: (2, 128, 8), 128: (3, 128, 8), 256: (4, 256, 8), 512: (4, 256, 4), 1024: (2, 256, 4)}
+SHAPES = {64: (2, 128, 8), 128: (3, 128, 8), 256: (4, 256, 8), 512: (3, 256, 4), 1024: (2, 256, 2)}
 """Hidden size to blocks, tokens in a row and rows."""
 SETS = {"amx": "", "avx512_bf16": "AVX512_CORE_BF16", "avx512": "AVX512_CORE", "avx2": "AVX2"}
 """Instruction sets by oneDNN's name for the widest that it may use; empty is whatever the CPU has."""
@@ -85,7 +85,7 @@ def seconds_of(width: int, training: bool) -> dict[str, Any]:
     models["bf16_autocast"] = models["float32"]
     ids = torch.randint(0, 4096, (rows, seq_len))
     best = dict.fromkeys(PRECISIONS, float("inf"))
-    for turn in range(5):
+    for turn in range(4):
         for precision in PRECISIONS:
             started = time.process_time()
             with autocast("cpu", precision == "bf16_autocast"), contextlib.nullcontext() if training else torch.no_grad():

@@ -319,7 +319,7 @@ class ScoreConfig(Section):
     """float32, float32 weights with bfloat16 arithmetic, or all in bfloat16 (half the memory). auto: bf16_autocast on a GPU from
     compute capability 8.0 on, where float32 may take 16 times as long, else float32; all workers take what the set was planned
     with. Each moves a selection; how far, `slmctl inspect CONFIG scores/NAME --storage` measures. Of SmolLM2-135M's top 60%
-    beside a near twin bf16_autocast replaces 5.8%, bfloat16 6.5%, storing float16 0.06% (benchmarks/README.md)."""
+    beside a near twin bf16_autocast replaces 5.0%, bfloat16 5.7%, storing float16 0.06% (benchmarks/README.md)."""
     batch_rows: Rounding[PositiveInt] = 8
     """Rows in one forward pass."""
 

@@ -158,7 +158,7 @@ def test_two_tasks_of_one_name(tmp_path: Path, tasks: str, name: str) -> None:
         ("dynamics_tokens: 0", "eval.dynamics_tokens: Input should be greater than 0 (found 0)"),
         ("highlighted: -1", "eval.highlighted: Input should be greater than or equal to 0 (found -1)"),
         ("checkpoint: true", "eval.checkpoint: unknown key; did you mean 'checkpoints'?"),
-        ("precision: bf16_autocast", "eval.precision: 'bf16_autocast' is not one of 'float32' or 'bfloat16'"),
+        ("precision: bf16_autocast", "eval.precision: 'bf16_autocast' is not one of 'auto', 'float32' or 'bfloat16'"),
         ("heldout: [other]", "eval.heldout: 'other' is not a set of data.heldout (there are: target)"),
         ("tasks: rho-math", "eval.tasks: Input should be a valid list (found 'rho-math')"),
     ],
