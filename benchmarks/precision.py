@@ -57,9 +57,9 @@ def selection(config: Path, which: str, rows: int, seconds: float) -> dict[str, 
     }  # fmt: skip
 
 
-def speed() -> dict[str, Any]:
+def speed(sets: list[str]) -> dict[str, Any]:
     found = {}
-    for name, narrowest in SETS.items():
+    for name, narrowest in ((n, SETS[n]) for n in sets):
         env = {**os.environ, "OMP_NUM_THREADS": "1", **({"ONEDNN_MAX_CPU_ISA": narrowest} if narrowest else {})}
         command = [sys.executable, __file__, "speed-here"]
         found[name] = json.loads(subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout)
@@ -106,6 +106,7 @@ def main() -> None:
     parser.add_argument("which", nargs="?", default="scores/curated")
     parser.add_argument("--rows", type=int, default=48)
     parser.add_argument("--seconds", type=float, default=3600.0)
+    parser.add_argument("--sets", nargs="*", choices=list(SETS), default=list(SETS))
     parser.add_argument("--model", help="what the models are, in words, for the record")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "precision.json")
     args = parser.parse_args()
@@ -115,8 +116,10 @@ def main() -> None:
     if args.what == "selection":
         found = {"model": args.model, **selection(args.config, args.which, args.rows, args.seconds)}
     else:
-        found = {"torch": torch.__version__, "machine": platform.machine(), "by_instruction_set": speed()}
+        found = {"torch": torch.__version__, "machine": platform.machine(), "by_instruction_set": speed(args.sets)}
     kept = json.loads(args.output.read_text()) if args.output.is_file() else {}
+    if args.what == "speed":  # those of other instruction sets stay
+        found["by_instruction_set"] = {**kept.get("speed", {}).get("by_instruction_set", {}), **found["by_instruction_set"]}
     args.output.write_text(json.dumps({**kept, args.what: found}, indent=1) + "\n")
 
 
