@@ -33,7 +33,7 @@ from slmctl.stages.workspace import Workspace
 
 SHAPES = {64: (2, 128, 8), 128: (3, 128, 8), 256: (4, 256, 8), 512: (3, 256, 4), 1024: (2, 256, 2)}
 """Hidden size to blocks, tokens in a row and rows."""
-SETS = {"amx": "", "avx512_bf16": "AVX512_CORE_BF16", "avx512": "AVX512_CORE", "avx2": "AVX2"}
+SETS = {"amx": "", "avx512_bf16": "AVX512_CORE_BF16", "avx512": "AVX512_CORE"}
 """Instruction sets by oneDNN's name for the widest that it may use; empty is whatever the CPU has."""
 
 

@@ -74,7 +74,7 @@ def rolling_nats(workspace, model, name, window):
 def test_every_key_is_there_and_no_other(results):
     assert set(results) == {
         *("schema", "pipeline", "seed", "target", "notes", "versions", "level", "models", "arms", "differences"),
-        *("task_differences", "costs", "diagnostics", "sweeps", "seeds", "alarms", "contamination", "threads"),
+        *("task_differences", "costs", "diagnostics", "sweeps", "seeds", "alarms", "contamination", "precisions", "threads"),
         *("sets", "made_on"),
     }
     assert (results["schema"], results["pipeline"], results["target"], results["level"]) == (2, "tiny", "target", 0.95)
