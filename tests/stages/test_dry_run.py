@@ -18,6 +18,7 @@ from slmctl.cli import main
 from slmctl.config_file import check
 from slmctl.errors import ConfigError
 from slmctl.files import read_json
+from slmctl.model import precision
 from slmctl.stages import dry_run as dry
 from slmctl.stages.dry_run import Planned, plan_run, show
 
@@ -220,3 +221,21 @@ def test_a_model_of_the_hub_is_not_fetched(tmp_path: Path) -> None:
     found = plan_run(check(settings, "tiny"))
     assert tree(tmp_path) == before
     assert "pretrain/slm" in found.not_estimated
+
+
+def test_what_auto_took_is_kept_and_only_what_changes_otherwise_takes_another(evaluated: Made, monkeypatch: Any) -> None:
+    monkeypatch.setattr(precision, "AMX_WIDTH", 1)
+    monkeypatch.setattr(precision, "has_amx", lambda: True)  # a machine that would take bf16_autocast
+
+    def auto(settings: dict[str, Any]) -> None:
+        for section in (
+            settings["model"]["scratch"]["train"],
+            *(settings[n] for n in ("reference", "score", "pretrain", "eval")),
+        ):
+            section["precision"] = "auto"
+
+    assert set(actions(planned(evaluated, auto)).values()) == {"skipped"}
+    found = planned(evaluated, lambda s: (auto(s), s["pretrain"]["arms"]["random"].update(lr=0.5)))
+    assert actions(found)["pretrain/random"] == "made anew"
+    assert 'was "float32", is now "bf16_autocast"' in why(found, "pretrain/random")
+    assert {a for label, a in actions(found).items() if label not in ("pretrain/random", "eval")} == {"skipped"}
