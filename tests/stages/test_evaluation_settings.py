@@ -70,7 +70,7 @@ def test_one_arm_alone(own_copy, arm):
 
     found = evaluated_anew(own_copy.open(only))
     assert list(found["models"]) == ["base", "reference", arm]
-    assert {(d["a"], d["b"]) for d in found["differences"]} == {(arm, "base")}
+    assert {(d["a"], d["b"]) for d in found["differences"]} == {(arm, "base"), ("reference", "base")}
     assert ("control" in found["arms"][arm]) == (arm == "clm")
     assert ("fixed_mask" in found["diagnostics"]) == (arm == "slm")
 
