@@ -116,7 +116,7 @@ def test_a_base_in_bfloat16_is_one_and_reference_and_arms_of_auto_accept_it(cpu,
     scratch = {"train": {"precision": "bfloat16", "tokens": None, "steps": 1}}
     workspace = pipeline("bf16", {"model": {"scratch": scratch}})
     train_base(workspace)
-    assert {t.dtype for t in load_file(workspace.base / "model" / "model.safetensors").values()} == {torch.bfloat16}
+    assert {t.dtype for t in load_file(workspace.base_model / "model.safetensors").values()} == {torch.bfloat16}
     workspace.config.model.scratch.train = workspace.config.model.scratch.train.model_copy(update={"precision": "auto"})
     workspace.base_source()  # raises where it is held for a base of other settings
 

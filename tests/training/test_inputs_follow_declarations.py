@@ -63,7 +63,7 @@ VALUES: dict[type, tuple[str, dict[str, Any]]] = {
         {
             **{"target": "general", "heldout": ["target"], "contamination": "off", "contamination_overlap": 0.6},
             **{"precision": "bfloat16", "batch_rows": 3, "level": 0.9, "checkpoints": False, "dynamics": False},
-            **{"dynamics_tokens": 512, "highlighted": 3},
+            **{"dynamics_tokens": 512, "highlighted": 3, "rolling": False},
         },
     ),
     config_eval.TaskConfig: (
@@ -90,7 +90,7 @@ VALUES: dict[type, tuple[str, dict[str, Any]]] = {
     ),
     config_eval.HarnessConfig: (
         "eval.tasks",
-        {"harness": "boolq", "data": "{texts}/target.jsonl", "shots": 2, "limit": 3, "batch_size": 3},
+        {"harness": "boolq", "data": "{texts}/target.jsonl", "shots": 2, "limit": 3, "seed": 5, "batch_size": 3},
     ),
 }
 """Where a section is, and a value to try of each of its fields."""
