@@ -53,7 +53,7 @@ def test_measuring_leaves_no_trace_in_the_run(arm, dropout, pipeline, monkeypatc
     def made(name):
         workspace = pipeline(name, {"accept_mismatch": ["reference:base.config.json"]})
         if dropout:
-            path = workspace.base / "model" / "config.json"
+            path = workspace.base_model / "config.json"
             path.write_text(json.dumps({**json.loads(path.read_text()), "attention_dropout": 0.3}))
         return result(train_arm(workspace, arm))
 

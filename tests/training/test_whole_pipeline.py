@@ -61,7 +61,7 @@ def test_results_equal_the_models_own_whole_logits_losses(finished):
         facts, last = results["arms"][arm], read_log(workspace.arm(arm) / "metrics.jsonl")[-1]
         assert (facts["tokens_seen"], facts["tokens_selected"]) == (last["tokens_seen"], last["tokens_selected"])
         assert facts["control"]["arm"] == "clm"
-        assert facts["control"]["target_loss"] == results["arms"]["clm"]["evals"][-1]["heldout"]["target"]
+        assert facts["control"]["target_loss"] == results["models"]["clm"]["heldout"]["target"]["loss"]
     assert results["costs"]["reference_tokens"] > 0
     assert results["costs"]["scored_tokens"]["curated"] > 0
     assert page.is_file()
