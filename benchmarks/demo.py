@@ -2,9 +2,8 @@
 
     python benchmarks/demo.py [--seeds 1,2] [--output-dir runs/demo-seeds]
 
-Writes `results/demo.json`: the results of `slmctl eval` without the figures of single documents and tokens, the noise that each arm
-trained on, and the seconds that each command took. Beside other work, or for a run that others can compare to the bit, set
-OMP_NUM_THREADS.
+Writes `results/demo.json`: the results of `slmctl eval` without the figures of single documents and tokens, the noise that each
+arm trained on, and the seconds that each command took. For a run that others can compare to the bit, set OMP_NUM_THREADS.
 """
 
 from __future__ import annotations
@@ -20,7 +19,20 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-KEPT = ("schema", "pipeline", "seed", "target", "level", "versions", "models", "costs", "differences", "seeds", "contamination", "alarms")
+KEPT = (
+    "schema",
+    "pipeline",
+    "seed",
+    "target",
+    "level",
+    "versions",
+    "models",
+    "costs",
+    "differences",
+    "seeds",
+    "contamination",
+    "alarms",
+)
 OF_AN_ARM = (
     *("selection", "seed", "steps", "tokens_seen", "tokens_selected", "training_seconds", "flops", "evals", "selected"),
     *("control", "clipped", "precision"),
