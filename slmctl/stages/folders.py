@@ -23,7 +23,7 @@ from slmctl.config import PipelineConfig
 from slmctl.config_file import dump_config
 from slmctl.console import say
 from slmctl.errors import ConfigError, InputError, MismatchError, SlmError
-from slmctl.files import HashCache, is_temporary, publishing, read_json, sweep, why_no_folder, write_json
+from slmctl.files import HashCache, disk_errors, is_temporary, publishing, read_json, sweep, why_no_folder, write_json
 from slmctl.stages.changes import changes, few
 from slmctl.stages.locks import Locks
 from slmctl.stages.stale import ACCEPTED as ACCEPTED
@@ -154,7 +154,10 @@ class Folders:
             sweep(directory)
             if not set(self.accepted) <= set(found.get(ACCEPTED, [])):
                 write_json(path, {**found, ACCEPTED: sorted({*self.accepted, *found.get(ACCEPTED, [])})})
-            return (directory / last).is_file()
+            if not (directory / last).is_file():
+                return False
+            self.locks.share(str(label))  # what was taken back, and is complete
+            return True
         if self.accepted:
             inputs = {**inputs, ACCEPTED: sorted(self.accepted)}
         if directory.is_dir() and any(directory.iterdir()):
@@ -164,6 +167,8 @@ class Folders:
                 if (former / name).is_dir():
                     directory.mkdir(exist_ok=True)
                     os.replace(former / name, directory / name)
+        with disk_errors(directory):  # by which this output_dir is known again, should nothing be completed
+            (self.root / ".cache" / "locks").mkdir(parents=True, exist_ok=True)
         write_json(path, inputs)
         return False
 

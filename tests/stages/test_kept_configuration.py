@@ -88,6 +88,16 @@ def test_a_first_command_that_fails_is_in_the_way_of_nothing(tmp_path: Path) -> 
     assert kept(root) == before, "a command that makes nothing leaves it, too"
 
 
+def test_a_first_command_that_fails_with_a_store_elsewhere_is_in_the_way_of_nothing(tmp_path: Path) -> None:
+    settings = {**tiny_settings(tmp_path), "store_dir": str(tmp_path / "store")}
+    (tmp_path / "corpus.jsonl").write_text('{"txt": "a"}\n', encoding="utf-8")
+    with pytest.raises(InputError):
+        prepare(Workspace(check(settings, "tiny")).open())
+    write_jsonl(tmp_path / "corpus.jsonl", sentences(2, 20))
+    prepare(Workspace(check(settings, "tiny")).open())
+    assert (tmp_path / "run" / "config.resolved.yaml").is_file()
+
+
 def test_files_of_others_are_refused_and_nothing_is_written_beside_them(tmp_path: Path) -> None:
     settings = tiny_settings(tmp_path)
     theirs = tmp_path / "run" / "eval" / "mine.py"

@@ -151,6 +151,16 @@ def test_nothing_changes_places_under_a_process_that_works_there(own_copy: Made,
     assert (stale / "done.json").is_file()
 
 
+def test_others_may_read_what_a_process_has_taken_back(own_copy: Made, monkeypatch: Any) -> None:
+    swap(own_copy.root / "run", "reference")
+    training.train_reference(own_copy.open())
+    others: dict[Path, Any] = {}
+    with monkeypatch.context() as as_another_process:
+        as_another_process.setattr(locks_module, "_held", others)
+        training.train_reference(own_copy.open())
+    assert any(path.name == "reference.lock" for path in others)
+
+
 def test_a_set_that_is_not_complete_is_taken_back_with_the_shards_it_has(store: Store, capsys: Any) -> None:
     store.copy(scored=False)
     stale = swap(store.store, CORPUS, "plan.json")
