@@ -37,6 +37,10 @@ def lay_out(model: SplitModel, settings: TrainingConfig, ranks: Ranks, device: s
     if settings.activation_checkpointing != "off":
         recompute(blocks_of(model), every=1 if settings.activation_checkpointing == "full" else 2)
     if compiled:
+        if model.draws:
+            from torch._inductor import config as inductor  # which takes a second to load
+
+            inductor.fallback_random = True  # dropout's masks are then those of blocks that are not compiled
         for block in blocks_of(model):
             block.compile()
         say("compile: each kind of block is compiled in the first steps, which take longer for it")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -11,11 +12,12 @@ import transformers as tf
 from test_training_loop import result, train_arm
 from torch.nn import functional
 
-from slmctl.config import SelectionConfig
+from slmctl.config import SelectionConfig, TrainingConfig
 from slmctl.model.split import SplitModel
 from slmctl.store.order import mix_seed
 from slmctl.training.batches import Batcher
-from slmctl.training.parallel import blocks_of, recompute
+from slmctl.training.parallel import blocks_of, lay_out, recompute
+from slmctl.training.ranks import Ranks
 from slmctl.training.selective import Objective
 
 ROWS, SEQ_LEN, SEED, STEP = 8, 12, 5, 2
@@ -88,6 +90,17 @@ def test_recomputed_activations_have_the_same_masks(source):
     split = make()
     recompute(blocks_of(split), every=1)
     assert_equal(gradients(split, source, micro_rows=4), wanted)
+
+
+@pytest.mark.skipif(shutil.which("c++") is None and shutil.which("g++") is None, reason="no C++ compiler")
+def test_compiled_blocks_have_the_same_masks(source):
+    wanted, selected = gradients(make(), source)
+    split = make()
+    lay_out(split, TrainingConfig(steps=1, compile=True), Ranks(), "cpu")
+    found, selected_too = gradients(split, source)
+    assert (selected == selected_too).all(), "other tokens are selected"
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-6, atol=1e-9)
 
 
 def test_rows_and_steps_have_masks_of_their_own(source):
