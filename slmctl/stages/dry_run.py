@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -100,7 +101,7 @@ def plan_run(config: PipelineConfig) -> Planned:
         problems = [*(m for m in seen.mistakes if m not in alike), *_that_matter(workspace, seen.wrong, decisions), *problems]
         estimator = Estimator(workspace, decisions)
         stages = [(d, estimator.of(d)) for d in decisions.values()]
-        problems += estimator.problems
+        problems += [*estimator.problems, *_unwritable(workspace)]
         told, elsewhere = list(dict.fromkeys(problems)), config.store_dir is not None
         return Planned(stages, told, alike, estimator.how, _free(workspace), elsewhere)
 
@@ -194,10 +195,24 @@ def _that_matter(workspace: Looking, wrong: list[str], decisions: dict[str, Deci
     return [line for line in wrong if not line.startswith(tuple(f"{k}{end}" for k in kept for end in (":", ".")))]
 
 
-def _free(workspace: Looking) -> int | None:
-    place = workspace.root.absolute()
+def _existing(place: Path) -> Path:
+    """A folder, or the first above it that is there."""
+    place = place.absolute()
     while not place.exists():
         place = place.parent
+    return place
+
+
+def _unwritable(workspace: Looking) -> list[str]:
+    """Says that nothing can be written where every run writes at least its locks and its report."""
+    place = _existing(workspace.root)
+    if os.access(place, os.W_OK | os.X_OK):
+        return []
+    return [f"cannot write to {place}. Choose another output_dir, or change its rights."]
+
+
+def _free(workspace: Looking) -> int | None:
+    place = _existing(workspace.root)
     try:
         return shutil.disk_usage(place).free
     except OSError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -171,6 +172,15 @@ def test_problems_are_listed_and_end_with_2(own_copy: Made, tmp_path: Path, caps
         assert text in said
     assert said.count("corpus.jsonl does not exist") == 1, "each mistake once"
     assert tree(tmp_path) == before
+
+
+def test_a_place_that_cannot_be_written_is_a_problem(evaluated: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert planned(evaluated).problems == []
+    access = os.access  # which lets root write wherever the disk itself allows it
+    monkeypatch.setattr(os, "access", lambda place, how: not how & os.W_OK and access(place, how))
+    assert planned(evaluated).problems == [
+        f"cannot write to {evaluated.root / 'run'}. Choose another output_dir, or change its rights."
+    ]
 
 
 def test_identical_arms_are_a_warning(evaluated: Made) -> None:
