@@ -111,9 +111,10 @@ class Record:
     kind: str
 
     def read(self, of: int) -> int | None:
-        """None where nothing was chosen yet, or from another number of cores."""
-        found = self._all().get(self.kind, {})
-        return int(found["threads"]) if found.get("of") == of else None
+        """None where nothing was chosen yet, or from another number of cores, or what is kept is no number of threads."""
+        found = self._all().get(self.kind)
+        threads = found.get("threads") if isinstance(found, dict) and found.get("of") == of else None
+        return threads if isinstance(threads, int) and 0 < threads <= of else None
 
     def keep(self, choice: Choice) -> None:
         with suppress(OSError, SlmError):  # it is measured again

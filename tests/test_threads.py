@@ -180,3 +180,10 @@ def test_the_share_of_time_without_a_core_is_told(tmp_path):
     file.write_text("900 6000000000 9\n")
     assert (crowding.share(), crowding.seconds()) == (0.4, 10.0)
     assert Crowding(tmp_path / "no-linux", lambda: now[0]).share() is None
+
+
+@pytest.mark.parametrize("kept", [[], {"arms": 3}, {"arms": {"of": 4, "threads": "x"}}, {"arms": {"of": 4, "threads": 9}}])
+def test_a_record_that_names_no_number_is_as_none(kept, tmp_path):
+    path = tmp_path / "threads.json"
+    path.write_text(json.dumps(kept), encoding="utf-8")
+    assert Record(path, "arms").read(4) is None
