@@ -15,7 +15,9 @@ _DENIED = re.compile(
     r"\b(?:not|\w+n't|nor|neither|never|except|excluding|besides|unlike|without|instead\s+of|rather\s+than|(?:other|more|less|fewer|longer|shorter|greater)\s+than|"
     r"(?:all|any|anything|everything)\s+but)\s+(?:for\s+|the\s+|an?\s+)*$"
 )
-_WITH = re.compile(r"\s*(?:,\s*)?(?:and|or|nor|plus|&|as\s+well\s+as)\s+(?:the\s+|an?\s+)?[^\s,]+(?:\s+[^\s,]+)?\s*")
+_WITH = re.compile(
+    r"\s*(?:,\s*)?(?:and|or|nor|plus|&|as\s+well\s+as)\s+(?!not\b|nothing\b)(?:the\s+|an?\s+)?[^\s,]+(?:\s+[^\s,]+)?\s*"
+)
 _JOINED_TO = re.compile(rf"\d\s*(?:{'|'.join(sorted(UNIT_WORDS))})?s?\s*(?:,\s*)?(?:and\s+)?$|[-+*/x×]\s*$")
 _GOES_ON = re.compile(r"\s*(?:[-+*×=^:%/]|x\s*\d)")
 
@@ -47,22 +49,21 @@ def option(text: str, choices: tuple[str, ...]) -> str | None:
     names no "2 hours", "not swimming" no swimming."""
     bare = bare_text(text)
     equal = [c for c in choices if bare_text(c) == bare]
-    named = [c for c in choices if bare_text(c) and _names(bare, bare_text(c))]
+    found = {c: _places(bare, bare_text(c)) for c in choices if bare_text(c)}
+    named = [c for c, places in found.items() if places]
     longest = [c for c in named if not any(c != d and bare_text(c) in bare_text(d) for d in named)]
-    return equal[0] if len(equal) == 1 else longest[0] if len(longest) == 1 else None
+    alone = [c for c in longest if any(_WITH.fullmatch(bare[end:]) is None for end in found[c])]
+    return equal[0] if len(equal) == 1 else alone[0] if len(longest) == len(alone) == 1 else None
 
 
-def _names(text: str, option: str) -> bool:
-    return any(
-        not _is_part(text[: m.start()], option, text[m.end() :])
-        for m in re.finditer(rf"(?<![\w.]){re.escape(option)}(?![\w])", text)
-    )
+def _places(text: str, option: str) -> list[int]:
+    """Where an option's text ends within another, as far as it is neither denied nor part of another quantity."""
+    places = re.finditer(rf"(?<![\w.])(?<!non-){re.escape(option)}(?![\w])", text)
+    return [m.end() for m in places if not _is_part(text[: m.start()], option, text[m.end() :])]
 
 
 def _is_part(before: str, option: str, after: str) -> bool:
-    """Whether an option's text within another is denied, or part of another answer."""
+    """Whether an option's text within another is denied, or part of another quantity."""
     if _DENIED.search(before[-60:]):
         return True
-    if option[:1].isdigit():
-        return bool(goes_on(after) or _GOES_ON.match(after) or _JOINED_TO.search(before[-40:]))
-    return _WITH.fullmatch(after) is not None
+    return option[:1].isdigit() and bool(goes_on(after) or _GOES_ON.match(after) or _JOINED_TO.search(before[-40:]))
