@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from slmctl.config import SourceConfig
-from slmctl.corpus.sources import TO_THE_END, Slice, Tally, documents, files_of
+from slmctl.corpus.sources import TO_THE_END, Slice, Tally, documents, files_of, plan
 from slmctl.corpus.text_files import BLOCK, COMPRESSED, kind_of, open_text, reading, stored_size
 from slmctl.corpus.unreadable import wrong_heads
 from slmctl.errors import SlmError
@@ -23,6 +23,29 @@ SMALL = 2**23
 def wrong_records(sources: Iterator[tuple[str, SourceConfig]]) -> list[str]:
     """A line on each source, by its key, whose first records do not give the text that is asked of them."""
     return [f"{key}: {problem}" for key, source in sources for problem in _problems(source)]
+
+
+def empty_sets(sets: Mapping[str, Sequence[SourceConfig]]) -> list[str]:
+    """A line on each set, by its key, that is known to hold no document: all of its files are small, and read to their ends."""
+    return [
+        f"{key} is empty: there is no document with text in its files. Name others, or correct `text` of its sources."
+        for key, sources in sets.items()
+        if all(map(_is_empty, sources))
+    ]
+
+
+def _is_empty(source: SourceConfig) -> bool:
+    if source.hub is not None or any(map(is_url, source.path or [])):
+        return False
+    try:
+        files = files_of(source)
+        if len(files) > FILES or any(stored_size(f) > SMALL for f in files):
+            return False
+        tally = Tally()
+        found = any(True for piece in plan([source], SMALL) for _ in documents(source, piece, tally))
+        return not found and not tally.skipped  # what is left out is told with what it lacks
+    except SlmError:  # which is told of the file
+        return False
 
 
 def _problems(source: SourceConfig) -> list[str]:

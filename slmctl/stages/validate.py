@@ -14,17 +14,21 @@ from slmctl.corpus.unreadable import place_problems, wrong_heads
 from slmctl.errors import SlmError
 from slmctl.evaluation.general_suite import result_names
 from slmctl.stages.alike import identical_arms
-from slmctl.stages.first_records import wrong_records
+from slmctl.stages.first_records import empty_sets, wrong_records
 from slmctl.stages.task_checks import absent_harness, task_data, task_mistakes
 
 
 def sources_of(config: PipelineConfig) -> Iterator[tuple[str, SourceConfig]]:
     """Every text source with its key path."""
-    sets = {"curated": config.data.curated, "corpus": config.data.corpus}
-    sets |= {f"heldout.{n}": s for n, s in config.data.heldout.items()}
-    for name, sources in sets.items():
+    for key, sources in _sets(config).items():
         for i, source in enumerate(sources):
-            yield f"data.{name}" + (f".{i}" if len(sources) > 1 else ""), source
+            yield key + (f".{i}" if len(sources) > 1 else ""), source
+
+
+def _sets(config: PipelineConfig) -> dict[str, list[SourceConfig]]:
+    """The sources of every set by its key path."""
+    heldout = {f"data.heldout.{n}": s for n, s in config.data.heldout.items()}
+    return {"data.curated": config.data.curated, "data.corpus": config.data.corpus, **heldout}
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,12 @@ def look(config: PipelineConfig, inputs: bool = False, made_by_sweeps: Set[str] 
             mistakes.append(str(e))
     wrong = [*missing_inputs(config, look_inside=inputs), *absent_models(config), *absent_harness(config)]
     if inputs:
-        wrong += [*wrong_records(sources_of(config)), *wrong_models(config), *wrong_tokenizers(config)]
+        wrong += [
+            *wrong_records(sources_of(config)),
+            *empty_sets(_sets(config)),
+            *wrong_models(config),
+            *wrong_tokenizers(config),
+        ]
     return Seen(mistakes, wrong, hub_names(config))
 
 

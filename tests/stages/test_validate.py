@@ -187,6 +187,19 @@ def test_records_that_are_all_to_be_skipped_are_told(settings: dict[str, Any], t
     assert seen(settings).wrong == []
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "b.jsonl", "a.parquet"])
+def test_a_set_without_a_document_is_told(settings: dict[str, Any], tmp_path: Path, name: str) -> None:
+    (tmp_path / "a.jsonl").touch()
+    (tmp_path / "b.jsonl").write_text('\n{"text": " "}\n')
+    pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "a.parquet")
+    empty = {"path": str(tmp_path / name)}
+    settings["data"]["heldout"]["target"] = empty
+    settings["data"]["corpus"] = [settings["data"]["corpus"], empty]
+    assert seen(settings, inputs=False).wrong == []
+    [found] = seen(settings).wrong
+    assert found.startswith("data.heldout.target is empty: there is no document with text in its files")
+
+
 def test_validate_loads_no_model_library(settings: dict[str, Any], tmp_path: Path) -> None:
     settings["eval"] = {"tasks": ["arc_easy", {"suite": "rho-math", "only": ["gsm8k"]}]}
     (tmp_path / "tiny.yaml").write_text(json.dumps(settings))
