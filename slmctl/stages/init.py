@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +29,9 @@ ROLES = {
     "target": "more of what `curated` is of: the arms are judged by it",
     "general": "what should not get much worse",
 }
+
+_LINES = re.compile(r"\.jsonl(\.gz|\.zst)?$")
+_UNPACK = {".gz": "gzip -dc", ".zst": "zstd -dc"}
 
 
 @dataclass(frozen=True)
@@ -91,12 +96,18 @@ def _context(base_model: str | None) -> int | None:
 
 
 def _how_to_split(curated: list[Looked] | None) -> str:
-    path = curated[0].path if curated and curated[0].path.endswith(".jsonl") else PLACEHOLDERS["curated"]
-    stem = path.removesuffix(".jsonl")
+    path = curated[0].path if curated else PLACEHOLDERS["curated"]
+    if len(curated or [path]) > 1 or glob.has_magic(path) or not (found := _LINES.search(path)):
+        return (
+            "A held-out set is needed, of documents that nothing is trained on. Move some of the curated ones, a tenth say, to a "
+            "file of their own, which data.curated does not name, and name that as data.heldout.target."
+        )
+    rest, file = f"{path.removesuffix(found[0])}-train.jsonl", shlex.quote(path)
+    lines = f"{_UNPACK[found[1]]} {file} | shuf" if found[1] else f"shuf {file}"
     return (
-        "A held-out set is needed, of documents that nothing is trained on. Take some out of the curated ones, for example\n"
-        f"  shuf {path} > all.jsonl; head -n 200 all.jsonl > target.jsonl; tail -n +201 all.jsonl > {stem}-train.jsonl\n"
-        f"and name {stem}-train.jsonl as data.curated and target.jsonl as data.heldout.target."
+        "A held-out set is needed, of documents that nothing is trained on. Take some out of the curated ones, say a tenth\n"
+        f"  {lines} | awk -v rest={shlex.quote(rest)} 'NR % 10 == 1 {{print > \"target.jsonl\"; next}} {{print > rest}}'\n"
+        f"and name {rest} as data.curated and target.jsonl as data.heldout.target."
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from slmctl.config import SourceConfig
-from slmctl.corpus.sources import Slice, files_of, whole_records
+from slmctl.corpus.sources import TO_THE_END, Slice, Tally, documents, files_of, whole_records
 from slmctl.corpus.text_files import COMPRESSED, kind_of, open_raw, reading, stored_size, text_size
 from slmctl.corpus.unreadable import told, wrong_heads
 from slmctl.errors import InputError
@@ -59,7 +59,9 @@ def look_at(path: str) -> Looked:
         if records := _first_records(path, file):
             break
     else:
-        raise InputError(f"{path}: no record can be read from {'any of its files' if len(files) > 1 else 'it'}.")
+        for file in files:
+            _raise_what_is_wrong(path, file)
+        raise InputError(f"{path}: there is no record in {'any of its files' if len(files) > 1 else 'it'}.")
     text, why = ("{text}", "a .txt file is text") if kind_of(file) == "txt" else guess(records, file)
     template = Template(text)
     stored, plain = sum(map(stored_size, files)), _plain_share(file)
@@ -76,25 +78,48 @@ def _first_records(path: str, file: str) -> list[dict[str, Any]]:
             found: list[dict[str, Any]] = batch.to_pylist() if batch is not None else []
             return found
     source = SourceConfig(path=[path], on_bad="skip", txt_split="line" if kind == "txt" else "file")
-    return list(islice(whole_records(source, Slice(0, file, 0, 2**62)), LOOKED_AT))
+    return list(islice(whole_records(source, Slice(0, file, 0, TO_THE_END)), LOOKED_AT))
+
+
+def _raise_what_is_wrong(path: str, file: str) -> None:
+    """Raises `InputError` with the first record that is none, and what mends it."""
+    if (kind := kind_of(file)) != "parquet":
+        source = SourceConfig(path=[path], txt_split="line" if kind == "txt" else "file")
+        next(documents(source, Slice(0, file, 0, TO_THE_END), Tally()), None)
 
 
 def guess(records: list[dict[str, Any]], file: str) -> tuple[str, str]:
     """The template of a document over these records, and how it was come by: a field that is usual for texts, a usual pair, the
-    only field of text, else the longest. Raises `InputError` where no field is text in all of them."""
-    fields = [f for f in records[0] if _is_plain(f) and all(isinstance(r.get(f), str) for r in records)]
-    for name in SINGLE:
-        if name in fields:
-            return f"{{{name}}}", f"field {name}"
-    for pair in PAIRS:
-        if set(pair) <= set(fields):
-            return "\n".join(f"{{{name}}}" for name in pair), f"fields {' and '.join(pair)}"
+    same within another field, the only field of text, else the longest. Raises `InputError` where no field is text in all of
+    them."""
+    flat = [_with_inner(r) for r in records]
+    texts = [f for f in flat[0] if all(isinstance(r.get(f), str) for r in flat)]
+    plain = [f for f in flat[0] if all(isinstance(r.get(f), str | int | float) and not isinstance(r[f], bool) for r in flat)]
+    for within in ("", *(f"{f}." for f, value in records[0].items() if isinstance(value, dict))):
+        for name in SINGLE:
+            if f"{within}{name}" in texts:
+                return f"{{{within}{name}}}", f"field {within}{name}"
+        for first, second in PAIRS:
+            if f"{within}{first}" in texts and f"{within}{second}" in plain:  # a number is text beside text
+                return f"{{{within}{first}}}\n{{{within}{second}}}", f"fields {within}{first} and {within}{second}"
+    fields = texts
     if not fields:
         have = ", ".join(map(str, records[0])) or "none"
-        raise InputError(f"{file}: no field holds text in each of the first {len(records)} records (fields: {have}).")
-    longest = max(fields, key=lambda f: sum(len(r[f]) for r in records))
+        raise InputError(
+            f"{file}: no field holds text in each of the first {len(records)} records (fields: {have}). Mend those that lack it, "
+            "or leave this text out here and name it in the file that is written, with a `text` template of its own "
+            "(`on_bad: skip` leaves out records without text)."
+        )
+    longest = max(fields, key=lambda f: sum(len(r[f]) for r in flat))
     how = "the only field of text" if len(fields) == 1 else f"the longest of the fields of text ({', '.join(fields)})"
     return f"{{{longest}}}", f"field {longest}, {how}"
+
+
+def _with_inner(record: dict[str, Any]) -> dict[str, Any]:
+    """A record's fields by their names in a template, and those that its fields hold in turn."""
+    found = {f: value for f, value in record.items() if _is_plain(f)}
+    inner = {f: value for f, value in found.items() if isinstance(value, dict)}
+    return found | {f"{f}.{name}": v for f, value in inner.items() for name, v in value.items() if _is_plain(name)}
 
 
 def _is_plain(field: str) -> bool:

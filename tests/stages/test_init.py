@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,11 @@ def test_everything_that_cannot_be_read_is_named_at_once_and_nothing_is_written(
         ({"id": "1", "question": "b", "answer": "c"}, "{question}\n{answer}"),
         ({"id": 1, "prompt": "b", "completion": "c"}, "{prompt}\n{completion}"),
         ({"id": 1, "raw": "b"}, "{raw}"),
+        ({"question": "b", "answer": 1}, "{question}\n{answer}"),
+        ({"question": "b", "answer": True}, "{question}"),
+        ({"id": "1", "data": {"text": "b", "n": 1}}, "{data.text}"),
+        ({"id": "1", "row": {"question": "b", "answer": 0.5}}, "{row.question}\n{row.answer}"),
+        ({"id": "1", "data": {"raw": "much longer"}}, "{data.raw}"),
         ({"id": "1", "story": "much longer", "a.b": "the longest, whose name is a path"}, "{story}"),
     ],
 )
@@ -130,6 +136,46 @@ def test_a_field_counts_where_every_record_has_it() -> None:
     assert guess([{"text": "a", "raw": "b"}, {"text": None, "raw": "b"}], "a.jsonl")[0] == "{raw}"
     with pytest.raises(InputError, match="no field holds text in each of the first 2 records"):
         guess([{"text": "a"}, {"raw": "b"}], "a.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('{"text": "caf\u00e9"}\n'.encode("cp1252"), "iconv -f WINDOWS-1252"),
+        (b'"a"\n"b"\n', "want a JSON object"),
+        (b"\n\n", "there is no record in it"),
+        (b'{"text": null}\n', "`text` template of its own"),
+    ],
+)
+def test_what_is_wrong_with_a_text_and_what_mends_it_is_said(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "a.jsonl").write_bytes(content)
+    with pytest.raises(InputError, match=said):
+        look_at(str(tmp_path / "a.jsonl"))
+
+
+@pytest.mark.parametrize(("n", "name"), [(12, "it's mine.jsonl"), (25, "a.jsonl"), (25, "a.jsonl.gz")])
+def test_the_way_to_a_held_out_set_leaves_texts_to_train_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], n: int, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = write_jsonl(tmp_path / "plain", sentences(1, n)).read_bytes()
+    Path(name).write_bytes(gzip.compress(lines) if name.endswith(".gz") else lines)
+    init(Path("mine.yaml"), Given({"curated": [name]}))
+    (way,) = [line for line in capsys.readouterr().err.splitlines() if "shuf " in line]
+    subprocess.run(["bash", "-c", way], check=True)
+    rest = Path(name.removesuffix(".gz").removesuffix(".jsonl") + "-train.jsonl").read_text().splitlines()
+    held = Path("target.jsonl").read_text().splitlines()
+    assert (len(rest), len(held)) == (n - (n + 9) // 10, (n + 9) // 10)
+    assert sorted(rest + held) == sorted(lines.decode().splitlines())
+
+
+@pytest.mark.usefixtures("texts")
+def test_the_way_to_a_held_out_set_names_no_file_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    for k, paths in enumerate([["curated.parquet"], ["web/*.jsonl.gz"], ["general.jsonl", "more.jsonl.zst"]]):
+        init(Path(f"{k}.yaml"), Given({"curated": paths}))
+        said = capsys.readouterr().err
+        assert "A held-out set is needed" in said
+        assert "shuf" not in said
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.parquet", "a.txt"])
