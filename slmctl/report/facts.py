@@ -194,19 +194,16 @@ class Facts:
                 found += f"here its tokens compete within {_groups(chosen)} instead."
         return found
 
-    def part_of(self, heldout: str) -> str:
-        """A sentence on what part of a set its losses while training were measured, by the evaluations' own records."""
+    def part_of(self, heldout: str, tokens: float | None) -> str:
+        """A sentence on what part of a set losses on so many of its predicted tokens were measured, by their own records."""
         whole = next(
             (x for m in self.models if (x := n.number(dig(self.models, m, "heldout", heldout, "predicted_tokens")))), None
         )
-        measured = {n.number(dig(e, "measured", heldout, "tokens")) for a in self.arms for e in rows_of(self.arms, a, "evals")}
-        known = sorted(x for x in measured if x is not None)
-        if whole is None or not known:
+        if whole is None or tokens is None:
             return " On how much of the set these were measured is not recorded."
-        if known[0] >= whole:
+        if tokens >= whole:
             return " Measured on the whole set."
-        tokens = n.count(known[0]) if known[0] == known[-1] else f"{n.count(known[0])} to {n.count(known[-1])}"
-        return f" Measured on {tokens} of the set's {n.count(whole)} predicted tokens."
+        return f" Measured on {n.count(tokens)} of the set's {n.count(whole)} predicted tokens."
 
     def leaks(self, heldout: str) -> str:
         """What is known of a set's documents standing in the text that models learn from, as a clause."""

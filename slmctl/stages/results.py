@@ -8,6 +8,7 @@ from typing import Any
 
 from slmctl.console import say
 from slmctl.errors import InputError
+from slmctl.evaluation.alarms import alarms
 from slmctl.files import publishing, read_json, sha256_json, sweep, write_json
 from slmctl.stages.cards import write_cards
 from slmctl.stages.compare_arms import made_from
@@ -21,6 +22,7 @@ RESULTS = "results.json"
 HIGHLIGHTS = "highlights.json"
 UNDER_WAY = "under_way.json"
 """Holds the inputs of an evaluation that is not finished: what lies beside the results is perhaps not theirs any more."""
+EARLIER = "the results are of an earlier slmctl, and what is said of them is by today's rules: run `slmctl eval`"
 
 
 def load_results(workspace: Workspace) -> dict[str, Any]:
@@ -28,7 +30,13 @@ def load_results(workspace: Workspace) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{path} does not exist. Run `slmctl eval` first.")
     found: dict[str, Any] = read_json(path)
-    return found
+    return judged_anew(found) if "alarms" in found and "sets" not in found else found
+
+
+def judged_anew(results: dict[str, Any]) -> dict[str, Any]:
+    """Results of an slmctl whose rules claimed more than was checked (they have no `sets`), with today's alarms."""
+    notes = [*(results.get("notes") or []), EARLIER]
+    return {**results, "alarms": alarms(results), "notes": list(dict.fromkeys(notes))}
 
 
 def run_of(workspace: Workspace, arm: str) -> list[Any]:

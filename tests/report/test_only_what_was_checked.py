@@ -10,6 +10,7 @@ from test_what_is_said import text_of, words
 
 from slmctl.evaluation.alarms import alarms
 from slmctl.report.page import make_page
+from slmctl.stages.results import judged_anew
 
 
 def test_the_arms_columns_come_first_and_base_and_reference_last():
@@ -45,6 +46,19 @@ def test_a_curve_is_of_a_part_of_the_set_only_where_it_was():
     assert "On how much of the set these were measured is not recorded." in text
     assert "part of the set" not in text
     assert "8,128" not in text
+
+
+def test_of_losses_on_unlike_tokens_each_figure_says_on_what_its_own_were_measured():
+    results = made_results()
+    unlike = results["arms"]["clm"]["evals"]
+    for record in unlike:
+        record["measured"]["target"] |= {"tokens": 62, "rows": "others"}
+    text = text_of(results)
+    first, _, second = text.partition("Held-out loss on target while training, 2 of 2")
+    assert "Measured on 8,128 of the set's 25,344 predicted tokens." in first
+    assert "Measured on 62 of the set's 25,344 predicted tokens." in second
+    assert "62 to 8,128" not in text
+    assert "learnt more" not in text, "on few tokens, without an interval, nothing is learnt more"
 
 
 def test_what_stands_in_training_text_is_said_only_where_it_was_looked_for():
@@ -110,3 +124,12 @@ def test_clipped_steps_are_told_of_each_arm():
     results["arms"]["clm"]["gradient"] = {"clip": None, "clipped_share": None, "mean_factor": None, "median_norm": 0.9}
     text = text_of(results)
     assert "slm 120 0 42.0% 0.93 1 clm 120 0 no clip 0.9 – random 120 0 21.0% 0.93 1 Clipped are steps" in text
+
+
+def test_a_saving_that_an_earlier_slmctl_read_from_curves_of_training_is_not_repeated():
+    results = made_results()
+    results["arms"]["slm"]["control"] = {"arm": "clm", "target_loss": 3.8, "tokens_to_reach": 100, "times_fewer_tokens": 3.63}
+    results["alarms"] = [{"name": "cost", "level": "good", "text": "slm reached that after 100 tokens, 3.63 times fewer"}]
+    text = text_of(judged_anew(results))
+    assert "3.63" not in text
+    assert "How soon slm came down to clm's final target loss (3.8000) is not judged" in text

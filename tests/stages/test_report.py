@@ -16,6 +16,7 @@ from slmctl.report.page import Page
 from slmctl.stages.compare_arms import warn_of_changes
 from slmctl.stages.folders import DONE, INPUTS
 from slmctl.stages.report import report
+from slmctl.stages.results import EARLIER, load_results
 from slmctl.stages.workspace import Workspace, result_settings
 
 ARMS = ("slm", "clm", "random")
@@ -106,3 +107,16 @@ def test_arms_without_results_and_results_without_arms_are_named(evaluated: Eval
         "no results for arm trained: run `slmctl eval`",
         "no results for arm planned: run `slmctl pretrain`",
     ]
+
+
+def test_results_of_an_earlier_slmctl_are_judged_by_todays_rules(evaluated: Evaluated) -> None:
+    false = {"name": "cost", "level": "good", "text": "slm reached clm's final target loss after 100 tokens, 3.63 times fewer"}
+    models = {"base": {"kind": "base", "heldout": {"target": {"loss": 2.5, "documents": 7}}}}
+    results = {"target": "target", "models": models, "arms": {}, "alarms": [false]}
+    workspace = evaluated.open()
+    write_json(workspace.evaluation / "results.json", results)
+    found = load_results(workspace)
+    assert [a["name"] for a in found["alarms"]] == ["documents"]
+    assert found["notes"] == [EARLIER]
+    write_json(workspace.evaluation / "results.json", results | {"sets": {}})
+    assert load_results(workspace)["alarms"] == [false], "today's are shown as they were written"

@@ -31,7 +31,10 @@ def repeats(facts: Facts) -> Section | None:
             ]
         )
     if rows:
-        note = "A difference between arms that is smaller than the spread over seeds is no finding."
+        note = (
+            "The spread is that of single runs: two runs that differ by less may do so by their seeds alone. Means vary less; "
+            "from three seeds on they are held against each other in the summary."
+        )
         header = ["arm", "its seeds", "runs", "target loss, mean ± standard deviation"]
         dash = "a spread takes at least two seeds, and finite losses"
         blocks.append(DataTable("Spread over seeds", header, rows, note, dash=dash))
