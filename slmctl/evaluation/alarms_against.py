@@ -69,6 +69,7 @@ def target_loss(results: Results) -> Iterator[Alarm]:
             verdict, "warning"
         )
         if level != "good" or not (seeds_of(results, arm) and seeds_of(results, control)):
+            level = "warning" if level == "good" and worse_than_base(results, control) else level
             found[level, verdict, control, share == 1].append((arm, gap))
     for (level, verdict, control, same), those in found.items():
         if len(those) > APART:
@@ -78,7 +79,7 @@ def target_loss(results: Results) -> Iterator[Alarm]:
 
 
 def _of_one(results: Results, verdict: str, control: str, arm: str, gap: Gap) -> str:
-    figures = f"{arm}'s loss is {gap.words}, {same_tokens(results, arm, control)[1]}."
+    figures = f"{arm}'s loss is {gap.words}, {same_tokens(results, arm, control)[1]}.{worse_than_base(results, control)}"
     if verdict == "same":
         return f"{arm} and {control} are the same on {results['target']} to three digits: {figures}"
     if verdict == "open":
@@ -98,7 +99,17 @@ def _of_many(results: Results, verdict: str, control: str, same: bool, those: li
         seen = "" if same else f", saw {count(results['arms'][arm]['tokens_seen'])}"
         listed.append(f"{arm} by {signed(gap.difference)} ({ends}{seen})")
     text = f"{len(those)} arms {what} {control} on {results['target']}, {where}, in nats a token with {level}"
-    return f"{text}: {', '.join(listed)}."
+    return f"{text}: {', '.join(listed)}.{worse_than_base(results, control)}"
+
+
+def worse_than_base(results: Results, control: str) -> str:
+    """A sentence where a control ends above the base that it began from, beyond chance; else nothing."""
+    gap = gap_between(results, results["target"], control, "base")
+    if gap is None or gap.verdict != "worse":
+        return ""
+    return (
+        f" But training made {control} worse than base: its loss is {gap.words}. To beat it shows little; see its curve and lr."
+    )
 
 
 def over_seeds(results: Results) -> Iterator[Alarm]:
@@ -114,7 +125,8 @@ def over_seeds(results: Results) -> Iterator[Alarm]:
             text += f"{nats(abs(gap.difference))} nats a token {side}, give or take {nats(gap.reach)} ({gap.level:.3g}% interval)"
             seen, tokens = same_tokens(results, mine["arm"], its["arm"])
             rank = "warning" if not gap.told or seen > 1 else "good" if gap.difference < 0 else "bad"
-            yield alarm("seeds", rank, f"{text}, {tokens}.")
+            doubt = worse_than_base(results, its["arm"])
+            yield alarm("seeds", "warning" if doubt and rank == "good" else rank, f"{text}, {tokens}.{doubt}")
 
 
 # --- tasks ---

@@ -131,7 +131,8 @@ def _verdict(results: Results, arm: str, found: dict[str, Any], times: dict[str,
         one = f"; but in the end {arm} cannot be said to be better than {control}: its loss is {words}"
         return OfArm(arm, "warning", one, "; but in the end they cannot be said to be better than {control}")
     if unsure := [_COUNTED[key] for key in times if not above_one(found, key)]:
-        why = f"; but {' and '.join(unsure)} the interval is not above 1, so that a saving is not shown"
+        which = "the interval is not above 1" if found.get("interval") else "there is no interval"
+        why = f"; but {' and '.join(unsure)} {which}, so that a saving is not shown"
         return OfArm(arm, "warning", why, why)
     if "times_fewer_flops_all" not in times:
         why = "; what reference and scoring add is not known"

@@ -101,11 +101,13 @@ def reached(facts: CardFacts) -> str | None:
 
 def _reached_over_seeds(facts: CardFacts) -> str:
     over = seeds_headline({"seeds": facts.get("seeds", [])}, facts["name"])
-    if not over or not known(over.get("tokens_to_reach")):
+    if not over:
         return ""
+    if not known(over.get("tokens_to_reach")):
+        return f"Over {of_seeds(over)}, the mean loss did not reach the mean of the control's."
     fewer, ends = n.fewer(over.get("times_fewer_tokens"), " times"), span_of_times(ends_of(over, "times_fewer_tokens"))
     words = f"Over {of_seeds(over)}, the mean loss reached the mean of the control's after {over['tokens_to_reach']:,.0f} tokens"
-    return f"{words}, {fewer} (interval over seeds and documents: {ends})."
+    return f"{words}, {fewer}" + (f" (interval over seeds and documents: {ends})." if ends else ".")
 
 
 def _reached(control: dict[str, Any]) -> str:

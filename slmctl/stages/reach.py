@@ -15,6 +15,7 @@ import numpy as np
 
 from slmctl.config import UNSCORED
 from slmctl.evaluation.heldout import DocumentLosses
+from slmctl.evaluation.intervals import FEW
 from slmctl.evaluation.reaching import Crossed, Curve, Floats, cross, grouped, in_step, interval_of, one_grid, resampled
 from slmctl.stages.compare_arms import made_from
 from slmctl.stages.measure import Measure
@@ -159,6 +160,7 @@ def _reached(
     seeds_R = np.ones((1, 1)) if len(a) == 1 else resampled(len(a), [how.seed, 1])
     counts_R = resampled(len(a[0].predicted_M), how.seed)
     sample = cross(a, b, counts_R, np.broadcast_to(seeds_R, (len(counts_R), len(a))))
+    enough = int((a[0].predicted_M > 0).sum()) >= FEW  # resamples of fewer documents are too much alike to tell anything
     times = _times(found, own, other)
     reached = _or_none(found.tokens_R)
     operations = own.each * reached if own.each is not None and reached is not None else None
@@ -171,7 +173,7 @@ def _reached(
         "flops_to_reach": operations,
         "flops_to_reach_all": operations + own.added if operations is not None and own.added is not None else None,
         **{key: None if values is None or reached is None else float(values[0]) for key, values in times.items()},
-        "interval": interval_of(sample, how.level, _times(sample, own, other)),
+        "interval": interval_of(sample, how.level, _times(sample, own, other)) if enough else None,
     }
 
 

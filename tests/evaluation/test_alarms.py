@@ -854,3 +854,15 @@ def test_what_rings_for_one_arm_rings_once_for_many(results, name, level, change
         )
         assert "{" not in one["text"]
         assert one["text"].endswith(".")
+
+
+def test_to_beat_a_control_that_training_made_worse_than_base_is_not_good(results):
+    for entry in (None, results.get("seeds")):
+        found = copy.deepcopy(results) | {"seeds": entry or []}
+        assert [a["level"] for a in alarms(found) if "slm beats clm" in a["text"]] == ["good"]
+        found["differences"].append(difference("target", "clm", "base", 171.6, 5.0))
+        those = [a for a in alarms(found) if "slm beats clm" in a["text"]]
+        assert [a["level"] for a in those] == ["warning"]
+        assert "training made clm worse than base" in those[0]["text"]
+        found["differences"][-1] = difference("target", "clm", "base", 0.1, 0.2)
+        assert [a["level"] for a in alarms(found) if "slm beats clm" in a["text"]] == ["good"], "within chance"

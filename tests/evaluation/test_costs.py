@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -125,6 +127,17 @@ def test_tokens_and_operations_by_hand():
     assert set(never.values()) == {None}, "never reached"
     none = found["random"]["interval"]
     assert (none["reached"], none["open"], none["tokens_to_reach"]) == (0.0, True, [None, None])
+
+
+@pytest.mark.parametrize(("documents", "known"), [(1, False), (4, False), (5, True)])
+def test_resamples_of_a_handful_of_documents_are_no_interval(documents, known):
+    arms = {"clm": arm("all", [6.0, 5.0, 4.5, 4.0], 9000.0), "slm": arm("excess_loss", [6.0, 4.4, 3.6, 3.5], 6000.0)}
+    few = {
+        a: (f, replace(c, nats_GM=c.nats_GM[:, :documents], predicted_M=c.predicted_M[:documents])) for a, (f, c) in arms.items()
+    }
+    found = compared(few)["slm"]
+    assert found["times_fewer_tokens"] == pytest.approx(2)
+    assert (found["interval"] is not None) is known
 
 
 def unjudged(found):

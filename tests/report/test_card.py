@@ -258,6 +258,9 @@ def test_what_it_took_over_seeds() -> None:
     text = make_card(results=results)
     assert "Over 2 seeds, too few for more than a rough interval, the mean loss reached the mean of the control's after " in text
     assert "1,000,000 tokens, 2.00 times fewer (interval over seeds and documents: 1.70 to 2.40)." in text
+    over |= {"tokens_to_reach": None, "times_fewer_tokens": None}
+    text = make_card(results=results)
+    assert "the mean loss did not reach the mean of the control's." in text, "not silent where the one run got there"
 
 
 def test_figures_of_curves_of_training_are_not_on_a_card() -> None:
