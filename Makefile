@@ -14,7 +14,7 @@ install: $(INSTALLED)  ## Create .venv with everything pinned by constraints.txt
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.11 install"; exit 1; }
 	$(PYTHON) -m venv .venv
-	@echo "installing into .venv: a download of about 1 GB (more where pip takes PyTorch's CUDA build), 2 to 10 minutes, once"
+	@echo "installing into .venv: a download of about 1 GB (more where pip takes PyTorch's CUDA build), 2 to 10 minutes, once; pip says nothing while it installs what it has downloaded"
 	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $(INSTALLED)
 

@@ -56,7 +56,6 @@ def main() -> None:
         "seconds": seconds,
         **{k: results[k] for k in KEPT if k in results},
         "arms": {name: {k: arm[k] for k in OF_AN_ARM if k in arm} for name, arm in results["arms"].items()},
-        "headline_over_seeds": results.get("control_over_seeds"),
         "noise": json.loads((given.output_dir / "noise.json").read_text(encoding="utf-8")),
     }
     for name, arm in found["arms"].items():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
+MODELS = ("base", "reference", "slm", "clm", "random")
 README, BENCHMARKS = "README.md", "benchmarks/README.md"
 Raw = Any
 
@@ -416,14 +418,66 @@ def bos_in_short(raw: Raw) -> str:
     )
 
 
+# --- the demo ---------------------------------------------------------------------------------------------------------
+
+
+def _more(times_fewer: float) -> str:
+    return f"{times_fewer:.2f}x fewer" if times_fewer > 1 else f"{1 / times_fewer:.2f}x more"
+
+
+def _thousands(tokens: float) -> str:
+    return f"{tokens / 1e3:.0f}k"
+
+
+@claim(README, "demo")
+def demo_table(raw: Raw) -> str:
+    def losses(name: str) -> list[str]:
+        return [f"{raw['models'][m]['heldout'][name]['loss']:.3f}" for m in MODELS]
+
+    slm, clm, random = (raw["arms"][a]["control"] for a in ("slm", "clm", "random"))
+    never = "not reached" if random["tokens_to_reach"] is None else _thousands(random["tokens_to_reach"])
+    noise = [raw["noise"][a]["noise_selected"] / raw["noise"][a]["noise_seen"] for a in ("slm", "clm", "random")]
+    reached = f"{_thousands(slm['tokens_to_reach'])} ({_more(slm['times_fewer_tokens'])})"
+    return rows(
+        ["target loss (word problems), nats a token", *losses("target")],
+        ["general loss (stories)", *losses("general")],
+        ["tokens seen until clm's final target loss", "", "", reached, _thousands(clm["tokens_to_reach"]), never],
+        ["FLOPs until then, with reference and scoring", "", "", _more(slm["times_fewer_flops_all"]), "1x", never],
+        ["known noise tokens trained on", "", "", *(f"{share:.1%}" for share in noise)],
+    )
+
+
+@claim(README, "demo")
+def demo_seeds(raw: Raw) -> str:
+    slm, clm, random = (next(e for e in raw["seeds"] if e["arm"] == arm) for arm in ("slm", "clm", "random"))
+    against = [_gap(slm, its) for its in (clm, random)]
+    fewer, (low, high) = slm["control"]["times_fewer_tokens"], slm["control"]["interval"]["times_fewer_tokens"]
+    general = [[raw["models"][a]["heldout"]["general"]["loss"] for a in e["arms"]] for e in (slm, clm, random)]
+    means = [sum(losses) / len(losses) for losses in general]
+    return (
+        "Over three seeds of the arms' order (one base, one reference; `slmctl sweep`, below) slm's mean target loss is "
+        f"{-against[0][0]:.3f} nats below clm's and {-against[1][0]:.3f} below random's (95% intervals ± {against[0][1]:.3f} "
+        f"and ± {against[1][1]:.3f}); it comes down to clm's after {fewer:.2f} times fewer tokens ({low:.2f} to {high:.2f}), "
+        f"and its mean general loss is {means[0] - means[1]:.3f} above clm's and {means[0] - means[2]:.3f} above random's."
+    )
+
+
+@claim(BENCHMARKS, "demo")
+def demo_losses(raw: Raw) -> str:
+    return rows(*([e["arm"], *(f"{raw['models'][a]['heldout']['target']['loss']:.4f}" for a in e["arms"])] for e in raw["seeds"]))
+
+
+def _gap(mine: Raw, its: Raw) -> tuple[float, float]:
+    """Difference of the means of three seeds each, and the reach of Welch's interval with two degrees of freedom."""
+    a, b = mine["target_loss"], its["target_loss"]
+    return a["mean"] - b["mean"], 4.302653 * math.sqrt((a["sd"] ** 2 + b["sd"] ** 2) / 3)
+
+
 # --- math-scratch -----------------------------------------------------------------------------------------------------
 
 
 def _losses(raw: Raw, name: str, models: tuple[str, ...]) -> list[str]:
     return [f"{raw['models'][m]['heldout'][name]['loss']:.2f}" for m in models]
-
-
-MODELS = ("base", "reference", "slm", "clm", "random")
 
 
 @claim(README, "math-scratch")

@@ -350,7 +350,7 @@ class PipelineConfig(Section):
     seed: Tokens[SeedInt] = 0
     """Seed of packing, order, random selection and initialisation."""
     device: Rounding[Literal["auto", "cpu", "cuda"]] = "auto"
-    """Where models run."""
+    """Where models run. A model with dropout draws other masks on another device."""
     model: ModelConfig
     """The base model."""
     data: DataConfig

@@ -80,6 +80,8 @@ def target_loss(results: Results) -> Iterator[Alarm]:
 
 def _of_one(results: Results, verdict: str, control: str, arm: str, gap: Gap) -> str:
     figures = f"{arm}'s loss is {gap.words}, {same_tokens(results, arm, control)[1]}.{worse_than_base(results, control)}"
+    if seeds_of(results, arm) and seeds_of(results, control):
+        figures += " That is one seed of each; the means over seeds are compared by themselves."
     if verdict == "same":
         return f"{arm} and {control} are the same on {results['target']} to three digits: {figures}"
     if verdict == "open":

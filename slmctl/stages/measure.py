@@ -169,6 +169,8 @@ class Measure:
             if name == self.config.target:
                 self._keep(grouped(losses), self._on_the_way(one.name))
         beside.add(one.name, model)
+        told = ", ".join(f"{n} loss {figures['loss']:.4f}" for n, figures in found["heldout"].items())
+        say(f"eval {one.name}: {told or 'losses of the diagnostic rows'}")
         return self._keep_part(one.name, identity, found)
 
     # --- held-out sets ---

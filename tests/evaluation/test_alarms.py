@@ -334,6 +334,7 @@ RINGS = [
     ),
     ("target", "good", put("seeds.2.target_loss.n", 2), "slm beats random on target: slm's loss is lower by 0.100"),
     ("target", "bad", put(INTERVAL, [0.01, 0.05]), "slm does not beat clm"),
+    ("target", "bad", put(INTERVAL, [0.01, 0.05]), "That is one seed of each; the means over seeds are compared by themselves."),
     ("target", "warning", put(INTERVAL, [-0.12, 0.02]), "(95% interval 0.020 higher to 0.120 lower), at the same tokens."),
     (
         "target",

@@ -100,6 +100,9 @@ def test_a_pair_is_the_same_to_three_digits_or_a_problem_never_both(difference, 
     assert [a["level"] for a in said] == ["warning" if same else "bad"]
     assert ("are the same on target to three digits" in said[0]["text"]) == same
     assert ("0.0006 higher than clm (beyond chance)" in text) != same
+    table = text[text.index("leaves out zero?") :]
+    row = table[table.index("slm − clm") :][:90]
+    assert ("the same to three digits" in row, "beyond chance" in row) == (same, not same), "the table of differences agrees"
 
 
 def test_host_device_commit_command_parameters_and_epochs_are_told():

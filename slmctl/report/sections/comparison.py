@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from slmctl.evaluation.alarms import UNEQUAL
+from slmctl.evaluation.comparing import ALIKE
 from slmctl.report import numbers as n
 from slmctl.report.blocks import Block, Cell, DataTable, Row, Section
 from slmctl.report.facts import ROLLING, Facts, beyond_chance, dig, has_rolling, items_of, rows_of
@@ -120,7 +121,7 @@ def differences(facts: Facts) -> Section | None:
                 label,
                 n.signed(d.get("difference")),
                 n.interval(d.get("interval"), sign=True) or n.NONE,
-                says[beyond_chance(end)],
+                says[beyond_chance(end)] if abs(d["difference"]) >= ALIKE else "the same to three digits",
                 n.count(d.get("documents")),
             ]
             for label, d, end in zip(labels, found, ends, strict=True)
