@@ -59,7 +59,12 @@ _CUT_OFF = re.compile(
     re.I | re.M,
 )
 
-
+_CUT_OFF_BULLET = re.compile(  # the only line of its list
+    r"(?P<lead>\b(?:answer|option|choice)\b[^\n.:=]{0,60}?\b(?:is|would be|must be|should be)[*_]*[ \t]*:?[*_]*)[ \t]*"
+    r"\n\s*+[-•+][ \t]+"
+    r"(?=[*_]*\(?[A-J](?:[).:][^\n]{0,120})?[*_]*$(?!\n\s*(?:[-•+*][ \t]+)?[*_]*\(?[A-J][).:]))",
+    re.I | re.M,
+)
 _CUT_OFF_WORDS = re.compile(
     r"(?P<lead>\b(?:answer|option|choice)\b[^\n.:=]{0,60}?\b(?:is|would be|must be|should be)[*_]*[ \t]*:?[*_]*)[ \t]*\n\s*+"
     r"(?=(?!(?:let|first|we|to|since|so|the following|step|given|if|now|then|because|for|in|it|this|there|i)\b)"
@@ -124,7 +129,7 @@ def titles_joined(text: str) -> str:
     """With answers that stand on a line of their own put behind what announces them: `#### Answer`, `**Final Answer**` and "The
     answer is:" before a line that is a number, a formula, an option or a few words."""
     text = _TITLE.sub("Answer: ", text)
-    for pattern in (_CUT_OFF, _CUT_OFF_WORDS):
+    for pattern in (_CUT_OFF, _CUT_OFF_BULLET, _CUT_OFF_WORDS):
         text = pattern.sub(lambda m: f"{m['lead']} ", text)
     return text
 

@@ -10,7 +10,7 @@ from slmctl.evaluation.tasks.equivalence import same_formula
 LETTERS = "ABCDEFGHIJ"
 _WRAP = r"(?:[\s$*_(\[{]|\\(?:text|textbf|mathrm|mathbf|boxed|fbox)\s*\{|\\[(\[])*"
 _LEAD = re.compile(
-    rf"(?:(?:the\s+)?(?:correct\s+|right\s+)?(?:option|choice|letter)\s+)?(?P<wrap>{_WRAP})(?P<letter>[A-Ja-j])(?P<after>\s?[)\]}}$*.:,;]|\s|$)(?P<rest>.*)",
+    rf"(?:(?:[Tt]he\s+)?(?:correct\s+|right\s+)?(?:[Oo]ption|[Cc]hoice|[Ll]etter)\s+)?(?P<wrap>{_WRAP})(?P<letter>[A-Ja-j])(?P<after>\s?[)\]}}$*.:,;]|\s|$)(?P<rest>.*)",
     re.S,
 )
 _IS_RIGHT = re.compile(
@@ -18,7 +18,7 @@ _IS_RIGHT = re.compile(
     r"(?:the\s+)?(?:correct|right|only correct)\b(?!\s+that)"
 )
 _ANOTHER = re.compile(  # after a letter: "and (B)", "or C", ", (B)"
-    rf"(?:,?\s*(?:and/or|and|or|&|/)\s*(?:option\s+|choice\s+)?(?:\(\s*[A-Ja-j]\s*\)|{_WRAP}[A-J](?!\w|'))"
+    rf"(?:,?\s*(?:and/or|and|or|&|/)\s*(?:[Oo]ption\s+|[Cc]hoice\s+)?(?:\(\s*[A-Ja-j]\s*\)|{_WRAP}[A-J](?!\w|'))"
     rf"|,\s*{_WRAP}[A-J][)\]}}$]*\s*(?:$|[.,]|and\b|or\b))"
 )
 _NOT_THAT = re.compile(  # letters that are named to be left out
@@ -31,6 +31,9 @@ _NOT_THAT = re.compile(  # letters that are named to be left out
 )
 _DENIED = re.compile(r"\b(?:not|never|don't|doesn't|isn't|neither|nor|no|if|whether|why|when|unless)\b[^.\n;,]{0,40}$", re.I)
 _SURE = re.compile(r"(?:because|since|as|for|and|which|with|by|from|\(|-|–|—)")
+_LETTERED = re.compile(r"\([A-J]\)(?:\s*(?:,\s*)?(?:(?:and/or|and|or|&|/)\s*)?\([A-J]\))+\s*(?:$|[.,;])")
+_RATHER = re.compile(r",?\s+(?:(?:and\s+)?not|rather\s+than|instead\s+of)\s+")
+_BOLD = re.compile(r"([*_]{1,3})\(?([A-J])[).:]?\1\.?")
 _LISTED_WITHIN = re.compile(r"(?:^|[\s,;])[*_]*\(?([A-J])[).:](?=\s)")
 _LISTED = re.compile(r"^[ \t*_]*\(?([A-J])[.):]", re.M)
 MOST_COMPARED = 20
@@ -52,9 +55,10 @@ def choice(text: str, choices: tuple[str, ...] = ()) -> str | None:
     stated = list(statements(_CHOICE.sub("answer is ", text)))
     boxes = boxed(text)[::-1]
     for candidate in (*stated, *boxes):
-        if letter := leading_letter(candidate, letters):
+        several = names_several(candidate) or names_several_texts(candidate, choices)
+        if not several and (letter := leading_letter(candidate, letters)):
             return letter
-        if names_several(candidate):
+        if several:
             number = option_of(candidate, choices)  # "both (A) and (B)" may be an option
             return None if number is None else LETTERS[number]
     right = [m for m in _IS_RIGHT.finditer(text) if m["letter"] in letters]
@@ -92,21 +96,42 @@ def names_several(text: str) -> bool:
     return match is not None and _ANOTHER.match(text.strip(), match.end("letter") + len(_closing(match["after"]))) is not None
 
 
+def names_several_texts(text: str, choices: tuple[str, ...]) -> bool:
+    """Whether a stated answer is two options with their texts: "(A) One or (B) Two"."""
+    for letter, option in zip(LETTERS, choices, strict=False):
+        if option.strip():
+            own = rf"(?<!\w)(?:[Oo]ption\s+|[Cc]hoice\s+)?\(?{letter}[).:]+\s*{re.escape(option.strip())}(?!\w)"
+            text = re.sub(own, f"({letter})", text)
+    match = _LETTERED.match(text.strip())
+    return match is not None and len(set(re.findall("[A-J]", match.group()))) > 1
+
+
 def _closing(after: str) -> str:
     """What closes a letter's brackets."""
     return after if after.strip() in (")", "]", "}", "$", "*") else ""
 
 
 def option_of(text: str, choices: tuple[str, ...]) -> int | None:
-    """The one option whose text a stated answer is; None where none or several are."""
-    found = [i for i, option in enumerate(choices) if option.strip() and same_formula(text, option)]
+    """The one option whose text a stated answer is, or is instead of another option's ("Three, not Two"); None where none or
+    several are."""
+    found = _options(text, choices)
+    if not found and (rather := _RATHER.search(text)):
+        this, other = (_options(part, choices) for part in (text[: rather.start()], text[rather.end() :]))
+        found = this if len(other) == 1 and this != other else []
     return found[0] if len(found) == 1 else None
+
+
+def _options(text: str, choices: tuple[str, ...]) -> list[int]:
+    return [i for i, option in enumerate(choices) if option.strip() and same_formula(text, option)]
 
 
 def _bare(text: str, letters: str) -> str | None:
     lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
     if not lines:
         return None
+    bold = [m[2] for line in lines if (m := _BOLD.fullmatch(line))]
+    if len(set(bold)) == 1 and bold[0] in letters and _BOLD.fullmatch(lines[0]):
+        return bold[0]
     first = re.match(rf"\(?([{letters}])(?:\)|[.:](?=\s|$)|$)", _NOT_THAT.sub(" ", lines[0]).strip())
     if first and not names_several(lines[0]) and _LISTED.findall(text)[:2] != ["A", "B"]:  # all options, one after the other
         return str(first[1])
