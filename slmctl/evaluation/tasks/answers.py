@@ -28,7 +28,9 @@ _STATES = re.compile(
 _BOXED = re.compile(r"\\f?box(?:ed)?\s*")
 _BARE = re.compile(r"[^\s$.,;{}]+")
 _BRACE = re.compile(r"\\.|[{}]", re.S)
-_SENTENCE_END = re.compile(r"(?<!\bMr)(?<!\bMrs)(?<!\bMs)(?<!\bDr)(?<!\bSt)(?<!\b[ap]\.m)\.(?=\s|$)|\n|[;!?](?=\s|$)")
+_SENTENCE_END = re.compile(
+    r"(?<!\bMr)(?<!\bMrs)(?<!\bMs)(?<!\bDr)(?<!\bSt)(?<!\b[ap]\.m)\.(?!(?<=\bRs\.)\s*\d)(?=\s|$)|\n|[;!?](?=\s|$)"
+)
 _NOT_BUT = re.compile(
     r"not\s+(?!only\b).{1,80}?(?:,?\s+but\s+(?:rather\s+|instead\s+)?|,\s+(?:so\s+)?it(?:'s|\s+is)\s+)", re.I | re.S
 )
@@ -48,6 +50,7 @@ SAYS_WHAT = re.compile(
 """What follows a formula that is only named: "$n$ is 34"."""
 _PROSE = re.compile(r"-?[\d,.]*\d(?:[.,;:]?\s+[A-Za-z]{2,}|[.,;:]\s).*\s$", re.S)
 _OPEN_END = re.compile(r"(?:[-+*/=<>,;:(&–—]|\b(?:and|or|to|plus|minus|times)|\\(?:times|cdot|div|le|ge|leq|geq))\s*$")
+_CALCULATES = re.compile(r"\d[^\d=]{0,30}?(?:[+*×÷]|\s[-−–x/]\s|\b(?:plus|minus|times)\b)[^\d=]{0,10}\d")
 _MATHS = (("$$", "$$"), ("\\[", "\\]"), ("\\(", "\\)"), ("$", "$"))
 
 
@@ -136,15 +139,24 @@ def span(text: str) -> str:
                     break
                 return tidy((boxed(inside) or [inside])[0])
             break
-    sentence = _SENTENCE_END.split(text, maxsplit=1)[0]
+    sentence = _SENTENCE_END.split(_that_is(text), maxsplit=1)[0]
     if _BOXED.search(sentence):
         return tidy((boxed(text) or [""])[0])
     return tidy(sentence)
 
 
+def _that_is(text: str) -> str:
+    """ "80 + 48, i.e. 128" as "80 + 48, which is 128", so that no sentence ends there; an "i.e." after anything else stays."""
+    at = text.find("i.e.", 0, 120)
+    worked = at > 0 and text[at - 1].isspace() and _CALCULATES.search(text, 0, at) and not _SENTENCE_END.search(text[:at])
+    return f"{text[:at]}which is {text[at + 4 :].lstrip(' ,')}" if worked and "=" not in text[:at] else text
+
+
 def is_money(text: str, opens: int, closes: int) -> bool:
     """Whether the dollar signs at two places are those of two amounts, "$80 + $48", and hold no formula between them."""
     inside = text[opens + 1 : closes]
+    if re.match(r"\(\s*\.?\d", inside) and inside.rstrip().endswith("=") and re.match(r"\.?\d", text[closes + 1 : closes + 3]):
+        return True  # $(20-5) = $15
     if not re.match(r"\s*[-+−]?\s*\.?\d", inside):
         return False
     if _PROSE.match(inside):

@@ -47,11 +47,19 @@ _LINK = re.compile(
 _OPERATOR = re.compile(r"\s[-x/]\s|[+*×÷]|\\(?:times|cdot|div)(?![a-z])|\b(?:plus|minus|times|divided\s+by)\b", re.I)
 _MORE_THAN = re.compile(r"\D{0,20}\d[\d,.]*%?\s*(?:more|less|fewer|greater|times|of\b|and\b|or\b)", re.I)
 
+_COMPARED = re.compile(
+    r"[^\w]*(?P<by>[\d,.]*\d)(?:\s+[A-Za-z]+)?\s+(?P<how>more|less|fewer)(?:\s+[A-Za-z]+)?\s+than\s+[$€£¥₹₩]?(?P<what>[\d,.]*\d)"
+    r"(?:\s+[A-Za-z]+)?"
+)
+"""5 more than 20"""
+_LONGEST_COMPARED = 120
+
 
 def plain(text: str) -> str:
     """LaTeX and Unicode spellings of numbers as plain text: `\\frac{1}{2}` is 1/2, `1{,}000` is 1000, `−3` is -3."""
     text = re.sub("[−–—‐‑]", "-", text)
     text = text.replace("{,}", "").replace("\\!", "").replace("\\,", "").replace("\\$", "$").replace("\\%", "%")
+    text = re.sub(r"\b([Rr]s)\.(?=\d)", r"\1 ", text)
     text = re.sub(r"-\s*\((\d+/\d+)\)", r"-\1", text)
     text = re.sub(r"(\d)\s*\\[dtc]?frac\s*\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}", r"\1 \2/\3", text)
     text = re.sub(r"\\[dtc]?frac\s*\{\s*([\d.,]+)\s*\}\s*\{\s*([\d.,]+)\s*\}", r"\1/\2", text)
@@ -138,10 +146,18 @@ def _result(text: str) -> str:
     before, result = plainly[: link.start()], numbers(plainly[link.end() : link.end() + LONGEST])
     if not result or "=" in before or not re.match(r"\D{0,25}\d", plainly[link.end() :]):
         return text
+    if len(before) < _LONGEST_COMPARED and (compared := _COMPARED.fullmatch(before)) and _comes_to(compared, result[0]):
+        return plainly[link.end() :]
     tight = re.fullmatch(r"\W*([\d,.]+)-\W*([\d,.]+)[^\d]*", before)  # 676-224, but not the range 10-12
     if tight and values(result[0]) & {x - y for x in values(_digits(tight[1])) for y in values(_digits(tight[2].rstrip(".,")))}:
         return plainly[link.end() :]
     return plainly[link.end() :] if _is_calculation(before) else text
+
+
+def _comes_to(compared: re.Match[str], result: str) -> bool:
+    """Whether a number is what "5 more than 20" comes to."""
+    by, what = (values(_digits(compared[part])) for part in ("by", "what"))
+    return bool(values(result) & {y + x if compared["how"] == "more" else y - x for x in by for y in what})
 
 
 def _is_calculation(text: str) -> bool:
