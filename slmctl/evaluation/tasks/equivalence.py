@@ -289,8 +289,16 @@ def _unit(text: str) -> tuple[str, str]:
     return (match["value"].strip(), match["unit"].strip()) if match else (text, "")
 
 
+class Chosen(str):
+    """One of a question's options that are the same numbers, `5` and `5%`: it is the same as no other of them."""
+
+    __slots__ = ()
+
+
 def same_short(found: str, target: str) -> bool:
     """Whether a stated answer in words gives the target of a word problem: its number, ratio, time, name or yes and no."""
+    if isinstance(found, Chosen):
+        return same_text(found, target)
     if numeric(target):
         number = stated_number(found)
         return number is not None and same_number(number, numbers(target)[0])

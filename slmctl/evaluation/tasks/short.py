@@ -6,7 +6,7 @@ import re
 
 from slmctl.evaluation.marks import mark
 from slmctl.evaluation.tasks.answers import LONGEST_STATEMENT, boxed, own_part, statements, tidy
-from slmctl.evaluation.tasks.equivalence import bare_text, goes_on
+from slmctl.evaluation.tasks.equivalence import Chosen, bare_text, goes_on, same_short
 from slmctl.evaluation.tasks.numbers import final_answer
 from slmctl.evaluation.tasks.units import UNIT_WORDS
 
@@ -19,7 +19,7 @@ _WITH = re.compile(
     r"\s*(?:,\s*)?(?:and|or|nor|plus|&|as\s+well\s+as)\s+(?!not\b|nothing\b)(?:the\s+|an?\s+)?[^\s,]+(?:\s+[^\s,]+)?\s*"
 )
 _JOINED_TO = re.compile(rf"\d\s*(?:{'|'.join(sorted(UNIT_WORDS))})?s?\s*(?:,\s*)?(?:and\s+)?$|[-+*/x×]\s*$")
-_GOES_ON = re.compile(r"\s*(?:[-+*×=^:%/]|x\s*\d)")
+_GOES_ON = re.compile(r"\s*(?:[-+*×=^:%/]|x\s*\d|per\s?cent\b)")
 
 
 def short_answer(text: str, choices: tuple[str, ...] = ()) -> str | None:
@@ -47,13 +47,23 @@ def _without_letters(text: str, choices: tuple[str, ...]) -> str:
 def option(text: str, choices: tuple[str, ...]) -> str | None:
     """The one option that a text is, or that it names while naming no other, nor more than an option: "2 hours and 45 minutes"
     names no "2 hours", "not swimming" no swimming."""
-    bare = bare_text(text)
-    equal = [c for c in choices if bare_text(c) == bare]
-    found = {c: _places(bare, bare_text(c)) for c in choices if bare_text(c)}
+    bare = _bare(text)
+    equal = [c for c in choices if _bare(c) == bare]
+    found = {c: _places(bare, _bare(c)) for c in choices if _bare(c)}
     named = [c for c, places in found.items() if places]
-    longest = [c for c in named if not any(c != d and bare_text(c) in bare_text(d) for d in named)]
+    longest = [c for c in named if not any(c != d and _bare(c) in _bare(d) for d in named)]
     alone = [c for c in longest if any(_WITH.fullmatch(bare[end:]) is None for end in found[c])]
-    return equal[0] if len(equal) == 1 else alone[0] if len(longest) == len(alone) == 1 else None
+    one = equal[0] if len(equal) == 1 else alone[0] if len(longest) == len(alone) == 1 else None
+    return Chosen(one) if one is not None and any(_but_for_percent(one, c) for c in choices) else one
+
+
+def _but_for_percent(a: str, b: str) -> bool:
+    """Whether one of two options is a number and the other as much in percent: `5` and `5%`."""
+    return a.strip().endswith("%") != b.strip().endswith("%") and (same_short(a, b) or same_short(b, a))
+
+
+def _bare(text: str) -> str:
+    return re.sub(r"(?<=\d)\s*(?:%|per\s?cent(?!\w))", "%", bare_text(text))
 
 
 def _places(text: str, option: str) -> list[int]:
