@@ -30,6 +30,7 @@ _HEADING = re.compile(
     rf"|(?:to\s+)?(?:{'|'.join(_DOING.split())})(?:e|es|s|y|ing|ation|ting|ying)?\b",
     re.I,
 )
+_LINKED = re.compile(r"(?:now|then)\s+[$€£¥₹]?\d[\d,.]*[.*_]*", re.I)  # #### Now 42
 _SECTION = re.compile(r"\d{1,2}\.\d{1,2}\.?\s+[A-Z][a-z]{2}")  # 1.2 Cost, or 1.2 Dollars
 _TITLES = re.compile(
     r"(?:the\s+)?(?:full\s+|detailed\s+|step[- ]by[- ]step\s+|final\s+|short\s+)?(?:solution|answer|workings?|explanation|"
@@ -115,6 +116,8 @@ def _kind(line: str, after: str, words: bool) -> int:
         return _ANSWER
     if words and not after.strip() and not content.endswith(":") and not _TITLES.fullmatch(content):
         return _DOUBTFUL if _HEADING.match(content) or any(c.isdigit() for c in content) else _ANSWER
+    if _LINKED.fullmatch(content):
+        return _ANSWER
     if content.endswith(":") or _HEADING.match(content):
         return _TITLE_LINE
     if not any(c.isdigit() for c in content):

@@ -134,6 +134,9 @@ HEADINGS = [
     ("#### She has 42 left", "42", "4"),
     ("#### 18. I hope it is right.\n#### 18", "18", "1"),
     ("#### 12\n#### 13", "12", "13"),
+    ("#### Now 42\n\nNext one is 9", "42", "9"),
+    ("#### Now 3 pens\nThey cost 3 * 4 = 12", "12", "3"),
+    ("#### Day 5\n\nWe counted 3.", "3", "5"),
 ]
 COMPETITION = [
     # as stated, right targets, wrong targets
