@@ -29,6 +29,7 @@ _REASON = re.compile(
     r"because|since|as(?!\s+well)|who|which|that|so|not|with\s+(?:\d|an?\b|the\b|more|most)|by|has|had|have|is|was|are|were|"
     r"does|did|will|can|he|she|it|they|there)\b)"
 )
+_FACTORIAL = re.compile(r"(?:\d|[\d+*/-][^()]*\)|(?<![A-Za-z])[a-z])\s*!$")
 _PARTS = 40
 """Longest list that is compared without order."""
 
@@ -73,7 +74,7 @@ def _same(a: str, b: str, depth: int) -> bool:
     a, b = a.strip(), b.strip()
     if depth > 4 or not a or not b:
         return False
-    if _squeezed(a) == _squeezed(b) or same_text(a, b):
+    if _squeezed(a) == _squeezed(b) or (same_text(a, b) and bool(_FACTORIAL.search(a)) == bool(_FACTORIAL.search(b))):
         return True
     if (base_a := in_base(a)) and (base_b := in_base(b)):
         return base_a == base_b
@@ -152,7 +153,7 @@ def _proportional(a: list[str], b: list[str]) -> bool:
     try:
         sides = [expressions.parse(t) for t in (*a, *b)]
         ratios = []
-        for at in range(3):
+        for at in range(3 if any(expressions.has_root(s) for s in sides) else 4):  # the fourth tells |x| from x
             a0, a1, b0, b1 = (complex(expressions.value(s, at)) for s in sides)
             ratios.append((a0 - a1) / (b0 - b1))
     except (FormulaError, ZeroDivisionError, OverflowError):

@@ -16,7 +16,7 @@ _LONE = re.compile(rf"{_NAME}(?:\s*\(\s*\\?[a-z]+(?:\s*,\s*[a-z]+)*\s*\))?")
 _TUPLE = re.compile(rf"[(\[⦃]?\s*{_NAME}(?:\s*,\s*{_NAME})+\s*[)\]⦄]?")
 _CALL = re.compile(rf"(?P<name>{_NAME})\s*(?:\^\s*\{{?\s*-?\d\s*\}}?)?'*\s*(?P<argument>[(\[].*[)\]])")
 _COMPOSED = re.compile(r"\(\s*[fghFGH](?:[\s+\-*/]*[fghFGH])+\s*\)\s*\([^()]*\)")
-_TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)\s*(?:\^\s*\{?\s*\d\s*\}?)?\s*[^=<>]*[A-Za-z][^=<>]*")
+_TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)\s*(?:\^\s*\{?\s*\d\s*\}?)?\s*[^=<>]*[A-Za-z\d][^=<>]*")
 _WORKED = re.compile(r"\\(?:sum|prod|int|lim|max|min|det|gcd|inf|sup)(?![A-Za-z])")
 _MEASURED = re.compile(
     r"\\(?:m?angle|measuredangle|triangle|overline|overrightarrow|vec|hat|widehat|bar|mathbb|mathcal|boldsymbol|bm)(?![A-Za-z])"
@@ -24,6 +24,9 @@ _MEASURED = re.compile(
 _WORDS = re.compile(r"(?!.*\b(?:and|or)\b)(?=.*[a-z]{3})[A-Za-z][A-Za-z' ]*")
 _POWER = re.compile(rf"{_NAME}\s*\^\s*(?:\{{\s*(?:-\s*1|T)\s*\}}|T)")
 _MATRIX = re.compile(r"\\begin\{\w+\}(?:\{[^{}]*\})?(?P<inside>.*)\\end\{\w+\}", re.S)
+_RATIO = re.compile(r"[A-Za-z]{1,2}(?:\s*:\s*[A-Za-z]{1,2})+")
+_VALUES = re.compile(r"(?:\d+\s*)?[fghpqPQ]\s*\(\s*-?\d+\s*\)(?:\s*[-+*/]?\s*(?:\d+\s*)?[fghpqPQ]\s*\(\s*-?\d+\s*\))+")
+"""f(1) + 2f(2)"""
 _UNKNOWNS = frozenset("xyz")
 _NO_FUNCTIONS = frozenset("xzn")
 """Names before a bracket that are factors rather than functions: `x(x+1)`."""
@@ -34,6 +37,8 @@ def names_a_value(side: str) -> bool:
     """Whether a left side is the name of something: a variable, a tuple, a function's value, a length, a set's size, or words."""
     side = side.strip()
     if _LONE.fullmatch(side) or _TUPLE.fullmatch(side) or _COMPOSED.fullmatch(side) or _POWER.fullmatch(side):
+        return True
+    if _RATIO.fullmatch(side) or _VALUES.fullmatch(side):
         return True
     if _TRIGONOMETRIC.fullmatch(side) or _WORKED.match(side) or _WORDS.fullmatch(side):
         return True
@@ -81,7 +86,7 @@ def _is_one_group(text: str) -> bool:
 
 
 def _is_size(side: str) -> bool:
-    """`|A|`, `|a-b|`, `[ABC]` (an area); not `|x|`, which is an equation to be solved."""
+    """`|A|`, `|z|`, `|a-b|`, `[ABC]` (an area); not `|x|`, which is an equation to be solved."""
     bare = re.sub(r"\\\|", "|", side)
     if re.fullmatch(r"\[\s*[A-Z]{3,}\s*\]", bare):
         return True
@@ -91,7 +96,5 @@ def _is_size(side: str) -> bool:
         and bare.endswith("|")
         and "|" not in inside
         and re.search("[A-Za-z]", inside) is not None
-        and (
-            inside not in _UNKNOWNS | {"n"} and (len(inside) == 1 or _LONE.fullmatch(inside) is not None or is_of_several(inside))
-        )
+        and (inside not in ("x", "y", "n") and (len(inside) == 1 or _LONE.fullmatch(inside) is not None or is_of_several(inside)))
     )
