@@ -16,7 +16,7 @@ from slmctl.console import say
 from slmctl.corpus.source_files import MEND
 from slmctl.errors import ConfigError, InputError
 from slmctl.files import publishing, read_json, why_no_folder
-from slmctl.stages.init_look import Looked, look_at
+from slmctl.stages.init_look import BYTES_A_TOKEN, Looked, look_at
 from slmctl.stages.init_sizes import GROUP_ROWS, Sizes, sizes
 
 PLACEHOLDERS = {"curated": "curated.jsonl", "corpus": "corpus/*.jsonl.gz", "target": "target.jsonl"}
@@ -54,13 +54,14 @@ def init(file: Path, given: Given) -> None:
     tokens = {name: sum(s.tokens for s in looked[name]) if looked.get(name) else n for name, n in ASSUMED.items()}
     found = sizes(tokens["curated"], tokens["corpus"], given.base_model is None, _context(given.base_model))
     name = re.sub(r"[^\w.-]+", "-", file.stem, flags=re.ASCII).strip("-.") or "mine"
-    text = configuration(name, looked, given.base_model, found)
+    shown = shlex.quote(str(file)) if str(file).isprintable() else "FILE"
+    text = configuration(name, looked, given.base_model, found, shown)
     data, lines = parse_yaml(text, str(file))
     check(data, str(file), lines)
     for role, sources in looked.items():
         for s in sources:
             files = f"{s.files} file{'s' * (s.files > 1)}"
-            say(f"{role}: {s.path}: {files}, about {_short(s.tokens)} tokens; text: {s.text!r} ({s.why})")
+            say(f"{role}: {s.path}: {files}, roughly {_short(s.tokens)} tokens; text: {s.text!r} ({s.why})")
     with publishing(file) as temporary:
         temporary.write_text(text, encoding="utf-8")
     missing = [role for role in PLACEHOLDERS if role not in looked]
@@ -118,10 +119,10 @@ MARK = "\0"
 COLUMN = 38
 
 
-def configuration(name: str, looked: dict[str, list[Looked]], base_model: str | None, s: Sizes) -> str:
-    """The YAML of a pipeline with its three arms."""
+def configuration(name: str, looked: dict[str, list[Looked]], base_model: str | None, s: Sizes, file: str) -> str:
+    """The YAML of a pipeline with its three arms, which calls itself `file` where it shows commands."""
     parts = [
-        _head(name),
+        _head(name, file),
         _model(base_model, s),
         _texts(looked, s),
         _reference(base_model is None, s),
@@ -133,10 +134,11 @@ def configuration(name: str, looked: dict[str, list[Looked]], base_model: str | 
     )
 
 
-def _head(name: str) -> str:
+def _head(name: str, file: str) -> str:
     return f"""\
-# Written by `slmctl init`. Check it: slmctl validate FILE --inputs. Run it: slmctl run FILE; after a stop, run it again.
-# A first try in minutes: slmctl run FILE -o pretrain.steps=20 -o output_dir=runs/{name}-try
+# Written by `slmctl init`. Check it: slmctl validate {file} --inputs
+# Run it: slmctl run {file}; after a stop, run it again.
+# A first try in minutes: slmctl run {file} -o pretrain.steps=20 -o output_dir=runs/{name}-try
 # Every key that there is stands in the README's configuration reference.
 
 name: {_quoted(name)}{MARK}an output_dir belongs to one name
@@ -187,7 +189,7 @@ def _set(role: str, sources: list[Looked] | None, indent: str) -> list[str]:
     for s in sources:
         lead = f"{indent}  - " if len(sources) > 1 else f"{indent}  "
         rest = " " * len(lead)
-        lines.append(f"{lead}path: {_quoted(s.path)}{MARK}about {_short(s.tokens)} tokens")
+        lines.append(f"{lead}path: {_quoted(s.path)}{MARK}roughly {_short(s.tokens)} tokens, at {BYTES_A_TOKEN:.0f} bytes each")
         lines.append(f"{rest}text: {_quoted(s.text)}{MARK}template over the fields of a record; guessed: {s.why}")
         if re.search(r"\.txt(\.gz|\.zst)?$", s.path):
             lines.append(f"{rest}txt_split: paragraph{MARK}what a document is: file, paragraph or line")
@@ -197,9 +199,11 @@ def _set(role: str, sources: list[Looked] | None, indent: str) -> list[str]:
 def _reference(scratch: bool, s: Sizes) -> str:
     return f"""\
 reference:{MARK}the base continued on the curated text: its losses say what is worth learning
-  epochs: {s.reference_epochs}{MARK}budget: passes over the curated text
-  mix: {"0.3" if scratch else "0.0"}{MARK}share of corpus rows, so that it does not forget the corpus; more for a weak base
-  batch_tokens: {s.reference_batch}{MARK}tokens of an optimizer step: small enough for dozens of steps
+  epochs: {s.reference_epochs}{MARK}budget: passes over the curated text, roughly {s.reference_steps} steps. After a few dozen a
+  {MARK}reference knows the target no better than the arms come to, and its choice misleads them: a
+  {MARK}small set wants small steps, and where those are too few, more passes than the paper's 3
+  mix: {s.reference_mix}{MARK}share of corpus rows, so that it does not forget the corpus; more for a weak base
+  batch_tokens: {s.reference_batch}{MARK}tokens of an optimizer step: small enough for some hundred steps
   lr: {"1.0e-3" if scratch else "5.0e-5"}{MARK}peak learning rate
 """
 
@@ -209,7 +213,7 @@ def _pretrain(scratch: bool, s: Sizes) -> str:
     compete = f"ratio: 0.6, group_rows: {GROUP_ROWS}"
     return f"""\
 pretrain:{MARK}what all arms have in common
-  tokens: {s.tokens:_}{MARK}budget of each arm, tokens seen: {s.steps} steps, {passes} over the corpus
+  tokens: {s.tokens:_}{MARK}budget of each arm, tokens seen: {s.steps} steps, roughly {passes} over the corpus
   batch_tokens: {s.batch_tokens}{MARK}tokens of an optimizer step, a multiple of seq_len x group_rows
   micro_batch: {s.micro_batch}{MARK}rows in one forward pass, in whole groups
   lr: {"1.0e-3" if scratch else "8.0e-5"}{MARK}peak learning rate

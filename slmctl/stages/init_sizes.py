@@ -6,6 +6,10 @@ import math
 from dataclasses import dataclass
 
 GROUP_ROWS = 8
+REFERENCE_STEPS, REFERENCE_ROWS = 100, 4
+"""Steps of the reference that are aimed at, and the rows of a step that it takes at the least: fewer are mostly noise."""
+REFERENCE_EPOCHS = (3, 8)
+"""The paper's (section 3.1), and the most: beyond, the reference learns a small set by heart, and its losses tell nothing."""
 STEPS, FEWEST_STEPS = 400, 48
 """Steps of an arm that are aimed at, and below which it goes through the corpus more than once."""
 MOST_TOKENS = 20_000_000
@@ -36,6 +40,8 @@ class Sizes:
     eval_every: int
     save_every: int
     reference_epochs: int
+    reference_mix: float
+    reference_steps: int
     reference_batch: int
     base_tokens: int
     model: tuple[int, int, int, int, int]
@@ -52,8 +58,8 @@ def sizes(curated: int, corpus: int, scratch: bool, longest: int | None = None) 
     batch = _multiple(seen / STEPS, unit, 524_288)
     steps = max(FEWEST_STEPS, math.ceil(seen / batch))
     evaluated = max(1, steps // (2 * KEPT["scratch" if scratch else "base"]))
-    epochs = 1 if scratch else 3
-    reference_batch = _multiple(curated * epochs / 40, seq_len, 65_536)
+    mix = 0.3 if scratch else 0.0  # a base that has barely learnt the corpus forgets it without
+    epochs, reference_batch, reference_steps = _reference(curated / (1 - mix), seq_len)
     *_, (_, *model) = (m for i, m in enumerate(MODELS) if i == 0 or corpus > MODELS[i - 1][0])
     return Sizes(
         seq_len=seq_len,
@@ -66,9 +72,19 @@ def sizes(curated: int, corpus: int, scratch: bool, longest: int | None = None) 
         save_every=2 * evaluated,
         reference_epochs=epochs,
         reference_batch=reference_batch,
+        reference_mix=mix,
+        reference_steps=reference_steps,
         base_tokens=max(20, steps // 5) * batch,
         model=(model[0], model[1], model[2], model[3], model[4]),
     )
+
+
+def _reference(epoch: float, seq_len: int) -> tuple[int, int, int]:
+    """Epochs of so many tokens, tokens of a step, and the steps that they make: by small steps first, then by more epochs."""
+    fewest, most = REFERENCE_EPOCHS
+    batch = max(_multiple(epoch * fewest / REFERENCE_STEPS, seq_len, 65_536), REFERENCE_ROWS * seq_len)
+    epochs = min(most, max(fewest, math.ceil(REFERENCE_STEPS * batch / epoch * 0.9)))  # 90 are some hundred too
+    return epochs, batch, math.ceil(epochs * epoch / batch)
 
 
 def _multiple(value: float, unit: int, most: int) -> int:

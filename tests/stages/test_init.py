@@ -59,9 +59,10 @@ def test_what_it_writes_is_valid_and_runs(
     given = [x for name, paths in texts.items() for p in paths for x in (f"--{name}", p)]
     assert command("init", "my run.yaml", *given) == 0
     said = capsys.readouterr()
-    assert "curated: curated.parquet: 1 file, about " in said.err
+    assert "curated: curated.parquet: 1 file, roughly " in said.err
     assert "corpus: web/*.jsonl.gz: 2 files" in said.err
     assert "next: slmctl validate my run.yaml --inputs" in said.out
+    assert "# Run it: slmctl run 'my run.yaml'; after a stop" in Path("my run.yaml").read_text()
     assert command("validate", "my run.yaml", "--inputs") == 0
     config = load_config("my run.yaml")
     assert [s.text for s in (*config.data.curated, *config.data.corpus)] == ["{question}\n{answer}", "{content}", "{raw}"]
@@ -197,7 +198,7 @@ def test_tokens_are_estimated_whatever_the_file(tmp_path: Path, name: str) -> No
 @pytest.mark.parametrize("corpus", [1_000, 300_000, 8_000_000, 5_000_000_000])
 def test_sizes_make_a_sensible_run_whatever_the_texts(tmp_path: Path, scratch: bool, curated: int, corpus: int) -> None:
     found = sizes(curated, corpus, scratch)
-    (tmp_path / "p.yaml").write_text(configuration("p", {}, None if scratch else "some/base", found))
+    (tmp_path / "p.yaml").write_text(configuration("p", {}, None if scratch else "some/base", found, "p.yaml"))
     config = load_config(tmp_path / "p.yaml")
     for arm in config.pretrain.arms.values():
         steps = total_steps(arm, config.data.seq_len, 0)
@@ -211,7 +212,20 @@ def test_sizes_make_a_sensible_run_whatever_the_texts(tmp_path: Path, scratch: b
     assert found.passes == pytest.approx(config.pretrain.tokens / corpus)
     if curated >= 50_000:
         rows = curated // config.data.seq_len
-        assert total_steps(config.reference, config.data.seq_len, rows) >= 10, "dozens of steps, or as many as there can be"
+        steps = total_steps(config.reference, config.data.seq_len, round(rows / (1 - config.reference.mix)))
+        assert steps >= 80
+        assert steps == pytest.approx(found.reference_steps, rel=0.05, abs=1)
+        assert steps <= 125 or found.reference_batch > 60_000, "no more than it takes, but of what is large"
+
+
+@pytest.mark.parametrize("scratch", [True, False])
+@pytest.mark.parametrize("curated", [4_100, 6_000, 15_000, 40_000, 300_000, 3_000_000, 10**9])
+def test_a_small_curated_set_has_small_steps_and_more_epochs(curated: int, scratch: bool) -> None:
+    found = sizes(curated, 8_000_000, scratch)
+    assert 3 <= found.reference_epochs <= 8
+    assert found.reference_epochs == 3 or found.reference_batch == 4 * found.seq_len, "smaller steps come first"
+    assert found.reference_steps >= 85
+    assert found.reference_mix == (0.3 if scratch else 0.0)
 
 
 def test_rows_fit_a_local_bases_context(tmp_path: Path) -> None:
