@@ -24,6 +24,7 @@ from slmctl.model.split import SplitModel, refuse_ids_beyond, refuse_rows_beyond
 from slmctl.stages.cards import write_card
 from slmctl.stages.precisions import tell
 from slmctl.stages.start import Ready, Resume, make_ready, mark_stopped, settle
+from slmctl.stages.validate import RANDOM_BASE
 from slmctl.stages.workspace import Workspace
 from slmctl.store import manifest
 from slmctl.store.order import mix_seed
@@ -68,6 +69,7 @@ def train_base(workspace: Workspace, resume: Resume = True) -> None:
             return
         training = workspace.base_training
         if scratch.train is None or settings is None:
+            warn(RANDOM_BASE)
             ranks.first(lambda: _publish(ready.model.model, workspace, training / "model"))
         else:
             tell("base", scratch.train.precision, settings.precision, workspace.device, width)

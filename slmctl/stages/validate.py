@@ -17,6 +17,11 @@ from slmctl.stages.alike import identical_arms
 from slmctl.stages.first_records import empty_sets, wrong_records
 from slmctl.stages.task_checks import absent_harness, task_data, task_mistakes
 
+RANDOM_BASE = (
+    "the base has random weights: model.scratch.train is null. Give it tokens and lr, that reference and arms start from a model "
+    "of the corpus."
+)
+
 
 def sources_of(config: PipelineConfig) -> Iterator[tuple[str, SourceConfig]]:
     """Every text source with its key path."""
@@ -41,6 +46,8 @@ class Seen:
     """What it names that is not here, or not whole: a mistake for who has to read it."""
     notes: list[str]
     """What was not looked at."""
+    warnings: list[str]
+    """What is allowed, and seldom meant."""
 
 
 def look(config: PipelineConfig, inputs: bool = False, made_by_sweeps: Set[str] = frozenset()) -> Seen:
@@ -60,7 +67,7 @@ def look(config: PipelineConfig, inputs: bool = False, made_by_sweeps: Set[str] 
             *wrong_models(config),
             *wrong_tokenizers(config),
         ]
-    return Seen(mistakes, wrong, hub_names(config))
+    return Seen(mistakes, wrong, hub_names(config), random_base(config))
 
 
 def _is_absent(task: TaskConfig | SuiteConfig | HarnessConfig) -> bool:
@@ -96,6 +103,12 @@ def absent_models(config: PipelineConfig) -> list[str]:
         for where, path in found.items()
         if path.startswith((".", "/", "~")) or path.count("/") > 1
     ]
+
+
+def random_base(config: PipelineConfig) -> list[str]:
+    """Says so where the base has learnt nothing."""
+    scratch = config.model.scratch
+    return [RANDOM_BASE] if scratch is not None and scratch.train is None else []
 
 
 def hub_names(config: PipelineConfig) -> list[str]:

@@ -211,3 +211,26 @@ def test_validate_loads_no_model_library(settings: dict[str, Any], tmp_path: Pat
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+# --- the base ---
+
+
+def test_a_base_of_random_weights_is_warned_of(slm_file: Any, capsys: Any) -> None:
+    for train, said in ((None, 1), ({"steps": 2, "lr": 1e-3, "batch_tokens": 256}, 0)):
+        with pytest.raises(SystemExit) as e:
+            main(["validate", slm_file(train)])
+        assert not e.value.code
+        assert capsys.readouterr().err.count("the base has random weights: model.scratch.train is null") == said
+
+
+@pytest.fixture
+def slm_file(settings: dict[str, Any], tmp_path: Path) -> Any:
+    """Writes the tiny pipeline with `train` for its base."""
+
+    def make(train: dict[str, Any] | None) -> str:
+        settings["model"]["scratch"]["train"] = train
+        (tmp_path / "p.yaml").write_text(json.dumps(settings))
+        return str(tmp_path / "p.yaml")
+
+    return make
