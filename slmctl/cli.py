@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from slmctl import __version__
-from slmctl.console import err, out, say, waiting
+from slmctl.console import err, out, say, waiting, warn
 from slmctl.errors import ConfigError, Interrupted, SlmError
 from slmctl.files import is_full
 from slmctl.signals import raising
@@ -29,7 +29,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Selective Language Modeling, from raw text to compared checkpoints.\n\n"
-    "Start with `slmctl demo`, then `slmctl run pipelines/your.yaml`.",
+    "Start with `slmctl demo`; for your own texts, `slmctl init mine.yaml`, then `slmctl run mine.yaml`.",
 )
 debug = False
 LOADING = "loading PyTorch and transformers"
@@ -358,6 +358,8 @@ def validate(
         raise ConfigError(f"{config}: " + "\n  ".join(told))
     for line in [*seen.wrong, *seen.notes]:
         say(f"note: {line}")
+    for line in seen.warnings:
+        warn(line)
     out.print(f"{config}: valid")
 
 
