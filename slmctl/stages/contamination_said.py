@@ -44,12 +44,14 @@ def _line(name: str, side: str, documents: int, figures: dict[str, Any], overlap
 
 
 def tell(workspace: Workspace, found: dict[str, Any], again: bool) -> None:
-    """One line that it was checked, and one for each held-out set and side where something was found; the former alone where
-    it was said before (`again`)."""
+    """One line that it was checked, and one for each held-out set and side where something was found; one
+    line with the numbers where it was said before (`again`)."""
     lines = [_line(*of, found["overlap"]) for of in contaminated(found)]
     place = workspace.root / FILE
     if again and lines:
-        say(f"contamination: as before, held-out documents also stand in what models learn from; {place} names some")
+        each = (f"{name}: {f['exact'] + f['overlap']:,} of {n:,} in {side}" for name, side, n, f in contaminated(found))
+        also = f"held-out documents also stand in what models learn from ({', '.join(each)})"
+        say(f"contamination: as before, {also}; {place} names some")
         return
     for line in lines:
         warn(line)
