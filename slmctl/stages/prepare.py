@@ -303,9 +303,7 @@ def describe(name: str, counts: dict[str, int], shards: int) -> str:
     text = f"prepare {name}: {counts['documents']:,} documents, {counts['tokens']:,} tokens in {shards} shard{'s' * (shards > 1)}"
     notes = {"empty_documents": "empty", "skipped_documents": "skipped"}
     extra = [f"{counts[k]:,} {label}" for k, label in notes.items() if counts[k]]
-    text += f" ({'; '.join(extra)})" if extra else ""
-    across = counts["split_documents"]
-    return text + (f"; {across:,} documents go on from one row to the next" if across else "")
+    return text + (f" ({'; '.join(extra)})" if extra else "")
 
 
 def columns_of(tokenizer: Tokenizer, vocab_size: int) -> dict[str, str]:
