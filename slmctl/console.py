@@ -52,6 +52,17 @@ def warn(message: str) -> None:
         err.print(f"warning: {message}", style="yellow", markup=False)
 
 
+_told: dict[str, str] = {}
+"""What was last said of each subject."""
+
+
+def say_news(subject: str, news: str, message: str) -> None:
+    """`say`, unless the same news were the last of this subject in this process: several stages would repeat them."""
+    if not _quiet and _told.get(subject) != news:
+        _told[subject] = news
+        say(message)
+
+
 class Wait:
     """Says what is waited for, once it has taken `seconds`: beside a spinner on a terminal, else as a line, and again every
     `again` seconds. Of waits within each other the innermost speaks; where a bar or panel is shown, only in lines."""

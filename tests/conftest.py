@@ -10,6 +10,8 @@ import pytest
 import yaml
 from tiny_pipeline import tiny_settings
 
+from slmctl import console
+
 LONG = (
     "test_cli.py",
     "test_soak_training_small.py",
@@ -23,6 +25,12 @@ LONG = (
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: next((n for n, part in enumerate(LONG) if part in item.path.parts), len(LONG)))
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test is as a process of its own to what is said once a process."""
+    monkeypatch.setattr(console, "_told", {})
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import torch
 
 from slmctl.config import SelectionConfig, TrackingConfig, TrainingConfig, rows_per_step, total_steps
-from slmctl.console import say, waiting, warn
+from slmctl.console import say, say_news, waiting, warn
 from slmctl.corpus.tokenizer import Tokenizer
 from slmctl.crowding import Crowding
 from slmctl.errors import Interrupted, MismatchError, TrainingError
@@ -257,9 +257,11 @@ class Trainer:
         self.told_of_others = True
         share = crowding.share()
         if share is not None and share > CROWDED:
-            say(
+            say_news(
+                "crowding",
+                "crowded",
                 f"note: {self.run.name}: for {share:.0%} of the time so far, it waited for a core that other processes use, and "
-                "trains the slower for it. Stop them where you can, and it speeds up."
+                "trains the slower for it. Stop them where you can, and it speeds up.",
             )
 
     def _stopping(self, signum: int, message: str | None) -> None:

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 from test_training_loop import STEPS, assert_same, at_step, result, send, train_arm
 
+from slmctl import console
 from slmctl.config import ArmConfig
 from slmctl.errors import Interrupted
 from slmctl.files import read_json
@@ -58,6 +59,7 @@ def test_a_run_goes_on_in_what_it_began_with_on_another_machine(here, there, kep
     workspace = stopped(pipeline("stopped", AUTO), monkeypatch)
     cpu(there)
     capsys.readouterr()
+    monkeypatch.setattr(console, "_told", {})
     directory = train_arm(workspace)
     said = capsys.readouterr().err
     assert_same(result(directory), result(whole))
@@ -143,6 +145,14 @@ def test_what_is_taken_is_said_and_what_is_slow_is_warned_of(asked, took, gains,
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == len(said)
     assert all(line.startswith(start) for line, start in zip(lines, said, strict=True))
+
+
+def test_what_auto_takes_is_said_once_and_again_where_it_differs(cpu, capsys):
+    cpu(True)
+    for name, took in (("base", "float32"), ("reference", "float32"), ("slm", "bf16_autocast"), ("eval", "float32")):
+        tell(name, "auto", took, "cpu", lambda: 16)
+    said = [f"{n}: precision auto is {p}" for n, p in (("base", "float32"), ("slm", "bf16_autocast"), ("eval", "float32"))]
+    assert capsys.readouterr().err.splitlines() == said
 
 
 # --- records ---

@@ -125,8 +125,12 @@ def test_several_ranks_keep_what_they_were_started_with(number):
 def test_a_run_that_waits_for_cores_says_so_once(share, said, pipeline, monkeypatch, capsys):
     monkeypatch.setattr(loop, "SETTLING", 0.0)
     monkeypatch.setattr(loop.Crowding, "share", lambda _: share)
-    train_arm(pipeline())
-    assert capsys.readouterr().err.count("slm: for 60% of the time so far, it waited for a core") == said
+    workspace = pipeline()
+    train_arm(workspace)
+    train_arm(workspace, "clm")
+    err = capsys.readouterr().err
+    assert err.count("slm: for 60% of the time so far, it waited for a core") == said
+    assert "clm: for" not in err, "it was said of the arm before"
 
 
 def test_a_large_model_is_not_measured(pipeline, number, monkeypatch):
