@@ -31,6 +31,8 @@ from slmctl.storage import LocalFolder
 from slmctl.sweeps import made_by, read_sweeps
 
 RESULTS = "results.json"
+FEWEST_STEPS, MOST_EPOCHS = 10, 5
+"""Of a training stage; less, and more passes over the corpus, are seldom meant."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,33 @@ def plan_run(config: PipelineConfig) -> Planned:
         stages = [(d, estimator.of(d)) for d in decisions.values()]
         problems += [*estimator.problems, *_unwritable(workspace)]
         told, elsewhere = list(dict.fromkeys(problems)), config.store_dir is not None
-        return Planned(stages, told, alike, estimator.how, _free(workspace), elsewhere)
+        return Planned(
+            stages, told, [*alike, *seen.warnings, *unusual_budgets(stages)], estimator.how, _free(workspace), elsewhere
+        )
+
+
+def unusual_budgets(stages: list[tuple[Decision, Estimate]]) -> list[str]:
+    """A line on each training stage to be made that has next to no steps, or sees the corpus many times."""
+    found = []
+    for decision, estimate in stages:
+        if decision.action in KEPT or estimate.steps is None:
+            continue
+        if estimate.steps < FEWEST_STEPS:
+            found.append(f"{decision.label}: {counted(estimate)} will hardly change it. Give it more, or a smaller batch_tokens.")
+        if decision.label != "reference" and (estimate.epochs or 0) > MOST_EPOCHS:
+            found.append(f"{decision.label}: {counted(estimate)} of the corpus, which it may come to know by heart.")
+    return found
+
+
+def counted(estimate: Estimate) -> str:
+    """Steps and epochs, as far as they are known."""
+    if estimate.steps is None:
+        return ""
+    steps = f"{estimate.steps:,} step{'s' * (estimate.steps != 1)}"
+    if estimate.epochs is None:
+        return steps
+    short = f"{estimate.epochs:.2g}" if estimate.epochs < 100 else f"{estimate.epochs:,.0f}"
+    return f"{steps}, {short} epoch{'s' * (short != '1')}"
 
 
 def _stage(
@@ -224,7 +252,7 @@ def _free(workspace: Looking) -> int | None:
 
 def as_data(planned: Planned) -> dict[str, Any]:
     """The same as plain data, for --json."""
-    stages = [{**asdict(d), "why": list(d.why), "seconds": e.seconds, "bytes": e.bytes} for d, e in planned.stages]
+    stages = [{**asdict(d), "why": list(d.why), **asdict(e)} for d, e in planned.stages]
     return {
         "stages": stages,
         "problems": planned.problems,
@@ -242,6 +270,7 @@ def show(planned: Planned) -> None:
     table = Table(box=None, pad_edge=False)
     table.add_column("stage")
     table.add_column("would be")
+    table.add_column("training")
     for column in ("time", "disk"):
         table.add_column(column, justify="right")
     table.add_column("why", overflow="fold")
@@ -249,7 +278,7 @@ def show(planned: Planned) -> None:
         works = decision.action not in KEPT
         cost = [duration(estimate.seconds) if estimate.seconds is not None else "?", sizes(estimate.bytes)] if works else ["", ""]
         at = f" (after {decision.done})" if decision.action == "gone on with" and decision.done else ""
-        table.add_row(decision.label, f"{decision.action}{at}", *cost, "; ".join(decision.why))
+        table.add_row(decision.label, f"{decision.action}{at}", counted(estimate), *cost, "; ".join(decision.why))
     width = out.width if out.is_terminal else max(out.width, 160)  # in a log nothing is cut off
     Console(file=out.file, width=width, highlight=False, markup=False).print(table)
     for line in [*_sums(planned), *(f"warning: {w}" for w in planned.warnings)]:

@@ -11,7 +11,7 @@ from statistics import median
 
 import pyarrow.parquet as pq
 
-from slmctl.config import SelectionConfig, SourceConfig, TrainingConfig, total_steps
+from slmctl.config import SelectionConfig, SourceConfig, TrainingConfig, rows_per_step, total_steps
 from slmctl.corpus.sources import TO_THE_END, Slice, Tally, documents, files_of
 from slmctl.corpus.text_files import COMPRESSED, kind_of, open_raw, stored_size, text_size
 from slmctl.errors import SlmError
@@ -50,6 +50,10 @@ class Estimate:
 
     seconds: float | None = None
     bytes: tuple[float, float] | None = None
+    steps: int | None = None
+    """Of training in all, those that are done included."""
+    epochs: float | None = None
+    """Of its data, in all."""
 
 
 class Estimator:
@@ -138,13 +142,14 @@ class Estimator:
         except SlmError as e:
             self.problems.append(str(e))
         steps, model = total_steps(run, self.seq_len, int(rows or 0)), self.base_shape
+        epochs = steps * rows_per_step(run, self.seq_len) / rows if rows else None
         if model is None:
-            return Estimate()
+            return Estimate(steps=steps, epochs=epochs)
         heldout = [min(run.eval_tokens or n, n) for n in self._heldout_tokens() if n is not None]
         left = max(0, steps - decision.done)
         flops = training_flops(model, run, selection, self.seq_len, steps, left, sum(heldout))
         size = training_bytes(model, run, steps)
-        return Estimate(self._seconds(flops), (size, size))
+        return Estimate(self._seconds(flops), (size, size), steps, epochs)
 
     def _heldout_tokens(self) -> list[float | None]:
         return [self.tokens_of(f"heldout/{n}") for n in self.workspace.heldout_names()]

@@ -249,3 +249,23 @@ def test_what_auto_took_is_kept_and_only_what_changes_otherwise_takes_another(ev
     assert actions(found)["pretrain/random"] == "made anew"
     assert 'was "float32", is now "bf16_autocast"' in why(found, "pretrain/random")
     assert {a for label, a in actions(found).items() if label not in ("pretrain/random", "eval")} == {"skipped"}
+
+
+def test_steps_and_epochs_are_told_and_what_is_unusual_of_them_warned_of(tmp_path: Path, capsys: Any) -> None:
+    settings = tiny_settings(tmp_path)
+    settings["pretrain"] |= {"steps": 4000, "tokens": None, "warmup": 1}
+    settings["reference"] |= {"steps": 3, "epochs": None}
+    settings["model"]["scratch"]["train"] = None
+    found = plan_run(check(settings, "tiny"))
+    of = {d.label: e for d, e in found.stages}
+    assert (of["reference"].steps, of["pretrain/slm"].steps, of["base"].steps) == (3, 4000, None)
+    rows = of["pretrain/slm"].epochs
+    assert rows is not None
+    assert rows > 5
+    said = "\n".join(found.warnings)
+    assert "reference: 3 steps, " in said
+    assert "pretrain/slm: 4,000 steps, " in said
+    assert "of the corpus, which it may come to know by heart" in said
+    assert "the base has random weights" in said
+    show(found)
+    assert "4,000 steps, " in capsys.readouterr().out
