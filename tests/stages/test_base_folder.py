@@ -7,11 +7,15 @@ from pathlib import Path
 
 import pytest
 from evaluated_pipeline import Made
+from tiny_pipeline import tiny_settings
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from slmctl.config_file import check
 from slmctl.files import sha256_file
 from slmctl.stages.evaluate import evaluate
+from slmctl.stages.prepare import prepare
 from slmctl.stages.train import train_base
+from slmctl.stages.workspace import Workspace
 
 OWN = {"inputs.json", "done.json", "launch.json", "training"}
 
@@ -58,3 +62,13 @@ def test_a_base_of_the_older_layout_that_was_stopped_goes_on_in_it(own_copy: Mad
     train_base(workspace)
     assert not (base / "training").exists(), "its checkpoints were found"
     assert sha256_file(base / "model" / "model.safetensors") == wanted
+
+
+def test_a_base_of_random_weights_is_said_to_be_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = tiny_settings(tmp_path)
+    settings["model"]["scratch"]["train"] = None
+    workspace = Workspace(check(settings, "tiny")).open()
+    prepare(workspace)
+    train_base(workspace)
+    train_base(workspace)
+    assert capsys.readouterr().err.count("the base has random weights: model.scratch.train is null") == 1
