@@ -15,7 +15,7 @@ FORGOTTEN, FORGOTTEN_CORPUS = 0.5, 0.1
 """Nats a token that the reference may lose to base on another set than the target, and on the corpus it scores."""
 
 _ALIGNMENT = {
-    "good": "as those of aligned scores do",
+    "good": "as expected where each score belongs to its token",
     "warning": "weak for aligned scores, though at no other shift they correlate strongly. Check that base and reference are "
     "models of this text's language, and have learnt (their held-out losses); a model that began from random weights may "
     "need more steps",

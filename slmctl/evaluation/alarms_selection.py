@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from slmctl.evaluation.alarms_together import Figure, OfArm, together
-from slmctl.evaluation.comparing import Alarm, Results, arms_of, gap_between, known, nats, percent
+from slmctl.evaluation.comparing import ALIKE, Alarm, Results, arms_of, controls_of, gap_between, known, nats, percent
 
 RATIO_OFF = 0.02
 """Distance of the realised ratio from the configured one that is no rounding."""
@@ -59,7 +59,7 @@ def _ahead(arm: str, found: dict[str, Any]) -> Iterator[OfArm]:
     median = found.get("median_excess")
     if not known(median) or median >= 0:
         return
-    end = "most are predicted better by the arm than by its reference, and selected is where that is least so"
+    end = "the arm predicts most tokens better than its reference does, and trains on those where it leads least or is behind"
     one = f"The excess loss of most tokens was negative in the last tenth of {arm} (median {nats(median)} nats): {end}."
     many = f"The excess loss of most tokens was negative in the last tenth of {{n}} arms (median {{median}} nats): {end}"
     yield OfArm(arm, "note", one, many, {"median": (median, nats)})
@@ -67,20 +67,52 @@ def _ahead(arm: str, found: dict[str, Any]) -> Iterator[OfArm]:
 
 def _behind(results: Results, arm: str) -> Iterator[OfArm]:
     """A reference that predicts worse than the arm by much, on what it is to point at or on what it scores."""
-    facts, target = results["arms"][arm], results["target"]
+    facts = results["arms"][arm]
     found = facts.get("selected") or {}
     chosen, left, share = (found.get(k) for k in ("mean_excess_selected", "mean_excess_unselected", "ratio"))
     if known(chosen) and known(left) and known(share) and (excess := share * chosen + (1 - share) * left) < -BEHIND:
         one = f"On the corpus, in the last tenth of {arm}, the reference's loss was {nats(-excess)} nats a token above the arm's"
         many = "On the corpus, in the last tenth of {n} arms, the reference's loss was {by} nats a token above the arms'"
-        end = ": it scores what it predicts worse. See reference.mix, and whether it was trained on enough"
+        end = f": the reference predicts the text that it scores worse than what learns from it. {_advice(facts)}"
         yield OfArm(arm, "warning", f"{one}{end}.", f"{many}{end}", {"by": (-excess, nats)})
-    gap = gap_between(results, target, "reference", arm) if facts.get("own_reference") else None
-    if gap is not None and gap.difference > BEHIND:
-        end = "it points to less than the arm had learnt already"
+    yield from _behind_on_target(results, arm)
+
+
+def _advice(facts: dict[str, Any]) -> str:
+    if facts.get("own_reference") is False:
+        return "Select by another reference, one that has learnt such text"
+    return "Train it on: more reference.epochs (or tokens), a higher reference.lr, or a share of corpus rows, reference.mix"
+
+
+def _behind_on_target(results: Results, arm: str) -> Iterator[OfArm]:
+    """Of a reference that is far above the arm, or above it or a control that the arm does not beat."""
+    facts, target = results["arms"][arm], results["target"]
+    if not facts.get("own_reference"):
+        return
+    gap = gap_between(results, target, "reference", arm)
+    if gap is not None and (gap.difference > BEHIND or (gap.difference >= ALIKE and next(_unbeaten(results, arm), None))):
+        end = f"the arm predicts the target better than the reference that it selects by. {_advice(facts)}"
         one = f"In the end the reference's loss on {target} is {nats(gap.difference)} nats a token above {arm}'s: {end}."
         many = f"In the end the reference's loss on {target} is {{by}} nats a token above that of {{n}} arms: {end}"
         yield OfArm(arm, "warning", one, many, {"by": (gap.difference, nats)})
+        return
+    for control in _unbeaten(results, arm):
+        over = gap_between(results, target, "reference", control)
+        if over is not None and over.difference >= ALIKE:
+            end = f"what {arm} selects by predicts the target worse than a model that needs no reference. {_advice(facts)}"
+            one = f"In the end the reference's loss on {target} is {nats(over.difference)} nats a token above that of {control}, "
+            many = f"{{n}} arms do not beat {control}, and the reference's loss on {target} is {{by}} nats a token above its own"
+            many = f"{many}. {_advice(facts)}"
+            yield OfArm(arm, "warning", f"{one}which {arm} does not beat: {end}.", many, {"by": (over.difference, nats)})
+            return
+
+
+def _unbeaten(results: Results, arm: str) -> Iterator[str]:
+    """Controls than which the arm is not better on the target, beyond chance."""
+    for control in controls_of(results, arm, "all", "random"):
+        gap = gap_between(results, results["target"], arm, control)
+        if gap is not None and gap.verdict != "better":
+            yield control
 
 
 def _ratio(arm: str, wanted: float, found: dict[str, Any], skipped: float, random: bool) -> Iterator[OfArm]:

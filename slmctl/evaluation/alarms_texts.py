@@ -31,7 +31,7 @@ def contamination(results: Results) -> Iterator[Alarm]:
                 level,
                 f"{exact + overlap:,} of the {documents:,} documents of {heldout} ({percent(share)}) also stand in {side} text, "
                 f"which {learn}: {exact:,} word for word, {overlap:,} with at least {percent(found['overlap'])} of their "
-                f"{found['run']}-grams. Losses on {heldout} are too low by what was memorised.",
+                f"{found['run']}-grams. What a model remembers of them makes its loss on {heldout} lower than on new text.",
             )
     not_checked = found.get("not_checked", {})
     for what, why in not_checked.items():

@@ -272,7 +272,7 @@ RINGS = [
         "selection",
         "warning",
         put("models.reference.heldout.target.loss", 1.3),
-        "In the end the reference's loss on target is 0.300 nats a token above slm's: it points to less",
+        "above slm's: the arm predicts the target better than the reference that it selects by. Train it on: more",
     ),
     (
         "alignment",
@@ -307,7 +307,7 @@ RINGS = [
         "by 0.20 in",
     ),
     ("alignment", "good", put(f"{SELECTED}.correlation_first", 0.05), "0.05 in the first tenth and 0.88"),
-    ("alignment", "good", put(f"{SELECTED}.correlation_last", 0.6), "as those of aligned scores do"),
+    ("alignment", "good", put(f"{SELECTED}.correlation_last", 0.6), "as expected where each score belongs to its token"),
     (
         "reference",
         "bad",
@@ -802,7 +802,7 @@ TOGETHER = [
     ),
     (
         "alignment",
-        "Live and reference losses of 11 arms correlate by 0.88 to 0.97 at the end: as those of aligned scores do",
+        "Live and reference losses of 11 arms correlate by 0.88 to 0.97 at the end: as expected where each",
     ),
 ]
 
