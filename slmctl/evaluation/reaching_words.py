@@ -67,7 +67,23 @@ def span_of_times(ends: Ends | None) -> str:
         return span(ends, "{:.2f}".format)
     if ends is not None and None not in ends and len(known) == 2 and all(round(e, 2) <= 1 for e in known):
         return span([1 / known[1], 1 / known[0]], "{:.2f}".format)
+    if ends is not None and ends[0] is None and known and round(known[0], 2) <= 1:
+        return span([1 / known[0], None], times_more)  # no lower end of times fewer is no upper end of times more
+    if ends is not None and ends[1] is None and known and round(known[0], 2) < 1:
+        return f"from {times(known[0])} to any number of times fewer"
     return span(ends, times)
+
+
+def span_and_side(ends: Ends | None) -> str:
+    """`span_of_times` that stands without its figure: `1.70 to 2.30 times fewer`, `2.11 to 2.13 times more`."""
+    words = span_of_times(ends)
+    if ends is None or None in ends or "times" in words or "beyond" in words:
+        return words
+    return f"{words} times {'fewer' if round(ends[0] or 0, 2) >= 1 else 'more'}"
+
+
+def times_more(value: float) -> str:
+    return f"{value:.2f} times more"
 
 
 def times(value: float) -> str:

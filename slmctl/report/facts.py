@@ -194,16 +194,18 @@ class Facts:
                 found += f"here its tokens compete within {_groups(chosen)} instead."
         return found
 
-    def part_of(self, heldout: str, tokens: float | None) -> str:
-        """A sentence on what part of a set losses on so many of its predicted tokens were measured, by their own records."""
+    def part_of(self, heldout: str, tokens: float) -> str:
+        """On what part of a set losses on so many of its predicted tokens were measured: `8,128 of the set's 25,344 tokens`."""
         whole = next(
             (x for m in self.models if (x := n.number(dig(self.models, m, "heldout", heldout, "predicted_tokens")))), None
         )
-        if whole is None or tokens is None:
-            return " On how much of the set these were measured is not recorded."
-        if tokens >= whole:
-            return " Measured on the whole set."
-        return f" Measured on {n.count(tokens)} of the set's {n.count(whole)} predicted tokens."
+        if whole is None:
+            return f"{n.count(tokens)} tokens"
+        return (
+            f"all {n.count(whole)} tokens of the set"
+            if tokens >= whole
+            else f"{n.count(tokens)} of the set's {n.count(whole)} tokens"
+        )
 
     def leaks(self, heldout: str) -> str:
         """What is known of a set's documents standing in the text that models learn from, as a clause."""

@@ -136,6 +136,20 @@ def fewer(value: Any, times: str = "×") -> str:
     return "as many" if far == "1.00" else f"{far}{times} {'fewer' if x > 1 else 'more'}"
 
 
+def fewer_interval(value: Any, ends: Any) -> str:
+    """The interval of a figure that `fewer` writes, in the same direction: `[1.20, 1.47]` of 1.32× fewer, `[2.11, 2.13]` of
+    2.12× more. Where its ends are not all on the side of the figure, each says its own: `[1.10× more, 1.25× fewer]`."""
+    if not isinstance(ends, list | tuple) or len(ends) != 2:
+        return ""
+    low, high, x = number(ends[0]), number(ends[1]), number(value)
+    words = fewer(x)
+    if words.endswith("fewer") and low is not None and round(low, 2) >= 1:
+        return open_interval([low, high], "{:.2f}".format)
+    if words.endswith("more") and high is not None and high > 0 and round(high, 2) <= 1:
+        return open_interval([1 / high, 1 / low if low else None], "{:.2f}".format)
+    return open_interval([low, high], fewer)
+
+
 def probability(value: Any) -> str:
     x = number(value)
     if x is None:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from slmctl.evaluation.reaching_words import ends_of
+from slmctl.evaluation.reaching_words import ends_of, span, span_and_side
 from slmctl.report import numbers as n
 from slmctl.report.blocks import DataTable
 from slmctl.report.facts import ROLLING, Facts, dig, extreme, has_rolling, items_of, rows_of
@@ -110,7 +110,7 @@ def _training(facts: Facts) -> DataTable:
     return DataTable("Training", ["arm", "selected by", "tokens seen", "trained on", "FLOPs"], rows)
 
 
-_REACHED = ("times_fewer_tokens", "times_fewer_flops", "times_fewer_flops_all")
+_REACHED = {"times_fewer_tokens": "in tokens", "times_fewer_flops": "in FLOPs", "times_fewer_flops_all": "with scoring"}
 
 
 def _reached(facts: Facts) -> list[DataTable]:
@@ -132,9 +132,9 @@ def _reached(facts: Facts) -> list[DataTable]:
             sure += _intervals_of(name, arm, over)
     named = [f"{_name(control)} ({loss})" for control, loss in controls.items()]
     title = f"Until the final target loss of {named[0] if len(named) == 1 else 'the control'}"
-    header = ["arm", "tokens", "in tokens", "in FLOPs", "with scoring"]
-    title_of_intervals = f"… {facts.level} intervals of these (times fewer; below 1 is more; … is no end)"
-    return [DataTable(title, header, rows), DataTable(title_of_intervals, header, sure)]
+    header = ["arm", "tokens", *_REACHED.values()]
+    intervals = DataTable(f"… and their {facts.level} intervals", ["arm", "figure", "interval"], sure)
+    return [DataTable(title, header, rows), intervals]
 
 
 def _reached_cells(control: dict[str, Any]) -> list[str]:
@@ -146,8 +146,12 @@ def _reached_cells(control: dict[str, Any]) -> list[str]:
 def _intervals_of(name: str, arm: str, control: dict[str, Any]) -> list[list[str]]:
     if not control.get("interval") or control.get("arm") == arm:
         return []
-    tokens = n.open_interval(ends_of(control, "tokens_to_reach"), n.short)
-    return [[name, tokens, *[n.open_interval(ends_of(control, key)) or n.NONE for key in _REACHED]]]
+    tokens = ends_of(control, "tokens_to_reach")
+    if n.number(control.get("tokens_to_reach")) is None and (tokens is None or tokens[0] is None):
+        return []
+    found = [("tokens", span(tokens, n.short))]
+    found += [(words, span_and_side(ends_of(control, key))) for key, words in _REACHED.items()]
+    return [[name, figure, ends] for figure, ends in found if ends]
 
 
 def _differences(facts: Facts) -> DataTable:

@@ -60,7 +60,7 @@ def _print_tokens(console: Console, arms: list[dict[str, Any]]) -> None:
     title = "Tokens, and how many times fewer tokens (and FLOPs, with reference and scoring) reach the control's loss"
     _print(console, title, "run/arm", "seen/trained on/tokens/FLOPs", rows)
     if sure:
-        title = "Intervals of how many times fewer (below 1 is more; … is an open end)"
+        title = "Intervals of how many times fewer (x) or more (x more); … is an open end"
         _print(console, title, "run/arm/over", "tokens/FLOPs", sure)
 
 
@@ -128,8 +128,13 @@ def interval(ends: list[float] | None) -> str:
 
 
 def open_ends(ends: list[float | None] | None) -> str:
-    """`1.20 to 2.10`; an end that is not there is `…`."""
-    return "-" if ends is None else " to ".join("…" if e is None else f"{e:.2f}" for e in ends)
+    """Of `times`: `1.20x to 2.10x`; below one `2.11x to 2.13x more`; around it `1.11x more to 1.25x`. An open end is `…`."""
+    if ends is None:
+        return "-"
+    if ends[1] is not None and ends[1] <= 1:  # the least of what is more comes first
+        low, high = (times(e).removesuffix(" more") if e else "…" for e in reversed(ends))
+        return f"{low} to {high} more" if high != "…" else f"{low} more to …"
+    return " to ".join("…" if e is None else times(e) for e in ends)
 
 
 def times(value: float | None) -> str:

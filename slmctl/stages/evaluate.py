@@ -35,7 +35,7 @@ from slmctl.stages.folders import DONE
 from slmctl.stages.highlights import highlights
 from slmctl.stages.measure import Checkpoint, Measure, checkpoints_of, sources_of
 from slmctl.stages.precisions import chosen, precision_in, tell, with_precision
-from slmctl.stages.provenance import made_on, parameters
+from slmctl.stages.provenance import made_on, parameters, trained
 from slmctl.stages.reach import VERSION as REACHING
 from slmctl.stages.reach import Comparison, compare_seeds, compare_with_control, curves_of
 from slmctl.stages.results import (
@@ -112,7 +112,10 @@ def _evaluate(workspace: Workspace) -> None:
     for name, source in sources.items():
         kind = name if name in ("base", "reference") else "arm"
         found = measure.model(name, source, diagnosis if name == "base" else None)
-        results["models"][name] = {"kind": kind, "parameters": parameters(source), **found}
+        results["models"][name] = {
+            **{"kind": kind, "parameters": parameters(source), "trained": trained(workspace, name)},
+            **found,
+        }
     for arm in arms:
         facts = compare_arms.arm_facts(workspace, arm, forward_flops(empty_model(sources[arm]), config.data.seq_len))
         facts["checkpoints"] = []

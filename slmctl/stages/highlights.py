@@ -46,10 +46,10 @@ def _shown(
     diagnosis: Diagnosis, row: int, part: slice, live: dict[str, np.ndarray], masks: dict[str, np.ndarray | None]
 ) -> dict[str, Any]:
     data, ref = diagnosis.data, diagnosis.shown_ref_BT
-    ids = data.rows.ids_BT[row, part].tolist()
+    ids, document = data.rows.ids_BT[row, part].tolist(), int(data.rows.document_BT[row, part.start])
     return {
         "set": "corpus",
-        "title": f"corpus, document {int(data.rows.document_BT[row, part.start])}",
+        "title": f"corpus, shard {document >> 32}, record {document & 0xFFFFFFFF}",
         "tokens": {
             "text": token_texts(diagnosis.workspace.tokenizer().hf, ids),
             "position": list(range(part.start, part.stop)),

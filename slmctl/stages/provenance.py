@@ -9,6 +9,7 @@ from slmctl.errors import InputError
 from slmctl.model.loading import ModelSource, empty_model
 from slmctl.stages.workspace import Workspace
 from slmctl.store.manifest import load_manifest
+from slmctl.training.telemetry import read_log
 
 
 def parameters(source: ModelSource) -> int | None:
@@ -28,13 +29,30 @@ def epochs(workspace: Workspace, made: dict[str, Any], settings: dict[str, Any],
     return steps * rows / manifest.rows
 
 
+def trained(workspace: Workspace, model: str) -> dict[str, Any] | None:
+    """By their own logs, how far base and reference were trained, and where and how; None of models that were not trained here,
+    and of arms, which have facts of their own."""
+    places = {"reference": workspace.reference / "training"}
+    if workspace.config.model.scratch is not None:
+        places["base"] = workspace.base_training
+    metrics = read_log(places[model] / "metrics.jsonl") if model in places else []
+    if not metrics:
+        return None
+    last, environments = metrics[-1], read_log(places[model] / "environment.jsonl")
+    return {"steps": last["step"], "tokens_seen": last["tokens_seen"], "made_on": made_on(environments)}
+
+
+def _cpu(threads: int, cores: int) -> str:
+    return f"CPU, {threads} thread{'s' * (threads != 1)} of {cores} core{'s' * (cores != 1)}"
+
+
 def made_on(environments: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     """Of a run's starts (environment.jsonl): where and how the last was made, and the hosts of all; None where there is none."""
     if not environments:
         return None
     last = environments[-1]
     gpu = last.get("gpu") or {}
-    device = gpu.get("name") or (f"CPU, {last['threads']} threads of {last['cores']} cores" if last.get("threads") else "CPU")
+    device = gpu.get("name") or (_cpu(last["threads"], last["cores"]) if last.get("threads") else "CPU")
     git = last.get("git") or {}
     return {
         "hosts": list(dict.fromkeys(e["host"] for e in environments if e.get("host"))),

@@ -243,7 +243,7 @@ def test_when_the_control_was_reached_and_why_that_is_not_judged() -> None:
     text = make_card(results=results)
     assert "after 1,000,000 tokens (the control itself first after 1,900,000), 2.00 times fewer" in text
     assert "2.00 times fewer (interval over documents: 1.70 to 2.40)" in text
-    assert "1.25 times more FLOPs (interval over documents: from 1.43 times more on, with no upper end)." in text
+    assert "1.25 times more FLOPs (interval over documents: from 1.43 times more to any number of times fewer)." in text
     control.update(tokens_to_reach=None, why="fewer than 5 evaluations while training")
     assert "of the control clm is not judged: fewer than 5 evaluations while training." in make_card(results=results)
     control["why"] = None

@@ -8,8 +8,13 @@ import math
 import pytest
 from made_results import ARMS, made_results
 from rich.console import Console
+from test_what_is_said import words
 
+from slmctl.report import numbers as n
 from slmctl.report.blocks import DataTable
+from slmctl.report.facts import Facts
+from slmctl.report.page import make_page
+from slmctl.report.sections.summary import key_figures
 from slmctl.report.table import WIDTH, print_results, sentences, small_tables, width
 
 FIVE = ARMS | {
@@ -45,17 +50,56 @@ def test_every_model_is_in_it_with_its_loss_interval_and_bits():
             assert float(row["perplexity"]) == pytest.approx(math.exp(wanted["loss"]), rel=1e-3)
 
 
+def sure_of(results):
+    """Intervals by arm and figure."""
+    found = next(t for t in small_tables(results) if t.title == "… and their 95% intervals")
+    by = {}
+    for arm, figure, ends in found.rows:
+        by.setdefault(arm, {})[figure] = ends
+    return by
+
+
 def test_what_it_took_to_reach_the_control_is_shown_with_and_without_scoring():
     found = table(made_results(), "Until the final target loss of clm")
     assert found["slm"]["tokens"] == "368,640"
     assert found["slm"]["in tokens"] == "1.33× fewer"
     assert found["slm"]["with scoring"].endswith("more"), "below one is said as its inverse"
     assert found["random"]["tokens"] == "not reached"
-    sure = table(made_results(), "… 95% intervals of these")
-    assert sure["slm"]["tokens"] == "[332k, 406k]"
-    assert sure["slm"]["in tokens"] == "[1.20, 1.47]"
-    assert sure["random"]["tokens"] == "(…, …)"
+    sure = sure_of(made_results())
+    assert sure["slm"] == {"tokens": "332k to 406k", "in tokens": "1.20 to 1.47 times fewer", **sure["slm"]}
+    assert sure["slm"]["with scoring"].endswith(" times more"), "as its figure is"
     assert "clm" not in sure
+    assert "random" not in sure, "of what was never reached there is nothing to say"
+
+
+@pytest.mark.parametrize(
+    ("value", "ends", "said", "short"),
+    [
+        (0.472, [0.470, 0.474], "2.11 to 2.13 times more", "[2.11, 2.13]"),
+        (1.33, [1.2, 1.47], "1.20 to 1.47 times fewer", "[1.20, 1.47]"),
+        (1.05, [0.909, 1.25], "1.10 times more to 1.25 times fewer", "[1.10× more, 1.25× fewer]"),
+        (0.472, [None, 0.474], "from 2.11 times more on, with no upper end", "[2.11, …)"),
+        (1.33, [1.2, None], "from 1.20 times fewer on, with no upper end", "[1.20, …)"),
+    ],
+)
+def test_an_interval_stands_in_the_direction_of_its_figure(value, ends, said, short):
+    results = made_results()
+    control = results["arms"]["slm"]["control"]
+    control["times_fewer_flops_all"], control["interval"]["times_fewer_flops_all"] = value, ends
+    assert sure_of(results)["slm"]["with scoring"] == said
+    assert n.fewer_interval(value, ends) == short
+    figure = next(f for f in key_figures(Facts(results)) if f.label.startswith("All FLOPs"))
+    assert f"{n.fewer(value)}, 95% interval {short};" in figure.detail
+    assert f"{n.fewer(value)} {short}" in words(make_page(results).html)
+
+
+def test_where_nothing_was_reached_there_is_no_table_of_intervals():
+    results = made_results()
+    for arm in results["arms"].values():
+        if arm.get("control"):
+            arm["control"].update(dict.fromkeys(("tokens_to_reach", "times_fewer_tokens"), None))
+            arm["control"]["interval"] = {key: [None, None] for key in arm["control"]["interval"]}
+    assert not any(t.title.startswith("…") for t in small_tables(results))
 
 
 def test_what_is_not_judged_is_not_called_not_reached():

@@ -36,14 +36,14 @@ def test_the_arms_columns_come_first_and_base_and_reference_last():
 
 def test_a_curve_is_of_a_part_of_the_set_only_where_it_was():
     results = made_results()
-    assert "Measured on 8,128 of the set's 25,344 predicted tokens." in text_of(results)
+    assert "as measured on 8,128 of the set's 25,344 tokens in float32" in text_of(results)
     for arm in results["arms"].values():
         for record in arm["evals"]:
             record["measured"]["target"]["tokens"] = 25_344
             del record["measured"]["general"]
     text = text_of(results)
-    assert "Measured on the whole set." in text
-    assert "On how much of the set these were measured is not recorded." in text
+    assert "as measured on all 25,344 tokens of the set in float32, without an interval." in text
+    assert "On how many tokens, and in what precision, is not known" in text
     assert "part of the set" not in text
     assert "8,128" not in text
 
@@ -55,8 +55,8 @@ def test_of_losses_on_unlike_tokens_each_figure_says_on_what_its_own_were_measur
         record["measured"]["target"] |= {"tokens": 62, "rows": "others"}
     text = text_of(results)
     first, _, second = text.partition("Held-out loss on target while training, 2 of 2")
-    assert "Measured on 8,128 of the set's 25,344 predicted tokens." in first
-    assert "Measured on 62 of the set's 25,344 predicted tokens." in second
+    assert "as measured on 8,128 of the set's 25,344 tokens in float32" in first
+    assert "as measured on 62 of the set's 25,344 tokens in float32" in second
     assert "62 to 8,128" not in text
     assert "learnt more" not in text, "on few tokens, without an interval, nothing is learnt more"
 
@@ -108,7 +108,7 @@ def test_a_pair_is_the_same_to_three_digits_or_a_problem_never_both(difference, 
 def test_host_device_commit_command_parameters_and_epochs_are_told():
     results = made_results()
     results["arms"]["random"]["made_on"] = MADE_ON | {
-        "device": "CPU, 1 threads of 2 cores",
+        "device": "CPU, 1 thread of 2 cores",
         "ranks": 1,
         "commit": None,
         "starts": 3,
@@ -117,7 +117,7 @@ def test_host_device_commit_command_parameters_and_epochs_are_told():
     assert "slm 134,515,008 120 491,520 1.25" in text
     run = "slmctl run math.yaml -o pretrain.tokens=500000"
     assert f"training of slm, clm worker17.cluster.example 8 × NVIDIA H100 80GB HBM3 0.4.0 9f1c2ab47d5e {run}" in text
-    assert f"training of random started 3 times worker17.cluster.example CPU, 1 threads of 2 cores 0.4.0 – {run}" in text
+    assert f"training of random started 3 times worker17.cluster.example CPU, 1 thread of 2 cores 0.4.0 – {run}" in text
     assert "this evaluation worker17" in text
     assert "/home/ada" not in text
 
@@ -136,3 +136,15 @@ def test_a_saving_that_an_earlier_slmctl_read_from_curves_of_training_is_not_rep
     text = text_of(judged_anew(results))
     assert "3.63" not in text
     assert "How soon slm came down to clm's final target loss (3.8000) is not judged" in text
+
+
+def test_what_base_and_reference_were_trained_on_is_told_where_their_logs_say():
+    results = made_results()
+    assert re.search("base [0-9,]+ – – –", text_of(results)), "a base from elsewhere was not trained here"
+    results["models"]["base"]["trained"] = {"steps": 40, "tokens_seen": 163_840, "made_on": MADE_ON | {"starts": 2}}
+    results["models"]["reference"]["trained"] = {"steps": 30, "tokens_seen": 122_880, "made_on": None}
+    text = text_of(results)
+    assert re.search("base [0-9,]+ 40 163,840 –", text)
+    assert re.search("reference [0-9,]+ 30 122,880 –", text)
+    assert "training of base started 2 times worker17" in text
+    assert "training of reference" not in text.partition("Where and by what")[2]

@@ -227,10 +227,10 @@ def test_intervals_and_seeds_stand_below(tmp_path: Path) -> None:
     assert slm["interval"]["times_fewer_tokens"] == [1.5, 2.5]
     assert slm["over_seeds"]["seeds"] == [0, 1]
     text = printed(found)
-    assert "1.50 to 2.50" in text
-    assert "… to 1.20" in text, "an open end"
+    assert "1.50x to 2.50x" in text
+    assert "… to 1.20x" in text, "an open end"
     assert re.search(r"slm, 2 seeds .* 2\.20x", text)
-    assert re.search(r"slm, 2 seeds .*seeds, documents .* 1\.10 to 3\.30", text)
+    assert re.search(r"slm, 2 seeds .*seeds, documents .* 1\.10x to 3\.30x", text)
     assert text.count("│ clm ") < text.count("│ slm "), "of the control against itself there is no interval"
 
 

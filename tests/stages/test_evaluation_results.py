@@ -85,7 +85,7 @@ def test_every_key_is_there_and_no_other(results):
     figures = {"loss", "perplexity", "bits_per_byte", "predicted_tokens", "documents", "interval", "bits_per_byte_interval"}
     figures |= {"effective_documents", "rows", "precision"}
     for model in results["models"].values():
-        assert set(model) == {"kind", "parameters", "heldout", "rolling", "tasks"}
+        assert set(model) == {"kind", "parameters", "trained", "heldout", "rolling", "tasks"}
         assert set(model["rolling"]) == SETS
         assert set(model["heldout"]) == SETS
         assert all(set(f) == figures for f in model["heldout"].values())
@@ -109,6 +109,15 @@ def test_it_says_how_large_where_by_what_and_from_how_much_each_model_was_made(w
     for name, place in places(workspace).items():
         model = AutoModelForCausalLM.from_pretrained(place)
         assert results["models"][name]["parameters"] == sum(p.numel() for p in model.parameters())
+    own = {"base": workspace.base_training, "reference": workspace.reference / "training"}
+    for name, model in results["models"].items():
+        log = read_log(own[name] / "metrics.jsonl") if name in own else []
+        if not log:
+            assert model["trained"] is None
+            continue
+        assert (model["trained"]["steps"], model["trained"]["tokens_seen"]) == (log[-1]["step"], log[-1]["tokens_seen"])
+        assert model["trained"]["made_on"]["hosts"] == [platform.node()]
+    assert results["models"]["reference"]["trained"]["steps"] > 0
     corpus = workspace.open_tokens("corpus")
     for arm, facts in results["arms"].items():
         assert facts["epochs"] == pytest.approx(facts["steps"] * 256 / 32 / corpus.rows)

@@ -103,7 +103,7 @@ def _read_from(facts: Facts, controls: list[dict[str, Any]]) -> str:
     return (
         f"From base, kept checkpoints and end, {few} points that an arm and its control share, each measured on the whole set in "
         f"float32, with straight lines between them. In brackets: {facts.level} intervals over documents (of seeds, over seeds "
-        "and documents), as times fewer; below 1 is more."
+        "and documents), of as many times fewer or more as the figure before says; … is an open end."
     )
 
 
@@ -116,4 +116,4 @@ def _reached(control: dict[str, Any], key: str, times: str, show: Any, arm: str)
     fewer = n.fewer(control.get(times))
     if fewer == n.NONE or control.get("arm") == arm:
         return Cell(show(control[key]))
-    return Cell(show(control[key]), f"{fewer} {n.open_interval(ends_of(control, times))}".rstrip())
+    return Cell(show(control[key]), f"{fewer} {n.fewer_interval(control.get(times), ends_of(control, times))}".rstrip())

@@ -70,19 +70,18 @@ def _while_training(facts: Facts, heldout: str) -> list[Block]:
             name = facts.names.unique(f"heldout-{heldout}")
             part = f", {i} of {len(alike)}: on {words(measure)}" if len(alike) > 1 else ""
             title = f"Held-out loss on {heldout} while training{part}"
-            caption = _measured_on(measure, len(alike)) + facts.part_of(heldout, measure["tokens"] if measure else None)
+            caption = _measured_on(facts, heldout, measure, len(alike))
             found.append(curves(name, title, caption, series, "tokens seen", "nats a token"))
     return found
 
 
-def _measured_on(measure: Measure | None, kinds_of_measure: int) -> str:
+def _measured_on(facts: Facts, heldout: str, measure: Measure | None, kinds_of_measure: int) -> str:
     if measure is None:
         said = "On how many tokens, and in what precision, is not known, so that a curve below another says little. "
     else:
-        said = (
-            f"A curve that lies below another has the lower loss after as many tokens, as measured on {words(measure)}, without "
-        )
-        said += "an interval. "
+        part = f"{facts.part_of(heldout, measure['tokens'])} in {measure['precision']}"
+        said = f"A curve that lies below another has the lower loss after as many tokens, as measured on {part}, without an "
+        said += "interval. "
     if kinds_of_measure > 1:
         said += "The other figures of this set are of other tokens or another precision: not to be compared. "
     return said + "What it took to reach the control is read from kept checkpoints instead."

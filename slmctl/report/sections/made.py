@@ -19,16 +19,18 @@ def made(facts: Facts) -> Section | None:
     rows: list[Row] = []
     for model in facts.columns:
         count, passes = dig(facts.models, model, "parameters"), n.number(dig(facts.arms, model, "epochs"))
-        if n.number(count) is None and passes is None and model not in facts.arms:
+        spent = items_of(facts.arms, model) or items_of(facts.models, model, "trained")
+        if n.number(count) is None and passes is None and not spent:
             continue
-        seen = n.count(dig(facts.arms, model, "tokens_seen"))
-        rows.append([model, n.count(count), n.count(dig(facts.arms, model, "steps")), seen, n.general(passes, 3)])
+        steps, seen = n.count(spent.get("steps")), n.count(spent.get("tokens_seen"))
+        rows.append([model, n.count(count), steps, seen, n.general(passes, 3)])
     if any(cell != n.NONE for row in rows for cell in row[1:]):
         header = ["model", "parameters", "steps", "tokens seen", "epochs of the corpus"]
-        dash = "not recorded, or this model was not trained as an arm"
+        dash = "not recorded, or not trained here; epochs of the corpus are told of arms alone"
         note = "Parameters that are shared count once; an epoch is one pass over all rows of the corpus."
         blocks.append(DataTable("What was trained", header, rows, note, dash=dash))
     found = {arm: items_of(facts.arms, arm, "made_on") for arm in facts.arms}
+    found |= {m: items_of(facts.models, m, "trained", "made_on") for m in facts.columns if m not in facts.arms}
     alike: dict[str, list[str]] = {}
     for arm, where in found.items():
         if where:

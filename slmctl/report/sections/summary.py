@@ -85,12 +85,18 @@ def headline(facts: Facts) -> list[str]:
     clauses = [_over_seeds(facts, arm, c) for c in rivals]
     sentences = [f"{said}: {', '.join(clauses[:-1])}{' and ' if clauses[:-1] else ''}{clauses[-1]}."]
     control = _control(facts, arm)
-    return [*sentences, _reached(facts, arm, control)] if control.get("arm") is not None else sentences
+    if control.get("arm") is None or (_never(control) and any(a.get("name") == "cost" for a in rows_of(facts.results, "alarms"))):
+        return sentences  # that it was never reached is an alarm already
+    return [*sentences, _reached(facts, arm, control)]
 
 
 def _control(facts: Facts, arm: str) -> dict[str, Any]:
     """What it took to reach the control: over seeds where that was worked out, else of the arm itself."""
     return facts.headline_over_seeds(arm) or facts.headline(arm)
+
+
+def _never(control: dict[str, Any]) -> bool:
+    return not control.get("why") and n.number(control.get("tokens_to_reach")) is None
 
 
 def _reached(facts: Facts, arm: str, control: dict[str, Any]) -> str:
@@ -100,7 +106,7 @@ def _reached(facts: Facts, arm: str, control: dict[str, Any]) -> str:
     final = f"the {'mean ' if over else ''}final loss of {name}{goal}"
     if control.get("why"):
         return f"How soon {'it' if it == 'It' else it} came down to {final} is not judged: {control['why']}."
-    if n.number(control.get("tokens_to_reach")) is None:
+    if _never(control):
         ends = ends_of(control, "tokens_to_reach")
         maybe = "; on other documents it may" if ends is not None and ends[0] is not None else ""
         return f"{it} never came down to {final} while training{maybe}."
@@ -138,7 +144,7 @@ def key_figures(facts: Facts) -> list[KeyFigure]:
             reached = n.number(control[key]) is not None
             unknown = None if reached else _not_known(control)
             detail = n.fewer(control.get(times)) if reached else unknown or "while training"
-            if reached and (ends := n.open_interval(ends_of(control, times))):
+            if reached and (ends := n.fewer_interval(control.get(times), ends_of(control, times))):
                 detail += f", {facts.level} interval {ends}"
             if reached and key == "tokens_to_reach" and n.number(control.get("control_tokens")) is not None:
                 detail += f"; {control.get('arm')} itself first after {n.short(control['control_tokens'])}"
