@@ -260,7 +260,7 @@ RINGS = [
         "selects nothing away",
     ),
     ("selection", "bad", both(put(f"{SELECTED}.ratio", 1.0), put(f"{SELECTED}.skipped_steps", 900)), "was not active"),
-    ("selection", "note", put(f"{SELECTED}.median_excess", -0.2), "negative in the last tenth of slm (median -0.200 nats): most"),
+    ("selection", "note", put(f"{SELECTED}.median_excess", -0.2), "negative in the last tenth of slm (median -0.200 nats): the"),
     ("selection", "note", put(f"{SELECTED}.median_excess", -0.2), "Selection was active: slm"),
     (
         "selection",
@@ -802,7 +802,8 @@ TOGETHER = [
     ),
     (
         "alignment",
-        "Live and reference losses of 11 arms correlate by 0.88 to 0.97 at the end: as expected where each",
+        "Live and reference losses of 11 arms correlate by 0.88 to 0.97 at the end: as expected where each score "
+        "belongs to its token",
     ),
 ]
 
