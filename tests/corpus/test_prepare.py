@@ -367,6 +367,7 @@ def test_an_output_dir_of_another_pipeline_is_refused(pipeline: Make) -> None:
     from slmctl.errors import ConfigError
 
     workspace = pipeline()
+    workspace.record()  # as a stage does that is complete
     workspace.config.name = "other"
     with pytest.raises(ConfigError, match=r"belongs to pipeline 'test'.*'other'"):
         Workspace(workspace.config).open()

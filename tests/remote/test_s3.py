@@ -97,6 +97,9 @@ def test_a_whole_pipeline_runs_on_s3_and_a_second_run_skips_it(
     }
     run(Workspace(check(settings, "tiny")).open())
     results, local = (read_json(d / "eval" / "results.json") for d in (tmp_path / "out", finished.root / "run"))
+    for found in (results, local):
+        for model in found["models"].values():
+            model["heldout"]["target"].pop("rows")  # names the set, and with it where its texts lie
     assert {n: m["heldout"] for n, m in results["models"].items()} == {n: m["heldout"] for n, m in local["models"].items()}
     assert set(results["models"]["slm"]["tasks"]) == {"sums"}
     assert not list((tmp_path / "out").rglob("shard-*"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from fractions import Fraction
 
 import numpy as np
@@ -209,7 +210,8 @@ def test_highlights_are_documents_of_the_corpus_with_the_arms_masks(workspace, h
     assert highlights["step"] == dict.fromkeys(ARMS, STEPS[-1])
     assert len(highlights["documents"]) == 3
     for shown in highlights["documents"]:
-        found, number = shown["tokens"], int(shown["title"].rpartition(" ")[2])
+        found, (shard, record) = shown["tokens"], map(int, re.findall(r"\d+", shown["title"]))
+        number = shard * 2**32 + record
         (row,) = [r for r in set(tokens["slm"]["row"].tolist()) if self_contained(document, r, number, found["position"])]
         part = ids[row, found["position"]]
         assert "".join(found["text"]) == workspace.tokenizer().hf.decode(part)

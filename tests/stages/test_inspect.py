@@ -9,7 +9,8 @@ from tiny_pipeline import tiny_settings
 
 from slmctl.config_file import check
 from slmctl.errors import ConfigError, InputError
-from slmctl.stages.inspect import compare_storage, full_name, open_set
+from slmctl.stages.inspect import full_name, open_set
+from slmctl.stages.storage_costs import compare_storage
 from slmctl.stages.workspace import Workspace
 
 

@@ -125,7 +125,7 @@ def test_the_document_has_code_of_each_kind() -> None:
 
 def test_every_tool_reads_every_token_and_loss_that_slmctl_reads(store: Store, ran: Ran) -> None:
     wanted = store.values()
-    assert len(set(wanted["ref_loss"])) > 10
+    assert len(set(wanted["ref_loss"])) > 5  # of losses near 5.6, compact has a value every sixteenth
     same(ran.joined, wanted)
     same({c: ran.python["in_polars"][c].to_numpy() for c in ran.python["in_polars"].columns}, wanted)
     same({c: ran.python["in_arrow"][c].to_numpy() for c in ran.python["in_arrow"].column_names}, wanted)
