@@ -67,6 +67,48 @@ def rows(*rows_RC: list[Any]) -> str:
     return "\n".join("| " + " | ".join(str(cell) for cell in row) + " |" for row in rows_RC).replace("|  |", "| |")
 
 
+# --- load -------------------------------------------------------------------------------------------------------------
+
+
+@claim(README, "load")
+def whole_demo_beside_loops(raw: Raw) -> str:
+    now = raw["summary"]["now"]
+    return f"takes {now['ratio']:.2f} times as long ({now['beside']:.0f} s in place of {now['alone']:.0f} s;"
+
+
+def load_rows(raw: Raw, demo: str) -> list[list[Any]]:
+    limit = f"more than {float(raw['settings']['limit']):.0f} s"
+    return [
+        [
+            *(demo, variant, f"{of['alone']:.0f} s", f"{of['beside']:.0f} s" if of["beside"] else limit),
+            f"{of['ratio']:.2f}" if of["ratio"] else "",
+        ]
+        for variant, of in raw["summary"].items()
+    ]
+
+
+@claim(BENCHMARKS, "load")
+def whole_demo_table(raw: Raw) -> str:
+    return rows(*load_rows(raw, "whole"))
+
+
+@claim(BENCHMARKS, "load-short")
+def short_demo_table(raw: Raw) -> str:
+    return rows(*load_rows(raw, "short"))
+
+
+@claim(BENCHMARKS, "load-short")
+def spinning_alone_and_beside(raw: Raw) -> str:
+    def times(where: str) -> str:
+        before, now = (raw["runs"][v][where][0]["steps_per_second"]["pretrain/clm"] for v in ("before", "now"))
+        return f"{before / now:.2f}"
+
+    return (
+        f"plain training takes {times('alone')} times as many steps a second, and the short demo loses some seconds "
+        f"to measuring. Beside the loops it takes {times('beside')} times as many."
+    )
+
+
 # --- the store --------------------------------------------------------------------------------------------------------
 
 SPEEDS = {
