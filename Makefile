@@ -43,7 +43,7 @@ bench: install  ## Measure; raw figures go to benchmarks/results/
 	$(BIN)/python benchmarks/load.py
 
 docs: install  ## Rewrite the configuration reference in README.md from the field docstrings
-	$(BIN)/python -m slmctl.config_reference README.md
+	$(BIN)/python -m slmctl.config.reference README.md
 
 wheel: install  ## Build dist/slmctl-*.whl
 	$(BIN)/python -m build --wheel

@@ -26,11 +26,11 @@ from architecture_list import ACCEPTED, CASES, LENGTH, REFUSED, VOCAB, Case
 from torch.utils.flop_counter import FlopCounterMode
 
 from slmctl.corpus.packing import target_mask
-from slmctl.errors import SlmError
 from slmctl.model.attention import VARLEN, register
+from slmctl.model.flops import flops_per_token
 from slmctl.model.row_losses import row_losses
 from slmctl.model.split import SplitModel, refuse_rows_beyond
-from slmctl.training.flops import flops_per_token
+from slmctl.system.errors import SlmError
 
 RESULTS = Path(__file__).parent / "results"
 EOS = 1

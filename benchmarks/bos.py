@@ -26,16 +26,16 @@ import transformers
 from tokenizers import Tokenizer as Backend
 from tokenizers import processors
 
-from slmctl.config_file import check
+from slmctl.comparison.measure import token_losses_of
+from slmctl.config.file import check
 from slmctl.corpus.packing import PADDING, bos_mask
 from slmctl.corpus.train_tokenizer import train_tokenizer
 from slmctl.model.loading import ModelSource, load_model
 from slmctl.model.split import SplitModel
-from slmctl.stages.measure import token_losses_of
 from slmctl.stages.prepare import prepare
-from slmctl.stages.workspace import Workspace
 from slmctl.store.manifest import library_versions
 from slmctl.store.reader import RowReader
+from slmctl.workspace.workspace import Workspace
 
 VOCAB, SEQ_LEN, BATCH, HELDOUT = 1024, 128, 16, 6
 CONTEXTS = ((1, 1), (2, 2), (3, 4), (5, 8), (9, 16), (17, 32), (33, SEQ_LEN))

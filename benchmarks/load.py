@@ -28,8 +28,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from slmctl.openmp import ASKED, WAITS
 from slmctl.store.manifest import library_versions
+from slmctl.system.openmp import ASKED, WAITS
 from slmctl.training.telemetry import read_log
 
 CORES = len(os.sched_getaffinity(0))

@@ -25,11 +25,11 @@ from typing import Any
 
 import torch
 
-from slmctl.config_file import load_config
+from slmctl.config.file import load_config
 from slmctl.model.precision import autocast
 from slmctl.stages import storage_costs
 from slmctl.stages.storage_costs import PRECISIONS, change, measured, passes, take_sample
-from slmctl.stages.workspace import Workspace
+from slmctl.workspace.workspace import Workspace
 
 SHAPES = {64: (2, 128, 8), 128: (3, 128, 8), 256: (4, 256, 8), 512: (3, 256, 4), 1024: (2, 256, 2)}
 """Hidden size to blocks, tokens in a row and rows."""

@@ -20,14 +20,14 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from slmctl.config import ScoreConfig
-from slmctl.console import Ticker
+from slmctl.config.pipeline import ScoreConfig
 from slmctl.model.losses import chunk_rows
 from slmctl.model.split import SplitModel
 from slmctl.stages.score import columns_of, score_group
-from slmctl.storage import Folder
 from slmctl.store.reader import Rows
 from slmctl.store.shards import ShardWriter, shard_name
+from slmctl.system.console import Ticker
+from slmctl.system.storage import Folder
 
 SHAPES = {  # vocabulary, width, layers: small models of the vocabularies that are in use
     "V=32k": (32_000, 512, 6),

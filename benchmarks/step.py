@@ -37,15 +37,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from slmctl.config import SelectionConfig, TrainingConfig
+from slmctl.config.pipeline import SelectionConfig, TrainingConfig
+from slmctl.model.flops import flops_per_token, peak_flops
 from slmctl.model.split import SplitModel
-from slmctl.storage import Folder
 from slmctl.store.manifest import Manifest, Shard
 from slmctl.store.read_ahead import ReadAhead
 from slmctl.store.reader import RowReader, ScoreSet, TokenSet
 from slmctl.store.shards import ShardWriter, shard_name
+from slmctl.system.storage import Folder
 from slmctl.training.batches import Batcher, OneSet
-from slmctl.training.flops import flops_per_token, peak_flops
 from slmctl.training.optim import build_optimizer
 from slmctl.training.parallel import lay_out
 from slmctl.training.ranks import Ranks

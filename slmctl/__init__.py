@@ -1,6 +1,6 @@
 """slmctl: Selective Language Modeling (Rho-1, arXiv 2404.07965), from raw text to compared checkpoints."""
 
-from slmctl.openmp import wait_asleep
+from slmctl.system.openmp import wait_asleep
 
 __version__ = "0.1.0"
 

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from slmctl import __version__
-from slmctl.console import err, out, say, waiting, warn
-from slmctl.errors import ConfigError, Interrupted, SlmError
-from slmctl.files import is_full
-from slmctl.signals import raising
+from slmctl.system.console import err, out, say, waiting, warn
+from slmctl.system.errors import ConfigError, Interrupted, SlmError
+from slmctl.system.files import is_full
+from slmctl.system.signals import raising
 
 if TYPE_CHECKING:
-    from slmctl.stages.workspace import Workspace
+    from slmctl.workspace.workspace import Workspace
 
 app = typer.Typer(
     name="slmctl",
@@ -69,11 +69,11 @@ def _root(
 
 
 def _open(config: Path, override: list[str] | None) -> Workspace:
-    from slmctl.config_file import load_config
+    from slmctl.config.file import load_config
 
     loaded = load_config(config, override)
     with waiting(LOADING):
-        from slmctl.stages.workspace import Workspace
+        from slmctl.workspace.workspace import Workspace
     with waiting("opening the output_dir"):
         return Workspace(loaded).open()
 
@@ -98,7 +98,7 @@ def prepare(
     with waiting(LOADING):
         from slmctl.stages import prepare as stage
         from slmctl.stages.look import look_at_tokens
-        from slmctl.stages.workers import find_share
+        from slmctl.workspace.workers import find_share
 
     if only is not None:
         look_at_tokens(workspace, only)
@@ -172,7 +172,7 @@ def score(
     with waiting(LOADING):
         from slmctl.stages import score as stage
         from slmctl.stages.look import look_at_scores
-        from slmctl.stages.workers import find_share
+        from slmctl.workspace.workers import find_share
 
     if only is not None:
         look_at_scores(workspace, only, reference)
@@ -295,7 +295,7 @@ def run(
     if as_json and not dry:
         raise ConfigError("--json goes with --dry-run.")
     if dry:
-        from slmctl.config_file import load_config
+        from slmctl.config.file import load_config
         from slmctl.stages.dry_run import dry_run
 
         dry_run(load_config(config, override), as_json)
@@ -345,9 +345,9 @@ def validate(
 
     Example: `slmctl validate pipelines/rho-math-1b.yaml`
     """
-    from slmctl.config_file import load_config
-    from slmctl.stages.folders import refuse_places
+    from slmctl.config.file import load_config
     from slmctl.stages.validate import look
+    from slmctl.workspace.folders import refuse_places
 
     loaded = load_config(config, override)
     refuse_places(loaded)

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from tiny_pipeline import tiny_settings
 
-from slmctl import console
+from slmctl.system import console
 
 LONG = (
     "test_cli.py",

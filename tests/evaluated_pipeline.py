@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow.parquet as pq
 from tiny_pipeline import sentences, tiny_settings, write_jsonl
 
-from slmctl.config_file import check
-from slmctl.files import read_json
-from slmctl.stages.workspace import Workspace
+from slmctl.config.file import check
+from slmctl.system.files import read_json
+from slmctl.workspace.workspace import Workspace
 
 SEQ_LEN = 32
 STEPS = (2, 4, 6)

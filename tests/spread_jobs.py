@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Callable
 
-from slmctl.errors import InputError
+from slmctl.system.errors import InputError
 
 
 def setup(_threads: int) -> Callable[[str], str]:

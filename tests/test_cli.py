@@ -356,7 +356,7 @@ def test_a_generation_task_reads_few_shots_from_the_curated_set(slmctl: Any, tin
 
 
 def test_readme_holds_the_current_configuration_reference() -> None:
-    from slmctl.config_reference import update
+    from slmctl.config.reference import update
 
     text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
     assert update(text) == text, "run `make docs`"

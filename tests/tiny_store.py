@@ -23,18 +23,18 @@ import torch
 import yaml
 from tiny_pipeline import WORDS, write_jsonl
 
-from slmctl import console
 from slmctl.cli import main
-from slmctl.config_file import check
+from slmctl.config.file import check
 from slmctl.corpus.tokenizer import load_tokenizer
 from slmctl.corpus.train_tokenizer import train_tokenizer
-from slmctl.stages import locks
 from slmctl.stages.prepare import prepare
 from slmctl.stages.score import score
-from slmctl.stages.workers import Share
-from slmctl.stages.workspace import Workspace
 from slmctl.store.manifest import load_manifest
 from slmctl.store.shards import ShardWriter, shard_name
+from slmctl.system import console
+from slmctl.workspace import locks
+from slmctl.workspace.workers import Share
+from slmctl.workspace.workspace import Workspace
 
 __all__ = ["load_tokenizer", "train_tokenizer"]
 torch.set_num_threads(1)  # processes are forked from this one, which a pool of threads would not survive

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from slmctl.corpus.packing import BosPlace
 from slmctl.corpus.tokenizer import Tokenizer
-from slmctl.errors import ConfigError
+from slmctl.system.errors import ConfigError
 
 BosSetting = Literal["auto", "always", "never"]
 CONFIG = "tokenizer_config.json"

@@ -13,7 +13,7 @@ from typing import Any
 
 from slmctl.corpus.gguf_fields import read_fields
 from slmctl.corpus.tokenizer_files import Ids, sentencepiece_ids
-from slmctl.errors import InputError
+from slmctl.system.errors import InputError
 
 _LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")

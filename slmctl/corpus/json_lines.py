@@ -7,10 +7,8 @@ import re
 from collections import Counter
 from typing import Any
 
-from slmctl.template import Repeated
-
-INVALID_UTF8, NO_JSON, NO_OBJECT = "invalid UTF-8", "not valid JSON", "want a JSON object"
-"""How what is wrong with a line begins."""
+from slmctl.config.template import Repeated
+from slmctl.system.cures import INVALID_UTF8, NO_JSON, NO_OBJECT
 
 
 def parse(line: bytes) -> tuple[Any, str | None]:

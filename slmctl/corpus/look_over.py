@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from slmctl.config import SourceConfig
+from slmctl.config.pipeline import SourceConfig
 from slmctl.corpus.contamination import Found, HeldOut, Watch
 from slmctl.corpus.sources import Slice, Tally, documents
 from slmctl.corpus.text_files import stamp
-from slmctl.errors import InputError
-from slmctl.files import read_json, write_json
+from slmctl.system.errors import InputError
+from slmctl.system.files import read_json, write_json
 
 
 @dataclass(frozen=True)

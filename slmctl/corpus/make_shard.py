@@ -9,17 +9,17 @@ from functools import partial
 
 import numpy as np
 
-from slmctl.config import SourceConfig
+from slmctl.config.pipeline import SourceConfig
 from slmctl.corpus.look_over import Part
 from slmctl.corpus.packing import PADDING, BosPlace, Packer
 from slmctl.corpus.sources import Slice, Tally, documents
 from slmctl.corpus.text_files import kind_of, stamp
 from slmctl.corpus.tokenizer import Encoder
-from slmctl.errors import InputError, MismatchError
-from slmctl.storage import Folder
 from slmctl.store.build import make
 from slmctl.store.order import permutation
 from slmctl.store.shards import ShardWriter, rows_per_group, shard_name
+from slmctl.system.errors import InputError, MismatchError
+from slmctl.system.storage import Folder
 
 BATCH_DOCUMENTS = 512
 BATCH_BYTES = 2**20

@@ -5,10 +5,10 @@ from __future__ import annotations
 import glob
 from pathlib import Path
 
-from slmctl.config import SourceConfig
+from slmctl.config.pipeline import SourceConfig
 from slmctl.corpus.text_files import is_folder, kind_of
 from slmctl.corpus.unreadable import dataset_problems, expand, folder, told
-from slmctl.errors import InputError
+from slmctl.system.errors import InputError
 
 MEND = "Correct the path in the configuration, or give it with -o."
 

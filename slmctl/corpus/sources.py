@@ -15,10 +15,10 @@ from typing import Any, BinaryIO
 
 import pyarrow.parquet as pq
 
-from slmctl.config import SourceConfig
-from slmctl.config_decides import Decides, decided
-from slmctl.corpus import cures
-from slmctl.corpus.json_lines import INVALID_UTF8, parse
+from slmctl.config.decides import Decides, decided
+from slmctl.config.pipeline import SourceConfig
+from slmctl.config.template import FieldError, Template
+from slmctl.corpus.json_lines import parse
 from slmctl.corpus.source_files import MEND
 from slmctl.corpus.source_files import files_of as files_of
 from slmctl.corpus.text_files import (
@@ -32,10 +32,11 @@ from slmctl.corpus.text_files import (
     text_size,
 )
 from slmctl.corpus.unreadable import dataset_problems, told, wrong_heads
-from slmctl.errors import InputError
-from slmctl.files import HashCache
-from slmctl.storage import is_url
-from slmctl.template import FieldError, Template
+from slmctl.system import cures
+from slmctl.system.cures import INVALID_UTF8
+from slmctl.system.errors import InputError
+from slmctl.system.files import HashCache
+from slmctl.system.storage import is_url
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from slmctl.errors import InputError
+from slmctl.system.errors import InputError
 
 _END = "\U0010ffff"
 """No character of any text: Unicode keeps it free."""

@@ -12,11 +12,11 @@ from typing import Any, BinaryIO, cast
 import pyarrow as pa
 import zstandard
 
-from slmctl.corpus.cures import from_table
-from slmctl.corpus.heads import HEAD, not_text
-from slmctl.errors import InputError, SlmError
-from slmctl.files import HashCache
-from slmctl.storage import filesystem, is_url, remote_errors
+from slmctl.system.cures import from_table
+from slmctl.system.errors import InputError, SlmError
+from slmctl.system.files import HashCache
+from slmctl.system.heads import HEAD, not_text
+from slmctl.system.storage import filesystem, is_url, remote_errors
 
 COMPRESSED = (".gz", ".zst")
 BLOCK = 1 << 20

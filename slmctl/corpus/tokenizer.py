@@ -12,14 +12,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from slmctl.console import warn
 from slmctl.corpus import long_texts
 from slmctl.corpus.long_texts import Windows
 from slmctl.corpus.special_names import SpecialNames
 from slmctl.corpus.tokenizer_files import TOKENIZER_JSON, Ids, first_difference, read_tokenizer_json
 from slmctl.corpus.tokenizer_loading import NAMED, Found, find, load_as_named, refuse_difference, reloaded_parts
-from slmctl.errors import InputError, MismatchError
-from slmctl.files import sha256_json
+from slmctl.system.console import warn
+from slmctl.system.errors import InputError, MismatchError
+from slmctl.system.files import sha256_json
 
 SENTENCEPIECE = "tokenizer.model"
 B = TypeVar("B")

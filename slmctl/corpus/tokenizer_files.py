@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from slmctl.errors import InputError
+from slmctl.system.errors import InputError
 
 Ids = Callable[[str], list[int]]
 """Text to ids, by other means than the tokenizer's own."""

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slmctl.console import say
 from slmctl.corpus import tokenizer_files as files
 from slmctl.corpus.tokenizer_files import PROBE, Ids
-from slmctl.errors import InputError
+from slmctl.system.console import say
+from slmctl.system.errors import InputError
 
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _ADVICE = "Give a directory whose tokenizer.json is the model's with model.tokenizer."

@@ -17,10 +17,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from slmctl.corpus.heads import HEAD, not_stored_as, not_text, pointer, unpacked
 from slmctl.corpus.text_files import COMPRESSED, is_folder, kind_of, open_raw
-from slmctl.errors import InputError
-from slmctl.storage import filesystem, is_url, remote_errors
+from slmctl.system.errors import InputError
+from slmctl.system.heads import HEAD, not_stored_as, not_text, pointer, unpacked
+from slmctl.system.storage import filesystem, is_url, remote_errors
 
 POINTER_BYTES = 1024
 """Files below this size are looked into: pointers are that small."""

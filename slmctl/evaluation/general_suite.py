@@ -16,15 +16,15 @@ from __future__ import annotations
 import difflib
 import os
 
-from slmctl.config_decides import Evaluation
-from slmctl.config_eval import HarnessConfig, SuiteConfig, TaskConfig
-from slmctl.config_types import PositiveInt
+from slmctl.config.decides import Evaluation
+from slmctl.config.evaluation import HarnessConfig, SuiteConfig, TaskConfig
+from slmctl.config.types import PositiveInt
 from slmctl.corpus.text_files import is_folder
-from slmctl.errors import ConfigError, InputError
 from slmctl.evaluation.harness_data import find_file
 from slmctl.evaluation.harness_tasks import CODE_VARIABLE
 from slmctl.evaluation.tasks.mathematics import TASKS as MATHEMATICS
 from slmctl.evaluation.tasks.mathematics import suite_names
+from slmctl.system.errors import ConfigError, InputError
 
 GENERAL_TASKS: dict[str, tuple[str, int]] = {
     "mmlu": ("mmlu", 5),

@@ -12,16 +12,16 @@ from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
-from slmctl.config_eval import TaskConfig
-from slmctl.console import progress
+from slmctl.config.evaluation import TaskConfig
+from slmctl.config.template import FieldError, Template
 from slmctl.corpus.bos import cut_left, in_front
 from slmctl.corpus.json_lines import decode
 from slmctl.corpus.text_files import open_text, reading
 from slmctl.corpus.tokenizer import Tokenizer
-from slmctl.errors import ConfigError, InputError
 from slmctl.evaluation.marks import Mark, headings_marked, mark
 from slmctl.store.order import permutation
-from slmctl.template import FieldError, Template
+from slmctl.system.console import progress
+from slmctl.system.errors import ConfigError, InputError
 
 if TYPE_CHECKING:  # tasks are read where nothing is generated, too
     import torch

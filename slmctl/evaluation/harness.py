@@ -6,14 +6,14 @@ import copy
 from dataclasses import dataclass
 from typing import Any
 
-from slmctl.config_eval import HarnessConfig
-from slmctl.errors import ConfigError, InputError, SlmError
+from slmctl.config.evaluation import HarnessConfig
 from slmctl.evaluation.general_suite import SuiteTask, general_suite, result_names
 from slmctl.evaluation.harness_data import Rows, local_rows
 from slmctl.evaluation.harness_model import Progress, Seeds, model_class, quiet, undisturbed
 from slmctl.evaluation.harness_scores import pooled, scored
 from slmctl.evaluation.harness_tasks import Leaf, build, find, refuse_code, require_harness
 from slmctl.model.rope import prompts_together
+from slmctl.system.errors import ConfigError, InputError, SlmError
 
 __all__ = ["general_suite", "result_names", "run_harness"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from slmctl.corpus.text_files import is_file, is_folder, open_text, reading
-from slmctl.errors import InputError
+from slmctl.system.errors import InputError
 
 Rows = list[dict[str, Any]]
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from slmctl.corpus.bos import cut_left, in_front
-from slmctl.errors import InputError
 from slmctl.model.loading import quiet_transformers
+from slmctl.system.errors import InputError
 
 Progress = Callable[[str, int, int], None]
 _CHATTER = (

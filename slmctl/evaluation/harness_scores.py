@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from slmctl.errors import ConfigError
+from slmctl.system.errors import ConfigError
 
 MAIN_METRICS = ("acc_norm", "acc", "exact_match", "pass@1", "pass_at_1", "f1")
 METRIC_OF = {"tydiqa_goldp": "f1"}

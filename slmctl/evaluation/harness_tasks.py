@@ -12,8 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from slmctl.errors import ConfigError, InputError
 from slmctl.evaluation.harness_data import Rows, Splits, to_dataset
+from slmctl.system.errors import ConfigError, InputError
 
 CODE_VARIABLE = "HF_ALLOW_CODE_EVAL"
 _CODE = re.compile(rb"^unsafe_code[ \t]*:[ \t]*true", re.MULTILINE)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from slmctl.errors import InputError
+from slmctl.system.errors import InputError
 
 VARLEN = "varlen"
 """Its name among transformers' attention implementations."""

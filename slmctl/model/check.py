@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from slmctl.console import waiting
-from slmctl.errors import InputError, SlmError
-from slmctl.memory import memory_available
 from slmctl.model.attention import VARLEN, plain_attention
 from slmctl.model.experts import has_experts
+from slmctl.system.console import waiting
+from slmctl.system.errors import InputError, SlmError
+from slmctl.system.memory import memory_available
 
 if TYPE_CHECKING:
     from slmctl.model.split import SplitModel

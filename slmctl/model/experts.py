@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from slmctl.errors import InputError
+from slmctl.system.errors import InputError
 
 CHOSEN = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_top_k", "moe_k", "top_k", "experts_per_token")
 """What configurations call the number of experts that a token passes."""

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from slmctl.corpus.gguf_fields import ARRAY, NUMBERS, STRING, numbers, string
-from slmctl.errors import InputError
 from slmctl.model.weight_files import few, refuse_pointer
+from slmctl.system.errors import InputError
 
 MAGIC = b"GGUF"
 _F32 = 0

@@ -11,9 +11,7 @@ from typing import Any
 
 import torch
 
-from slmctl.console import waiting
 from slmctl.corpus.tokenizer import Tokenizer
-from slmctl.errors import InputError, TrainingError
 from slmctl.model.attention import VARLEN, register
 from slmctl.model.gguf_weights import read_header, refuse_gguf_unused
 from slmctl.model.source import WEIGHT_PATTERNS
@@ -29,6 +27,8 @@ from slmctl.model.weights import (
     refuse_ties_undone,
     watched,
 )
+from slmctl.system.console import waiting
+from slmctl.system.errors import InputError, TrainingError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

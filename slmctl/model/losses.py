@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from slmctl.memory import memory_limit, processes_here
 from slmctl.model.split import SplitModel
+from slmctl.system.memory import memory_limit, processes_here
 
 CACHE_BYTES = 8 * 2**20
 """On a CPU a chunk of logits that stays in its cache is the fastest."""

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from slmctl.errors import InputError
-from slmctl.files import HashCache
+from slmctl.system.errors import InputError
+from slmctl.system.files import HashCache
 
 WEIGHT_PATTERNS = ("*.safetensors", "*.bin", "*.gguf")
 

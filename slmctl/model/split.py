@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from slmctl.corpus.packing import document_starts
-from slmctl.errors import ConfigError, InputError, MismatchError
-from slmctl.memory import keep_freed_blocks
 from slmctl.model.attention import VARLEN, refuse_dropout
 from slmctl.model.check import check
 from slmctl.model.dropout import draws_in_training, row_by_row
+from slmctl.system.errors import ConfigError, InputError, MismatchError
+from slmctl.system.memory import keep_freed_blocks
 
 R = TypeVar("R")
 

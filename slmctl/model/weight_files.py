@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from slmctl.errors import InputError
+from slmctl.system.errors import InputError
 
 POINTER = b"version https://git-lfs"
 KINDS = {".safetensors": "model", ".bin": "pytorch_model"}

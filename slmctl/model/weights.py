@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from slmctl.errors import InputError
 from slmctl.model.weight_files import Stored, few, read_weight
 from slmctl.model.weight_names import mend
+from slmctl.system.errors import InputError
 
 _CACHES = re.compile(
     r"(^|\.)(position_ids|(original_)?inv_freq|rotary_emb\.(cos|sin)_cached)$"  # computed from the configuration

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal, Required, TypedDict
 
-from slmctl.evaluation.reaching_words import headline_of
-from slmctl.files import sha256_json
+from slmctl.comparison.reaching_words import headline_of
 from slmctl.report.card_text import hub_id
+from slmctl.system.files import sha256_json
 
 UNSCORED = ("all", "random")
 _NOT_THE_RESULT = ("output_dir", "store_dir", "device", "tracking")

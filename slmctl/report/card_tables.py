@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from slmctl.evaluation.reaching_words import ends_of, of_seeds, seeds_headline, span_of_times
+from slmctl.comparison.reaching_words import ends_of, of_seeds, seeds_headline, span_of_times
 from slmctl.report import numbers as n
 from slmctl.report.card_facts import UNSCORED, CardFacts
 from slmctl.report.card_text import Markdown, markdown

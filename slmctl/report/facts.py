@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from slmctl.evaluation.comparing import SeedGap, controls_of, seed_gap, seeds_of
-from slmctl.evaluation.reaching_words import headline_of, seeds_headline
+from slmctl.comparison.comparing import SeedGap, controls_of, seed_gap, seeds_of
+from slmctl.comparison.reaching_words import headline_of, seeds_headline
 from slmctl.report import numbers as n
 from slmctl.report.shown import Names
 from slmctl.report.theme import SERIES, SOFT, Look, looks

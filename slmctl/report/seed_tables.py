@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from slmctl.evaluation.comparing import seed_gap
+from slmctl.comparison.comparing import seed_gap
 from slmctl.report import numbers as n
 from slmctl.report.blocks import DataTable
 from slmctl.report.facts import PLAIN, Facts, rows_of

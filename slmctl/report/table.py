@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from slmctl.evaluation.reaching_words import ends_of, span, span_and_side
+from slmctl.comparison.reaching_words import ends_of, span, span_and_side
 from slmctl.report import numbers as n
 from slmctl.report.blocks import DataTable
 from slmctl.report.facts import ROLLING, Facts, dig, extreme, has_rolling, items_of, rows_of

@@ -11,11 +11,11 @@ from typing import Any
 
 import yaml
 
-from slmctl.console import out
-from slmctl.errors import ConfigError, CorruptError, InputError, MismatchError
-from slmctl.evaluation.reaching_words import headline_of, seeds_headline
-from slmctl.files import read_json, sha256_json
-from slmctl.stages.compare_tables import show
+from slmctl.comparison.reaching_words import headline_of, seeds_headline
+from slmctl.report.compare_tables import show
+from slmctl.system.console import out
+from slmctl.system.errors import ConfigError, CorruptError, InputError, MismatchError
+from slmctl.system.files import read_json, sha256_json
 
 SCHEMA = 2
 """Of results.json."""

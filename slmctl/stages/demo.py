@@ -8,15 +8,15 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from rich.table import Table
 
-from slmctl.config_file import check
-from slmctl.config_yaml import apply_overrides, parse_yaml
-from slmctl.console import out, say, waiting
-from slmctl.errors import InputError
-from slmctl.files import publishing, write_json
-from slmctl.stages.demo_data import is_noise, write_demo_data
+from slmctl.config.file import check
+from slmctl.config.yaml import apply_overrides, parse_yaml
+from slmctl.corpus.demo_data import is_noise, write_demo_data
 from slmctl.stages.report import report
 from slmctl.stages.run import run
-from slmctl.stages.workspace import Workspace
+from slmctl.system.console import out, say, waiting
+from slmctl.system.errors import InputError
+from slmctl.system.files import publishing, write_json
+from slmctl.workspace.workspace import Workspace
 
 
 def demo_pipeline() -> str:

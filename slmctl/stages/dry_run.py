@@ -12,23 +12,23 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from slmctl.config import PipelineConfig
-from slmctl.console import out, quiet
-from slmctl.errors import ConfigError, SlmError
-from slmctl.files import read_json
-from slmctl.stages.alike import identical_arms
-from slmctl.stages.build import duration
-from slmctl.stages.changes import few
-from slmctl.stages.contamination_said import read_report
-from slmctl.stages.estimating import Estimate, Estimator
-from slmctl.stages.folders import DONE, INPUTS
-from slmctl.stages.gone import Kept
-from slmctl.stages.looking import Looking
-from slmctl.stages.plan import KEPT, Decision, Found, Wanted, decide, differing, order
-from slmctl.stages.stale import same_results, strict
+from slmctl.config.alike import identical_arms
+from slmctl.config.pipeline import PipelineConfig
+from slmctl.config.sweeps import made_by, read_sweeps
 from slmctl.stages.validate import look
-from slmctl.storage import LocalFolder
-from slmctl.sweeps import made_by, read_sweeps
+from slmctl.system.console import out, quiet
+from slmctl.system.errors import ConfigError, SlmError
+from slmctl.system.files import read_json
+from slmctl.system.storage import LocalFolder
+from slmctl.workspace.build import duration
+from slmctl.workspace.changes import few
+from slmctl.workspace.contamination_told import read_report
+from slmctl.workspace.folders import DONE, INPUTS
+from slmctl.workspace.gone import Kept
+from slmctl.workspace.planned.decide import KEPT, Decision, Found, Wanted, decide, differing, order
+from slmctl.workspace.planned.estimating import Estimate, Estimator
+from slmctl.workspace.planned.looking import Looking
+from slmctl.workspace.stale import same_results, strict
 
 RESULTS = "results.json"
 FEWEST_STEPS, MOST_EPOCHS = 10, 5
@@ -195,8 +195,8 @@ def _eval(workspace: Looking, depends: tuple[str, ...], before: dict[str, Decisi
     elif any(before[d].action not in KEPT for d in depends):
         made = [d for d in depends if before[d].action not in KEPT]
         return Decision("eval", "made anew", tuple(few([f"depends on {d}, which is {before[d].action}" for d in made])))
+    from slmctl.comparison.measure import checkpoints_of, sources_of
     from slmctl.stages.evaluate import inputs_of
-    from slmctl.stages.measure import checkpoints_of, sources_of
 
     told = read_report(workspace)
     if told is not None and told["overlap"] != workspace.config.eval.contamination_overlap:

@@ -14,31 +14,15 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from slmctl.config import ReferenceModel
-from slmctl.config_decides import Decides, decided
-from slmctl.config_eval import SuiteConfig, TaskConfig
-from slmctl.console import say, waiting
-from slmctl.corpus.text_files import content_id, is_folder
-from slmctl.errors import InputError
-from slmctl.evaluation.alarms import alarms
-from slmctl.evaluation.costs import ForwardFlops, forward_flops
-from slmctl.evaluation.generation import VERSION
-from slmctl.evaluation.harness_data import data_files
-from slmctl.evaluation.intervals import METHOD
-from slmctl.evaluation.tasks import TASKS
-from slmctl.evaluation.token_text import token_texts
-from slmctl.model.loading import ModelSource, empty_model, hidden_size
-from slmctl.stages import compare_arms, contamination
-from slmctl.stages.cards import write_cards
-from slmctl.stages.diagnose import Diagnosis
-from slmctl.stages.folders import DONE
-from slmctl.stages.highlights import highlights
-from slmctl.stages.measure import Checkpoint, Measure, checkpoints_of, sources_of
-from slmctl.stages.precisions import chosen, precision_in, tell, with_precision
-from slmctl.stages.provenance import made_on, parameters, trained
-from slmctl.stages.reach import VERSION as REACHING
-from slmctl.stages.reach import Comparison, compare_seeds, compare_with_control, curves_of
-from slmctl.stages.results import (
+from slmctl.comparison import arms as compare_arms
+from slmctl.comparison.alarms.alarms import alarms
+from slmctl.comparison.costs import ForwardFlops, forward_flops
+from slmctl.comparison.diagnose import Diagnosis
+from slmctl.comparison.measure import Checkpoint, Measure, checkpoints_of, sources_of
+from slmctl.comparison.provenance import made_on, parameters, trained
+from slmctl.comparison.reach import VERSION as REACHING
+from slmctl.comparison.reach import Comparison, compare_seeds, compare_with_control, curves_of
+from slmctl.comparison.results import (
     RESULTS,
     are_current,
     begin_results,
@@ -47,15 +31,32 @@ from slmctl.stages.results import (
     run_of,
     take_back_results,
 )
-from slmctl.stages.task_checks import check_tasks
-from slmctl.stages.workspace import Workspace
+from slmctl.comparison.task_checks import check_tasks
+from slmctl.comparison.token_text import token_texts
+from slmctl.config.decides import Decides, decided
+from slmctl.config.evaluation import SuiteConfig, TaskConfig
+from slmctl.config.pipeline import ReferenceModel
+from slmctl.config.sweeps import read_sweeps
+from slmctl.corpus.text_files import content_id, is_folder
+from slmctl.evaluation.generation import VERSION
+from slmctl.evaluation.harness_data import data_files
+from slmctl.evaluation.intervals import METHOD
+from slmctl.evaluation.tasks import TASKS
+from slmctl.model.loading import ModelSource, empty_model, hidden_size
+from slmctl.report.highlighted import highlights
+from slmctl.report.model_cards import write_cards
 from slmctl.store import manifest as manifests
 from slmctl.store.manifest import library_versions
 from slmctl.store.order import mix_seed
-from slmctl.sweeps import read_sweeps
+from slmctl.system.console import say, waiting
+from slmctl.system.errors import InputError
 from slmctl.training.environment import describe_environment
 from slmctl.training.ranks import Ranks, joined
 from slmctl.training.telemetry import finite, read_log
+from slmctl.workspace import contamination
+from slmctl.workspace.folders import DONE
+from slmctl.workspace.precisions import chosen, precision_in, tell, with_precision
+from slmctl.workspace.workspace import Workspace
 
 SCHEMA = 2
 _OF_TEXTS = {"contamination", "contamination_overlap"}
@@ -92,7 +93,7 @@ def _evaluate(workspace: Workspace) -> None:
         workspace.begin(workspace.evaluation, inputs, RESULTS)  # to record what was let through
         say("eval: complete, skipped")
         return
-    if take_back_results(workspace, inputs):
+    if take_back_results(workspace, inputs, partial(write_cards, workspace)):
         return
     tell("eval", config.eval.precision, precision, workspace.device, partial(hidden_size, sources["base"]))
     with waiting("eval: opening sets and models"):

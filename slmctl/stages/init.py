@@ -10,14 +10,14 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from slmctl.config_file import check
-from slmctl.config_yaml import parse_yaml
-from slmctl.console import say
+from slmctl.config.file import check
+from slmctl.config.first_sizes import GROUP_ROWS, Sizes, sizes
+from slmctl.config.yaml import parse_yaml
+from slmctl.corpus.first_look import BYTES_A_TOKEN, Looked, look_at
 from slmctl.corpus.source_files import MEND
-from slmctl.errors import ConfigError, InputError
-from slmctl.files import publishing, read_json, why_no_folder
-from slmctl.stages.init_look import BYTES_A_TOKEN, Looked, look_at
-from slmctl.stages.init_sizes import GROUP_ROWS, Sizes, sizes
+from slmctl.system.console import say
+from slmctl.system.errors import ConfigError, InputError
+from slmctl.system.files import publishing, read_json, why_no_folder
 
 PLACEHOLDERS = {"curated": "curated.jsonl", "corpus": "corpus/*.jsonl.gz", "target": "target.jsonl"}
 """What stands for texts that are not given."""

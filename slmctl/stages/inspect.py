@@ -6,14 +6,14 @@ import json
 
 import numpy as np
 
-from slmctl.console import out
 from slmctl.corpus.packing import bos_mask
 from slmctl.corpus.sources import Slice, Tally, documents, files_of
-from slmctl.errors import ConfigError, InputError
 from slmctl.stages.score import SENTINEL
-from slmctl.stages.workspace import Workspace
 from slmctl.store.build import read_plan
 from slmctl.store.reader import ScoreSet, ShardSet, TokenSet
+from slmctl.system.console import out
+from slmctl.system.errors import ConfigError, InputError
+from slmctl.workspace.workspace import Workspace
 
 EDGES = (0.0, 0.01, 0.1, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, np.inf)
 """Bins of the loss histogram (nats)."""

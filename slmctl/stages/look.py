@@ -6,13 +6,13 @@ from functools import partial
 
 import numpy as np
 
-from slmctl.console import out
 from slmctl.corpus.packing import bos_mask
-from slmctl.errors import CorruptError
 from slmctl.stages import prepare, score
-from slmctl.stages.build import Build, finalize, status, verify
-from slmctl.stages.workspace import Workspace
 from slmctl.store.reader import ScoreSet, ShardSet, TokenSet
+from slmctl.system.console import out
+from slmctl.system.errors import CorruptError
+from slmctl.workspace.build import Build, finalize, status, verify
+from slmctl.workspace.workspace import Workspace
 
 
 def look_at_tokens(workspace: Workspace, action: str) -> None:

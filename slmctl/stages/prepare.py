@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from slmctl.config import ScratchConfig
-from slmctl.console import progress, say, waiting, warn
+from slmctl.config.pipeline import ScratchConfig
 from slmctl.corpus.bos import contradiction, described
 from slmctl.corpus.make_shard import BOS_TOKENS, COUNTS, ENDS, Job, Packing, make_shard, maker, refuse_other_ends
 from slmctl.corpus.packing import PADDING
@@ -22,21 +21,22 @@ from slmctl.corpus.sources import Tally, documents, files_of, plan
 from slmctl.corpus.text_files import stamp
 from slmctl.corpus.tokenizer import Tokenizer, up_to_bytes
 from slmctl.corpus.train_tokenizer import train_tokenizer
-from slmctl.errors import ConfigError, InputError
-from slmctl.files import read_json, sha256_json
 from slmctl.model.loading import load_model_config
-from slmctl.processes import spread
-from slmctl.stages.build import Build
-from slmctl.stages.contamination import pieces_of, plan_check
-from slmctl.stages.folders import INPUTS
-from slmctl.stages.gone import Kept, inputs_here, refuse_unreadable
-from slmctl.stages.workers import Share, cores
-from slmctl.stages.workspace import Workspace, packing_found
-from slmctl.storage import is_private
 from slmctl.store import manifest as manifests
 from slmctl.store.build import Coverage, in_order, read_plan
 from slmctl.store.manifest import Manifest, differences, is_complete, library_versions, load_manifest
 from slmctl.store.shards import rows_per_group
+from slmctl.system.console import progress, say, waiting, warn
+from slmctl.system.errors import ConfigError, InputError
+from slmctl.system.files import read_json, sha256_json
+from slmctl.system.processes import spread
+from slmctl.system.storage import is_private
+from slmctl.workspace.build import Build
+from slmctl.workspace.contamination import pieces_of, plan_check
+from slmctl.workspace.folders import INPUTS
+from slmctl.workspace.gone import Kept, inputs_here, refuse_unreadable
+from slmctl.workspace.workers import Share, cores
+from slmctl.workspace.workspace import Workspace, packing_found
 
 THREADS_A_PROCESS = 4
 """The tokenizer's threads, which one process can keep busy."""

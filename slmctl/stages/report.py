@@ -6,15 +6,15 @@ import os
 from pathlib import Path
 from typing import Any
 
-from slmctl.console import out, waiting
-from slmctl.files import publishing, read_json
+from slmctl.comparison.arms import warn_of_changes
+from slmctl.comparison.results import HIGHLIGHTS, is_under_way, load_results, run_of
 from slmctl.report.page import make_page
 from slmctl.report.table import print_results
-from slmctl.stages.compare_arms import warn_of_changes
-from slmctl.stages.folders import DONE, INPUTS, RESOLVED
-from slmctl.stages.results import HIGHLIGHTS, is_under_way, load_results, run_of
-from slmctl.stages.workspace import Workspace
+from slmctl.system.console import out, waiting
+from slmctl.system.files import publishing, read_json
 from slmctl.training.telemetry import read_log
+from slmctl.workspace.folders import DONE, INPUTS, RESOLVED
+from slmctl.workspace.workspace import Workspace
 
 
 def report(workspace: Workspace, notes: list[str] | None = None) -> Path:

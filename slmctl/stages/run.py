@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from slmctl.console import say, warn
-from slmctl.errors import InputError
-from slmctl.stages.alike import identical_arms
+from slmctl.comparison.task_checks import check_tasks
+from slmctl.config.alike import identical_arms
+from slmctl.config.sweeps import made_by, read_sweeps
 from slmctl.stages.evaluate import evaluate
 from slmctl.stages.prepare import prepare
 from slmctl.stages.report import print_comparison, report
 from slmctl.stages.score import score
-from slmctl.stages.task_checks import check_tasks
 from slmctl.stages.train import pretrain, train_base, train_reference
 from slmctl.stages.validate import wrong_models
-from slmctl.stages.workers import find_share
-from slmctl.stages.workspace import Workspace
 from slmctl.store import manifest as manifests
-from slmctl.sweeps import made_by, read_sweeps
+from slmctl.system.console import say, warn
+from slmctl.system.errors import InputError
 from slmctl.training.ranks import joined
+from slmctl.workspace.workers import find_share
+from slmctl.workspace.workspace import Workspace
 
 
 def run(workspace: Workspace) -> Path:

@@ -8,30 +8,30 @@ from typing import Any
 
 import numpy as np
 
-from slmctl.config import ScoreConfig
-from slmctl.console import progress, say
+from slmctl.config.pipeline import ScoreConfig
 from slmctl.corpus.packing import target_mask
 from slmctl.corpus.tokenizer import load_vocabulary
-from slmctl.errors import ConfigError, InputError, MismatchError, TrainingError
-from slmctl.files import sha256_json
+from slmctl.model.forward_threads import settle_forward
 from slmctl.model.loading import ModelSource, hidden_size, load_model
 from slmctl.model.precision import autocast, weights_of
 from slmctl.model.row_losses import row_losses
 from slmctl.model.split import SplitModel, refuse_ids_beyond, refuse_rows_beyond
 from slmctl.selection.storage import COMPACT_BITS, keep_mantissa_bits
-from slmctl.stages.build import Build
-from slmctl.stages.folders import ACCEPTED
-from slmctl.stages.forward_threads import settle_forward
-from slmctl.stages.precisions import as_recorded, chosen_for_scores, settled, tell
-from slmctl.stages.workers import Share
-from slmctl.stages.workspace import Workspace
 from slmctl.store import manifest as manifests
 from slmctl.store.build import Coverage, in_order, make, read_plan
 from slmctl.store.manifest import Manifest, is_complete, library_versions
 from slmctl.store.read_ahead import ReadAhead
 from slmctl.store.reader import RowReader, Rows, ShardSet, TokenSet
 from slmctl.store.shards import ShardWriter, shard_name
-from slmctl.threads import threads_of
+from slmctl.system.console import progress, say
+from slmctl.system.errors import ConfigError, InputError, MismatchError, TrainingError
+from slmctl.system.files import sha256_json
+from slmctl.system.threads import threads_of
+from slmctl.workspace.build import Build
+from slmctl.workspace.folders import ACCEPTED
+from slmctl.workspace.precisions import as_recorded, chosen_for_scores, settled, tell
+from slmctl.workspace.workers import Share
+from slmctl.workspace.workspace import Workspace
 
 SENTINEL = -1.0
 """Stored where nothing is predicted: padding and first tokens. A real loss is never negative."""

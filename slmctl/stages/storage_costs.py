@@ -12,10 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from slmctl.config import ArmConfig, ScoreConfig
-from slmctl.console import progress, say
+from slmctl.config.pipeline import ArmConfig, ScoreConfig
 from slmctl.corpus.packing import target_mask
-from slmctl.errors import ConfigError, InputError
 from slmctl.model.loading import ModelSource, load_model
 from slmctl.model.precision import autocast, weights_of
 from slmctl.model.row_losses import row_losses
@@ -24,11 +22,13 @@ from slmctl.selection.select import excess_loss, select_top, selected_count
 from slmctl.selection.storage import excess_given_up, loss_differences, share_replaced
 from slmctl.stages.inspect import full_name, line
 from slmctl.stages.score import SENTINEL, columns_of, stored
-from slmctl.stages.workspace import Workspace
-from slmctl.storage import Folder
 from slmctl.store import manifest as manifests
 from slmctl.store.reader import RowReader, Rows
 from slmctl.store.shards import ShardWriter, rows_per_group, shard_name
+from slmctl.system.console import progress, say
+from slmctl.system.errors import ConfigError, InputError
+from slmctl.system.storage import Folder
+from slmctl.workspace.workspace import Workspace
 
 PRECISIONS = ("float32", "bf16_autocast", "bfloat16")
 SECONDS = 300.0

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from slmctl.config import PipelineConfig
-from slmctl.console import say
+from slmctl.config.pipeline import PipelineConfig
+from slmctl.config.sweeps import FILE, add_sweeps, made_by, parse_over, points_of, read_sweeps
 from slmctl.stages.run import run
-from slmctl.stages.workspace import Workspace
-from slmctl.sweeps import FILE, add_sweeps, made_by, parse_over, points_of, read_sweeps
+from slmctl.system.console import say
 from slmctl.training.ranks import joined
+from slmctl.workspace.workspace import Workspace
 
 
 def sweep(workspace: Workspace, overs: list[str]) -> Path:

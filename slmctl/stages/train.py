@@ -11,28 +11,28 @@ from typing import Any, Literal
 import torch
 
 from slmctl import __version__
-from slmctl.config import ArmConfig, ScratchConfig, SelectionConfig, TrainingConfig
-from slmctl.console import say, waiting, warn
-from slmctl.errors import ConfigError, InputError, MismatchError
+from slmctl.config.pipeline import ArmConfig, ScratchConfig, SelectionConfig, TrainingConfig
 from slmctl.evaluation.heldout import HeldoutLoss, Measured, arithmetic, heldout_loss, rows_hash
-from slmctl.files import publishing, sweep
 from slmctl.model.check import lent
 from slmctl.model.experts import refuse_auxiliary_loss
 from slmctl.model.loading import ModelSource, hidden_size, load_model, save_model
 from slmctl.model.precision import autocast, weights_of
 from slmctl.model.split import SplitModel, refuse_ids_beyond, refuse_rows_beyond
-from slmctl.stages.cards import write_card
-from slmctl.stages.precisions import tell
-from slmctl.stages.start import Ready, Resume, make_ready, mark_stopped, settle
+from slmctl.report.model_cards import write_card
 from slmctl.stages.validate import RANDOM_BASE
-from slmctl.stages.workspace import Workspace
 from slmctl.store import manifest
 from slmctl.store.order import mix_seed
 from slmctl.store.reader import RowReader, ScoreSet, TokenSet
+from slmctl.system.console import say, waiting, warn
+from slmctl.system.errors import ConfigError, InputError, MismatchError
+from slmctl.system.files import publishing, sweep
 from slmctl.training.batches import OneSet, RowSource, TwoSets
 from slmctl.training.budget import check_budget
 from slmctl.training.loop import Beat, Evaluator, Run, train
 from slmctl.training.ranks import Ranks, joined
+from slmctl.workspace.precisions import tell
+from slmctl.workspace.start import Ready, Resume, make_ready, mark_stopped, settle
+from slmctl.workspace.workspace import Workspace
 
 ALL_TOKENS = SelectionConfig(criterion="all", group_rows=1)
 

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from slmctl.config import PipelineConfig, ReferenceModel, SourceConfig
-from slmctl.config_eval import HarnessConfig, SuiteConfig, TaskConfig
+from slmctl.comparison.task_checks import absent_harness, task_data, task_mistakes
+from slmctl.config.alike import identical_arms
+from slmctl.config.evaluation import HarnessConfig, SuiteConfig, TaskConfig
+from slmctl.config.pipeline import PipelineConfig, ReferenceModel, SourceConfig
+from slmctl.corpus.first_records import empty_sets, wrong_records
 from slmctl.corpus.sources import files_of
 from slmctl.corpus.unreadable import place_problems, wrong_heads
-from slmctl.errors import SlmError
 from slmctl.evaluation.general_suite import result_names
-from slmctl.stages.alike import identical_arms
-from slmctl.stages.first_records import empty_sets, wrong_records
-from slmctl.stages.task_checks import absent_harness, task_data, task_mistakes
+from slmctl.system.errors import SlmError
 
 RANDOM_BASE = (
     "the base has random weights: model.scratch.train is null. Give it tokens and lr, that reference and arms start from a model "

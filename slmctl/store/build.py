@@ -12,11 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
-from slmctl.console import say
-from slmctl.errors import CorruptError, SlmError
-from slmctl.storage import Entry, Folder
 from slmctl.store.manifest import Shard
 from slmctl.store.shards import ShardFile, shard_name, whole_shard
+from slmctl.system.console import say
+from slmctl.system.errors import CorruptError, SlmError
+from slmctl.system.storage import Entry, Folder
 
 PLAN = "plan.json"
 THREADS = 16

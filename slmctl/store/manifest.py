@@ -8,9 +8,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from slmctl.errors import CorruptError, InputError, MismatchError
-from slmctl.files import sha256_json
-from slmctl.storage import Folder
+from slmctl.system.errors import CorruptError, InputError, MismatchError
+from slmctl.system.files import sha256_json
+from slmctl.system.storage import Folder
 
 SCHEMA_VERSION = 3
 READ_VERSIONS = (2, 3)

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from slmctl.errors import CorruptError
-from slmctl.memory import keep_freed_blocks
-from slmctl.storage import Folder
 from slmctl.store.manifest import Manifest, load_manifest, refuse_mismatch
 from slmctl.store.shards import ShardFile
+from slmctl.system.errors import CorruptError
+from slmctl.system.memory import keep_freed_blocks
+from slmctl.system.storage import Folder
 
 OPEN_FILES = 256
 

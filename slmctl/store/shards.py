@@ -25,12 +25,12 @@ import pyarrow.parquet as pq
 import xxhash
 from zstandard import ZstdError
 
-from slmctl.errors import CorruptError, InputError
-from slmctl.files import disk_errors
-from slmctl.storage import Folder, LocalFolder, Source
 from slmctl.store import chunks
 from slmctl.store.footer import footer
 from slmctl.store.manifest import Shard, differences
+from slmctl.system.errors import CorruptError, InputError
+from slmctl.system.files import disk_errors
+from slmctl.system.storage import Folder, LocalFolder, Source
 
 GROUP_TOKENS = 2**18
 _META = "slmctl"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from slmctl.config import SelectionConfig, TrainingConfig, rows_per_step, total_steps
-from slmctl.console import warn
-from slmctl.errors import ConfigError
+from slmctl.config.pipeline import SelectionConfig, TrainingConfig, rows_per_step, total_steps
+from slmctl.system.console import warn
+from slmctl.system.errors import ConfigError
 from slmctl.training.optim import warmup_steps
 
 

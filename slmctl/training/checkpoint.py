@@ -21,10 +21,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from slmctl.console import warn
-from slmctl.errors import CorruptError, InputError, SlmError
-from slmctl.files import disk_errors, fsync_dir, read_json, sha256_file, sha256_json, sweep, temporary_beside, write_json
 from slmctl.store.manifest import refuse_mismatch
+from slmctl.system.console import warn
+from slmctl.system.errors import CorruptError, InputError, SlmError
+from slmctl.system.files import disk_errors, fsync_dir, read_json, sha256_file, sha256_json, sweep, temporary_beside, write_json
 from slmctl.training.checkpoint_names import parted, refuse_other_tensors, refuse_untied
 from slmctl.training.ranks import Ranks
 

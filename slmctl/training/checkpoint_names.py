@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from slmctl.errors import MismatchError
 from slmctl.model.weights import Difference
+from slmctl.system.errors import MismatchError
 
 
 def refuse_other_tensors(directory: Path, state: dict[str, Any]) -> None:

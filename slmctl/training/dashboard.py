@@ -16,8 +16,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from slmctl.console import PATIENCE, Ticker, Wait, err, is_quiet, progress, say
 from slmctl.evaluation.measures import measure_of, why_unlike
+from slmctl.system.console import PATIENCE, Ticker, Wait, err, is_quiet, progress, say
 
 MIN_WIDTH, MAX_WIDTH, MIN_HEIGHT = 60, 100, 20
 """Columns and lines of a terminal that has room for the panel, and the columns that it takes at most."""
@@ -62,8 +62,8 @@ def dashboard(
     """Shows a run of `steps` steps, of which `start` are done and `skipped` of those were not taken, on `console` (stderr by
     default) until the block is left.
 
-    A panel where `has_room` and there is one process; else what `slmctl.console.progress` shows, and of several ranks, whose
-    other processes write to the same terminal, the first one's lines alone.
+    A panel where `has_room` and there is one process; else what `slmctl.system.console.progress` shows, and of several ranks,
+    whose other processes write to the same terminal, the first one's lines alone.
     """
     if ranks > 1 or is_quiet():
         yield Lines(Ticker(name, steps, "steps", None), start)

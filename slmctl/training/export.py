@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from slmctl.corpus.tokenizer import Tokenizer
-from slmctl.files import publishing
 from slmctl.model.loading import save_model
 from slmctl.model.split import SplitModel
+from slmctl.system.files import publishing
 from slmctl.training.parallel import is_sharded
 from slmctl.training.ranks import Ranks
 

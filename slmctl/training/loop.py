@@ -19,18 +19,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from slmctl.config import SelectionConfig, TrackingConfig, TrainingConfig, rows_per_step, total_steps
-from slmctl.console import say, say_news, waiting, warn
+from slmctl.config.pipeline import SelectionConfig, TrackingConfig, TrainingConfig, rows_per_step, total_steps
 from slmctl.corpus.tokenizer import Tokenizer
-from slmctl.crowding import Crowding
-from slmctl.errors import Interrupted, MismatchError, TrainingError
 from slmctl.evaluation.heldout import Measured
 from slmctl.evaluation.measures import measure_of, why_unlike
-from slmctl.files import publishing
+from slmctl.model.flops import flops_per_token, peak_flops
 from slmctl.model.split import SplitModel
-from slmctl.signals import StopRequest, deferring
 from slmctl.store.read_ahead import ReadAhead
-from slmctl.threads import Record
+from slmctl.system.console import say, say_news, waiting, warn
+from slmctl.system.crowding import Crowding
+from slmctl.system.errors import Interrupted, MismatchError, TrainingError
+from slmctl.system.files import publishing
+from slmctl.system.signals import StopRequest, deferring
+from slmctl.system.threads import Record
 from slmctl.training.alignment import ADVICE, SHIFTS, WATCHED, AlignmentWatch
 from slmctl.training.batches import Batcher, RowSource
 from slmctl.training.budget import check_budget, warn_of_few_rows
@@ -38,7 +39,6 @@ from slmctl.training.checkpoint import Checkpoints, Progress, Training, all_chec
 from slmctl.training.dashboard import dashboard
 from slmctl.training.environment import write_environment
 from slmctl.training.export import export_model
-from slmctl.training.flops import flops_per_token, peak_flops
 from slmctl.training.micro_batch import fitting_rows
 from slmctl.training.optim import build_optimizer
 from slmctl.training.parallel import lay_out

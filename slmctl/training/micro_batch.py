@@ -7,11 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from slmctl.config import TrainingConfig
-from slmctl.memory import memory_available, processes_here
+from slmctl.config.pipeline import TrainingConfig
 from slmctl.model.losses import head_memory
 from slmctl.model.precision import autocast
 from slmctl.selection.select import selected_count
+from slmctl.system.memory import memory_available, processes_here
 from slmctl.training.batches import Batcher
 from slmctl.training.parallel import reshard
 from slmctl.training.selective import Objective

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from slmctl.config import TrainingConfig
-from slmctl.console import say
-from slmctl.errors import ConfigError
+from slmctl.config.pipeline import TrainingConfig
 from slmctl.model.split import SplitModel
+from slmctl.system.console import say
+from slmctl.system.errors import ConfigError
 from slmctl.training.ranks import Ranks
 
 BYTES_A_PARAMETER = 16

@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from slmctl.console import quiet, waiting
-from slmctl.errors import ConfigError, SlmError
-from slmctl.memory import memory_limit
+from slmctl.system.console import quiet, waiting
+from slmctl.system.errors import ConfigError, SlmError
+from slmctl.system.memory import memory_limit
 
 T = TypeVar("T")
 TIMEOUT = timedelta(minutes=10)

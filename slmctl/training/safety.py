@@ -8,7 +8,7 @@ import threading
 import time
 from pathlib import Path
 
-from slmctl.console import err
+from slmctl.system.console import err
 
 SPIKE_WINDOW = 128
 SPIKE_MINIMUM = 16

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from slmctl.config import TrackingConfig
-from slmctl.errors import ConfigError
-from slmctl.files import disk_errors, publishing, sha256_json
+from slmctl.config.pipeline import TrackingConfig
+from slmctl.system.errors import ConfigError
+from slmctl.system.files import disk_errors, publishing, sha256_json
 
 
 def finite(value: Any) -> Any:

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from slmctl.config import SelectionConfig
-from slmctl.console import say
-from slmctl.openmp import asked
-from slmctl.threads import SMALL, Record, most_threads, settle, use
+from slmctl.config.pipeline import SelectionConfig
+from slmctl.system.console import say
+from slmctl.system.openmp import asked
+from slmctl.system.threads import SMALL, Record, most_threads, settle, use
 from slmctl.training.batches import Batcher
 from slmctl.training.checkpoint import Progress
 from slmctl.training.selective import Objective

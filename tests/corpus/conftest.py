@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from slmctl.config_file import check
-from slmctl.stages.workspace import Workspace
+from slmctl.config.file import check
+from slmctl.workspace.workspace import Workspace
 
 WORDS = ["apple", "river", "naïve", "漢字", "seven 7", "fox", "emoji 🦊", "the", "stone", "a+b=c"]
 

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from slmctl.config import SourceConfig
+from slmctl.config.pipeline import SourceConfig
 from slmctl.corpus.sources import Tally, documents, plan
-from slmctl.errors import InputError
+from slmctl.system.errors import InputError
 
 GOOD = b'{"text": "fine"}\n'
 BAD_LINES = {

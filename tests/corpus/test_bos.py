@@ -14,7 +14,7 @@ from tokenizers import pre_tokenizers
 
 from slmctl.corpus.bos import bos_of, contradiction, cut_left, described, in_front
 from slmctl.corpus.tokenizer import Tokenizer
-from slmctl.errors import ConfigError
+from slmctl.system.errors import ConfigError
 
 EOS = "<|endoftext|>"
 

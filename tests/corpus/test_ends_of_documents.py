@@ -13,14 +13,14 @@ from tokenizers import AddedToken, Tokenizer, models
 from tokenizers import pre_tokenizers as P  # noqa: N812
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
-from slmctl.config_file import check
+from slmctl.config.file import check
 from slmctl.corpus import make_shard
 from slmctl.corpus.special_names import SpecialNames
-from slmctl.errors import InputError, MismatchError
 from slmctl.stages import prepare as stage
 from slmctl.stages.prepare import prepare
-from slmctl.stages.workspace import Workspace
 from slmctl.store.manifest import exists, load_manifest
+from slmctl.system.errors import InputError, MismatchError
+from slmctl.workspace.workspace import Workspace
 
 EOS = 2
 STRUCK = [f"the price <s>{i} stones</s> is 12" for i in range(30)]

@@ -18,7 +18,7 @@ from slmctl.corpus.gguf_fields import read_fields
 from slmctl.corpus.gguf_tokenizer import cutting
 from slmctl.corpus.tokenizer import load_tokenizer
 from slmctl.corpus.tokenizer_files import PROBE
-from slmctl.errors import InputError
+from slmctl.system.errors import InputError
 
 SAMPLE = [*PROBE, *TEXTS, "In 2023 they sold 1234567 items.", "cafe\u0301 12"]
 

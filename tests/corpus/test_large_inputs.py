@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from slmctl.config import SourceConfig
+from slmctl.config.pipeline import SourceConfig
 from slmctl.corpus import sources
 from slmctl.corpus.sources import Tally, documents, plan
-from slmctl.errors import InputError
+from slmctl.system.errors import InputError
 
 
 def test_slices_of_a_compressed_file_read_in_turn_decompress_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

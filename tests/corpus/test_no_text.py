@@ -14,12 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from slmctl.config import SourceConfig
-from slmctl.config_eval import TaskConfig
+from slmctl.config.evaluation import TaskConfig
+from slmctl.config.pipeline import SourceConfig
+from slmctl.config.template import FieldError, Template
 from slmctl.corpus.sources import Tally, documents, plan
-from slmctl.errors import InputError
 from slmctl.evaluation.generation import make_item
-from slmctl.template import FieldError, Template
+from slmctl.system.errors import InputError
 
 QA = "{question}\n{answer}"
 

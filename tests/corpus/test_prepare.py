@@ -15,14 +15,14 @@ from tokenizers import Tokenizer as Backend
 
 from slmctl.corpus import make_shard as module
 from slmctl.corpus.tokenizer import Encoder, Tokenizer
-from slmctl.errors import InputError, MismatchError
-from slmctl.files import sha256_file
-from slmctl.stages.build import Build
 from slmctl.stages.prepare import make_shards, plan_set, prepare
-from slmctl.stages.workers import Share
-from slmctl.stages.workspace import Workspace
 from slmctl.store.manifest import load_manifest
 from slmctl.store.reader import RowReader, TokenSet
+from slmctl.system.errors import InputError, MismatchError
+from slmctl.system.files import sha256_file
+from slmctl.workspace.build import Build
+from slmctl.workspace.workers import Share
+from slmctl.workspace.workspace import Workspace
 
 Make = Callable[..., Workspace]
 Read = Callable[[Path], list[list[int]]]
@@ -364,7 +364,7 @@ def test_a_set_made_with_another_tokenizer_is_refused_when_it_is_opened(pipeline
 
 
 def test_an_output_dir_of_another_pipeline_is_refused(pipeline: Make) -> None:
-    from slmctl.errors import ConfigError
+    from slmctl.system.errors import ConfigError
 
     workspace = pipeline()
     workspace.record()  # as a stage does that is complete

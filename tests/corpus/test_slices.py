@@ -16,9 +16,9 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slmctl.config import SourceConfig
+from slmctl.config.pipeline import SourceConfig
 from slmctl.corpus.sources import Tally, documents, input_fingerprint, plan, whole_records
-from slmctl.files import HashCache
+from slmctl.system.files import HashCache
 
 SETTINGS = settings(max_examples=50, deadline=None)
 PACK: dict[str, Callable[[bytes], bytes]] = {

@@ -14,7 +14,7 @@ from tokenizers import pre_tokenizers as P  # noqa: N812
 
 from slmctl.corpus import long_texts
 from slmctl.corpus.tokenizer import Encoder
-from slmctl.errors import InputError
+from slmctl.system.errors import InputError
 
 UNK, BOS, EOS, PAD = range(4)
 NAMED = ["the price <s>12</s> is", "</s>", "<s>", " </s> ", "a</s></s>b", "<pad> x", "x\n</s>\n", "<s> count </s> the <pad>"]

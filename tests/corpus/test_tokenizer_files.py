@@ -17,7 +17,7 @@ from transformers import AutoTokenizer
 
 from slmctl.corpus.tokenizer import load_tokenizer, load_vocabulary
 from slmctl.corpus.tokenizer_files import PROBE, differing
-from slmctl.errors import InputError
+from slmctl.system.errors import InputError
 
 SAMPLE = [*PROBE, *TEXTS, "In 2023 they sold 1234567 items. Don't!\n\n  next"]
 BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}

@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from slmctl.config import SourceConfig
+from slmctl.config.pipeline import SourceConfig
 from slmctl.corpus.sources import Tally, documents, files_of, input_fingerprint, plan
 from slmctl.corpus.unreadable import place_problems
-from slmctl.errors import InputError
-from slmctl.files import HashCache
+from slmctl.system.errors import InputError
+from slmctl.system.files import HashCache
 
 GOOD = b'{"text": "fine"}\n'
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"4d7a" * 16 + b"\nsize 12345\n"

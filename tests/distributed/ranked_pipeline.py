@@ -9,7 +9,7 @@ from typing import Any
 
 from launch import SEQ_LEN, Left, left_by, settings, succeed, write_config, write_texts
 
-from slmctl.config_yaml import lay_over
+from slmctl.config.yaml import lay_over
 
 ROWS_16 = {"batch_tokens": 16 * SEQ_LEN}
 ARMS: dict[str, Any] = {

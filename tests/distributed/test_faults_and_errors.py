@@ -11,7 +11,7 @@ import pytest
 from launch import SEQ_LEN, AtStep, FullDisk, Left, differences, ranks, saved_steps, start, succeed, temporaries, wait_for
 from ranked_pipeline import STEPS, STOPPED, Pipeline
 
-from slmctl.config_yaml import lay_over
+from slmctl.config.yaml import lay_over
 
 Make = Callable[..., Pipeline]
 ARM = ("--arm", "slm")

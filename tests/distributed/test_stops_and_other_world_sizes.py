@@ -23,7 +23,7 @@ from launch import (
 from ranked_pipeline import STEPS, STOPPED, Pipeline
 from test_same_as_one_process import assert_same_to_rounding
 
-from slmctl.config_yaml import lay_over
+from slmctl.config.yaml import lay_over
 from slmctl.training.telemetry import read_log
 
 Make = Callable[..., Pipeline]

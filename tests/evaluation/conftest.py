@@ -14,10 +14,10 @@ import transformers as tf
 from slmctl.corpus.tokenizer import load_tokenizer
 from slmctl.corpus.train_tokenizer import train_tokenizer
 from slmctl.model.split import SplitModel
-from slmctl.storage import LocalFolder
 from slmctl.store.manifest import Manifest
 from slmctl.store.reader import RowReader, TokenSet
 from slmctl.store.shards import ShardWriter, shard_name
+from slmctl.system.storage import LocalFolder
 
 VOCAB = 300
 

@@ -12,11 +12,11 @@ import pytest
 import torch
 from bos_tokenizer import begin_with
 
-from slmctl.config_eval import HarnessConfig
+from slmctl.config.evaluation import HarnessConfig
 from slmctl.corpus.tokenizer import Tokenizer, load_tokenizer
 from slmctl.corpus.train_tokenizer import train_tokenizer
-from slmctl.errors import ConfigError
 from slmctl.evaluation.generation import GenerationTask, Item, run_task
+from slmctl.system.errors import ConfigError
 
 POSITIONS = 64
 

@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from slmctl.config_eval import TaskConfig
+from slmctl.config.evaluation import TaskConfig
 from slmctl.corpus.tokenizer import Tokenizer
-from slmctl.errors import ConfigError, InputError
 from slmctl.evaluation.generation import (
     GenerationTask,
     Item,
@@ -26,6 +25,7 @@ from slmctl.evaluation.generation import (
     read_items,
 )
 from slmctl.evaluation.generation import run_task as run_generation_task
+from slmctl.system.errors import ConfigError, InputError
 
 # --- final number ---
 

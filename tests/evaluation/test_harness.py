@@ -19,11 +19,11 @@ import torch
 import transformers as tf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from slmctl.config_eval import HarnessConfig, SuiteConfig, TaskConfig
-from slmctl.errors import ConfigError, InputError
+from slmctl.config.evaluation import HarnessConfig, SuiteConfig, TaskConfig
 from slmctl.evaluation import harness_tasks
 from slmctl.evaluation.harness import general_suite, result_names, run_harness
 from slmctl.evaluation.harness_scores import pooled
+from slmctl.system.errors import ConfigError, InputError
 
 pytest.importorskip("lm_eval")
 WORDS = "a man puts water in the cup and drinks it then leaves home with his dog to find some more food".split()

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from slmctl.config_eval import SuiteConfig
+from slmctl.config.evaluation import SuiteConfig
 from slmctl.corpus.tokenizer import Tokenizer
-from slmctl.errors import ConfigError, InputError
 from slmctl.evaluation.generation import run_task
 from slmctl.evaluation.tasks import NINE, TASKS, records, suite_files, suite_tasks
 from slmctl.evaluation.tasks import mathematics as suite
 from slmctl.evaluation.tasks.mathematics import examples_of, suite_names, worked_examples
 from slmctl.evaluation.tasks.records import lettered
+from slmctl.system.errors import ConfigError, InputError
 
 TABLE = {
     "table_title": "Hats",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from slmctl.evaluation.token_text import token_texts
+from slmctl.comparison.token_text import token_texts
 
 TEXT = "the sum of 12 and 30 is 42, and so it goes  on"
 

@@ -7,9 +7,9 @@ import torch
 import transformers as tf
 from torch.utils.flop_counter import FlopCounterMode
 
-from slmctl.errors import InputError
 from slmctl.model.experts import has_experts, matrices, refuse_auxiliary_loss
-from slmctl.training.flops import flops_per_token
+from slmctl.model.flops import flops_per_token
+from slmctl.system.errors import InputError
 
 T = 32
 BASE = {

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from slmctl.corpus.tokenizer import load_tokenizer
-from slmctl.errors import InputError
-from slmctl.files import HashCache
 from slmctl.model.loading import ModelSource, load_model, load_model_config, model_fingerprint, save_model
+from slmctl.system.errors import InputError
+from slmctl.system.files import HashCache
 
 HIDDEN, HEADS, INNER = 32, 4, 64
 

@@ -11,9 +11,9 @@ import gguf
 import numpy as np
 import pytest
 
-from slmctl.errors import InputError
 from slmctl.model.gguf_weights import read_header
 from slmctl.model.loading import ModelSource, check_source, load_model
+from slmctl.system.errors import InputError
 
 HIDDEN, HEADS, INNER, LAYERS = 32, 4, 48, 2
 TOKENS = ["<|endoftext|>", *(chr(c) for c in range(33, 127)), "Ġ", "th", "Ġth"]

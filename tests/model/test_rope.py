@@ -9,11 +9,11 @@ import pytest
 import torch
 import transformers as tf
 
-from slmctl.errors import InputError
 from slmctl.evaluation.generation import _generate_all
 from slmctl.model.rope import prompts_together
 from slmctl.model.row_losses import row_losses
 from slmctl.model.split import SplitModel
+from slmctl.system.errors import InputError
 
 TRAINED = 16
 KINDS = {

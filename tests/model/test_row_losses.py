@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from slmctl.errors import InputError
 from slmctl.model.row_losses import row_losses
+from slmctl.system.errors import InputError
 
 
 def loss_at(split, ids, position):

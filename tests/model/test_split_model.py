@@ -6,8 +6,8 @@ import pytest
 import torch
 import transformers as tf
 
-from slmctl.errors import InputError
 from slmctl.model.split import SplitModel
+from slmctl.system.errors import InputError
 
 
 class Adds(tf.LlamaForCausalLM):

@@ -7,10 +7,10 @@ import pytest
 import torch
 import transformers as tf
 
-from slmctl.errors import InputError, MismatchError
 from slmctl.model.attention import VARLEN, plain_attention, register
 from slmctl.model.row_losses import row_losses
 from slmctl.model.split import SplitModel, refuse_rows_beyond
+from slmctl.system.errors import InputError, MismatchError
 
 V, T = 97, 40
 SMALL = {"vocab_size": V, "bos_token_id": 1, "eos_token_id": 1, "pad_token_id": 0}

@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from slmctl.config import SelectionConfig
+from slmctl.config.pipeline import SelectionConfig
 from slmctl.corpus.packing import document_starts, restarting_positions
-from slmctl.errors import ConfigError, InputError
 from slmctl.evaluation.heldout import heldout_loss
 from slmctl.model.attention import VARLEN, plain_attention, register, varlen_attention
 from slmctl.model.losses import token_losses
 from slmctl.model.split import SplitModel
 from slmctl.store.reader import Rows
+from slmctl.system.errors import ConfigError, InputError
 from slmctl.training.batches import Batcher
 from slmctl.training.selective import Objective
 

@@ -11,8 +11,8 @@ import torch
 import transformers as tf
 from safetensors.torch import load_file, save_file
 
-from slmctl.errors import InputError
 from slmctl.model.loading import ModelSource, check_source, load_model
+from slmctl.system.errors import InputError
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 269060552\n"
 SIZES = {"vocab_size": 61, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}

@@ -15,9 +15,9 @@ import s3fs
 from moto.server import ThreadedMotoServer
 from tiny_pipeline import tiny_settings
 
-from slmctl.config_file import check
+from slmctl.config.file import check
 from slmctl.stages.run import run
-from slmctl.stages.workspace import Workspace
+from slmctl.workspace.workspace import Workspace
 
 KEYS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
 

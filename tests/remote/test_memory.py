@@ -18,19 +18,19 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.spec import AbstractFileSystem
 
-from slmctl.config import SourceConfig
+from slmctl.config.pipeline import SourceConfig
 from slmctl.corpus.sources import Tally, documents, files_of, plan
-from slmctl.errors import CorruptError, InputError, MismatchError, SlmError
-from slmctl.files import temporary_beside
 from slmctl.stages import prepare as prepare_module
 from slmctl.stages.look import look_at_scores, look_at_tokens
 from slmctl.stages.prepare import prepare
 from slmctl.stages.score import score
-from slmctl.stages.workers import Share
-from slmctl.storage import Folder, LocalFolder
 from slmctl.store import shards
 from slmctl.store.reader import RowReader, ScoreSet, TokenSet
 from slmctl.store.shards import ShardFile, ShardWriter
+from slmctl.system.errors import CorruptError, InputError, MismatchError, SlmError
+from slmctl.system.files import temporary_beside
+from slmctl.system.storage import Folder, LocalFolder
+from slmctl.workspace.workers import Share
 
 Files = dict[str, bytes]
 

@@ -15,19 +15,19 @@ import pyarrow.parquet as pq
 import pytest
 
 from slmctl.cli import main
-from slmctl.config_file import check
-from slmctl.errors import CorruptError, InputError, MismatchError, SlmError
-from slmctl.files import read_json
+from slmctl.config.file import check
 from slmctl.stages import prepare as prepare_module
 from slmctl.stages.look import look_at_scores, look_at_tokens
 from slmctl.stages.prepare import prepare
 from slmctl.stages.run import run
 from slmctl.stages.score import score
-from slmctl.stages.workers import Share
-from slmctl.stages.workspace import Workspace
-from slmctl.storage import Folder
 from slmctl.store.reader import RowReader, ScoreSet, TokenSet
 from slmctl.store.shards import ShardFile, ShardWriter
+from slmctl.system.errors import CorruptError, InputError, MismatchError, SlmError
+from slmctl.system.files import read_json
+from slmctl.system.storage import Folder
+from slmctl.workspace.workers import Share
+from slmctl.workspace.workspace import Workspace
 
 Damage = Callable[[Any, str], None]
 FIRST, SECOND = "scores/curated/shard-00000.parquet", "scores/curated/shard-00001.parquet"

@@ -15,11 +15,11 @@ import pytest
 import s3fs
 import zstandard
 
-from slmctl.config import SourceConfig
-from slmctl.config_file import check
+from slmctl.config.file import check
+from slmctl.config.pipeline import SourceConfig
 from slmctl.corpus.sources import Tally, documents, files_of, input_fingerprint, plan
-from slmctl.errors import InputError
-from slmctl.files import HashCache
+from slmctl.system.errors import InputError
+from slmctl.system.files import HashCache
 
 TEXTS = [f"document {i}: " + " ".join(f"naïve-{(i * 7 + k) % 13}" for k in range(1 + i * i % 50)) for i in range(60)]
 LINES = "".join(json.dumps({"text": t}, ensure_ascii=False) + "\n" for t in TEXTS).encode()

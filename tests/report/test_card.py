@@ -15,7 +15,7 @@ from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from markdown_it import MarkdownIt
 
-from slmctl.config_file import check
+from slmctl.config.file import check
 from slmctl.report.card import model_card, selection_words
 from slmctl.report.card_facts import card_facts
 from slmctl.report.card_text import argument, hub_id, markdown, one_line, place_name

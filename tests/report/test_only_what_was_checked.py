@@ -8,9 +8,9 @@ import pytest
 from made_results import MADE_ON, made_results
 from test_what_is_said import text_of, words
 
-from slmctl.evaluation.alarms import alarms
+from slmctl.comparison.alarms.alarms import alarms
+from slmctl.comparison.results import judged_anew
 from slmctl.report.page import make_page
-from slmctl.stages.results import judged_anew
 
 
 def test_the_arms_columns_come_first_and_base_and_reference_last():

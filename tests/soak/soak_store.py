@@ -41,8 +41,8 @@ from transformers.models.llama import modeling_llama  # noqa: F401 - so that no 
 
 from slmctl.cli import main
 from slmctl.stages import look, prepare, score  # noqa: F401
-from slmctl.stages.workspace import Workspace
-from slmctl.storage import LocalFolder
+from slmctl.system.storage import LocalFolder
+from slmctl.workspace.workspace import Workspace
 
 WORKERS = 3
 SEQ_LEN = 64
@@ -83,7 +83,7 @@ class Phase:
 def note_phases(phase: Phase) -> None:
     """Has slmctl's functions tell the phase; they are called as they would be."""
     from slmctl.corpus import make_shard
-    from slmctl.stages.build import Build
+    from slmctl.workspace.build import Build
 
     planning = Workspace.planning
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from tiny_store import Store, content, make_model, make_tokenizer, with_reference
 
-from slmctl.errors import MismatchError
-from slmctl.files import read_json
 from slmctl.stages.prepare import prepare
 from slmctl.stages.score import score
 from slmctl.stages.train import pretrain
-from slmctl.stages.workspace import Workspace
+from slmctl.system.errors import MismatchError
+from slmctl.system.files import read_json
+from slmctl.workspace.workspace import Workspace
 
 
 def accepting(store: Store, *fields: str) -> Workspace:

@@ -10,12 +10,12 @@ from evaluated_pipeline import Made
 from tiny_pipeline import tiny_settings
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from slmctl.config_file import check
-from slmctl.files import sha256_file
+from slmctl.config.file import check
 from slmctl.stages.evaluate import evaluate
 from slmctl.stages.prepare import prepare
 from slmctl.stages.train import train_base
-from slmctl.stages.workspace import Workspace
+from slmctl.system.files import sha256_file
+from slmctl.workspace.workspace import Workspace
 
 OWN = {"inputs.json", "done.json", "launch.json", "training"}
 

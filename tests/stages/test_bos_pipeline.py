@@ -14,7 +14,6 @@ from bos_tokenizer import begin_with
 from evaluated_pipeline import set_rows
 from tiny_store import make_model, make_tokenizer, open_workspace, store_settings, texts, write_jsonl
 
-from slmctl.errors import ConfigError, InputError, MismatchError
 from slmctl.evaluation.heldout import document_bytes
 from slmctl.stages.evaluate import evaluate
 from slmctl.stages.inspect import inspect
@@ -22,8 +21,9 @@ from slmctl.stages.look import look_at_tokens
 from slmctl.stages.prepare import prepare
 from slmctl.stages.score import score
 from slmctl.stages.train import pretrain, train_reference
-from slmctl.stages.workspace import Workspace
 from slmctl.store.reader import RowReader
+from slmctl.system.errors import ConfigError, InputError, MismatchError
+from slmctl.workspace.workspace import Workspace
 
 T, VOCAB = 32, 304
 Settings = dict[str, Any]

@@ -7,7 +7,7 @@ import re
 import pytest
 from evaluated_pipeline import ARMS, results_of
 
-from slmctl.stages.cards import write_card
+from slmctl.report.model_cards import write_card
 from slmctl.training.telemetry import read_log
 
 

@@ -14,9 +14,9 @@ import yaml
 from rich.console import Console
 
 from slmctl.cli import main
-from slmctl.errors import ConfigError, InputError, MismatchError
+from slmctl.report.compare_tables import short, show
 from slmctl.stages.compare import compare_runs, config_differences, load_runs
-from slmctl.stages.compare_tables import short, show
+from slmctl.system.errors import ConfigError, InputError, MismatchError
 
 ARMS: dict[str, dict[str, Any]] = {
     "slm": {"criterion": "excess_loss", "ratio": 0.6, "group_rows": 8, "scope": "group", "reference": None},

@@ -13,15 +13,15 @@ import tiny_store
 from evaluated_pipeline import Made, results_of
 from tiny_pipeline import sentences, write_jsonl
 
-from slmctl.config_file import check
+from slmctl.config.file import check
 from slmctl.corpus import look_over
-from slmctl.errors import InputError
-from slmctl.stages import contamination as stage
 from slmctl.stages import prepare as preparing
 from slmctl.stages.evaluate import evaluate
 from slmctl.stages.prepare import prepare
-from slmctl.stages.workers import Share
-from slmctl.stages.workspace import Workspace
+from slmctl.system.errors import InputError
+from slmctl.workspace import contamination as stage
+from slmctl.workspace.workers import Share
+from slmctl.workspace.workspace import Workspace
 
 
 @pytest.fixture
@@ -268,7 +268,7 @@ def test_eval_tells_and_refuses_and_nothing_is_made_anew(own_copy, capsys, monke
     assert [a["level"] for a in before["alarms"] if a["name"] == "contamination"] == ["good"]
     plant(own_copy)
     models = {f: f.stat().st_mtime_ns for f in (own_copy.root / "run").rglob("done.json")}
-    from slmctl.stages.measure import Measure
+    from slmctl.comparison.measure import Measure
 
     monkeypatch.setattr(Measure, "load", no_texts)  # no figure is measured again
     evaluate(own_copy.open())

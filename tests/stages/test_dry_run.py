@@ -16,12 +16,12 @@ from tiny_pipeline import tiny_settings
 from tiny_store import Store
 
 from slmctl.cli import main
-from slmctl.config_file import check
-from slmctl.errors import ConfigError
-from slmctl.files import read_json
+from slmctl.config.file import check
 from slmctl.model import precision
 from slmctl.stages import dry_run as dry
 from slmctl.stages.dry_run import Planned, plan_run, show
+from slmctl.system.errors import ConfigError
+from slmctl.system.files import read_json
 
 
 def tree(root: Path) -> dict[str, Any]:

@@ -10,16 +10,17 @@ import pyarrow.parquet as pq
 import pytest
 from evaluated_pipeline import ARMS, STEPS, results_of
 
-from slmctl.errors import CorruptError, Interrupted
-from slmctl.files import read_json, write_json
-from slmctl.stages import compare_arms, precisions
+from slmctl.comparison import arms as compare_arms
+from slmctl.comparison import measure as measuring
+from slmctl.comparison.arms import warn_of_precisions
 from slmctl.stages import evaluate as evaluating
-from slmctl.stages import measure as measuring
-from slmctl.stages.compare_arms import warn_of_precisions
 from slmctl.stages.evaluate import evaluate
 from slmctl.stages.report import report
 from slmctl.stages.train import pretrain
+from slmctl.system.errors import CorruptError, Interrupted
+from slmctl.system.files import read_json, write_json
 from slmctl.training.telemetry import read_log
+from slmctl.workspace import precisions
 
 CHECKPOINTS = [f"{a}/step-{s:08d}" for a in ARMS for s in STEPS]
 MODELS = ["base", "reference", *(f"{a}/model" for a in ARMS)]

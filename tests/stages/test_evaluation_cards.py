@@ -7,11 +7,11 @@ import torch
 from evaluated_pipeline import ARMS, results_of
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from slmctl.files import HashCache
 from slmctl.model.loading import ModelSource, model_fingerprint
 from slmctl.stages import evaluate as evaluating
 from slmctl.stages.evaluate import evaluate
 from slmctl.stages.train import pretrain
+from slmctl.system.files import HashCache
 
 
 def places(workspace):

@@ -14,9 +14,9 @@ import torch
 from evaluated_pipeline import ARMS, SEQ_LEN, STEPS, results_of, set_rows
 from transformers import AutoModelForCausalLM
 
+from slmctl.comparison.diagnose import Diagnosis, random_mask
+from slmctl.comparison.measure import Measure
 from slmctl.evaluation.dynamics import CATEGORIES
-from slmctl.stages.diagnose import Diagnosis, random_mask
-from slmctl.stages.measure import Measure
 
 GROUP_ROWS, RATIO = 4, 0.6
 CHECKPOINTS = (0, *STEPS)

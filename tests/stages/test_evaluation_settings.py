@@ -9,13 +9,13 @@ import pytest
 from evaluated_pipeline import ARMS, SEQ_LEN, STEPS, results_of, set_rows
 from tiny_pipeline import sentences, write_jsonl
 
-from slmctl.errors import ConfigError
-from slmctl.files import read_json
 from slmctl.stages.evaluate import evaluate
 from slmctl.stages.prepare import prepare
 from slmctl.stages.report import print_comparison, report
 from slmctl.stages.score import score
 from slmctl.stages.train import pretrain
+from slmctl.system.errors import ConfigError
+from slmctl.system.files import read_json
 
 
 def evaluated_anew(workspace):

@@ -17,8 +17,8 @@ from tiny_store import content, of, temporaries
 from slmctl.cli import main
 from slmctl.stages.prepare import prepare
 from slmctl.stages.score import score
-from slmctl.storage import Folder
 from slmctl.store.shards import ShardFile
+from slmctl.system.storage import Folder
 
 PAGE = 4096
 """What a small disk gives out at once."""

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 from tiny_pipeline import sentences, tiny_settings, write_jsonl
 
-from slmctl.config import SourceConfig
-from slmctl.config_file import check
+from slmctl.config.file import check
+from slmctl.config.pipeline import SourceConfig
 from slmctl.corpus import sources
-from slmctl.errors import InputError, MismatchError
-from slmctl.files import HashCache, read_json
-from slmctl.stages import workspace as workspaces
 from slmctl.stages.prepare import prepare
-from slmctl.stages.workspace import Workspace
+from slmctl.system.errors import InputError, MismatchError
+from slmctl.system.files import HashCache, read_json
+from slmctl.workspace import workspace as workspaces
+from slmctl.workspace.workspace import Workspace
 
 Open = Callable[..., Workspace]
 

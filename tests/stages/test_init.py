@@ -15,13 +15,13 @@ import zstandard
 from tiny_pipeline import sentences, write_jsonl
 
 from slmctl.cli import main
-from slmctl.config import total_steps
-from slmctl.config_file import load_config
-from slmctl.errors import ConfigError, InputError
+from slmctl.config.file import load_config
+from slmctl.config.first_sizes import sizes
+from slmctl.config.pipeline import total_steps
+from slmctl.corpus.first_look import guess, look_at
 from slmctl.stages import run as running
 from slmctl.stages.init import Given, configuration, init
-from slmctl.stages.init_look import guess, look_at
-from slmctl.stages.init_sizes import sizes
+from slmctl.system.errors import ConfigError, InputError
 
 
 @pytest.fixture

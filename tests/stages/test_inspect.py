@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from tiny_pipeline import tiny_settings
 
-from slmctl.config_file import check
-from slmctl.errors import ConfigError, InputError
+from slmctl.config.file import check
 from slmctl.stages.inspect import full_name, open_set
 from slmctl.stages.storage_costs import compare_storage
-from slmctl.stages.workspace import Workspace
+from slmctl.system.errors import ConfigError, InputError
+from slmctl.workspace.workspace import Workspace
 
 
 @pytest.fixture

@@ -11,14 +11,14 @@ import yaml
 from evaluated_pipeline import Made
 from tiny_pipeline import sentences, tiny_settings, write_jsonl
 
-from slmctl.config_file import check
-from slmctl.errors import ConfigError, InputError, Interrupted, SlmError
+from slmctl.config.file import check
 from slmctl.stages import evaluate as evaluating
 from slmctl.stages.evaluate import evaluate
 from slmctl.stages.prepare import prepare
 from slmctl.stages.run import run
 from slmctl.stages.train import pretrain, train_reference
-from slmctl.stages.workspace import Workspace
+from slmctl.system.errors import ConfigError, InputError, Interrupted, SlmError
+from slmctl.workspace.workspace import Workspace
 
 Change = Callable[[dict[str, Any]], Any]
 

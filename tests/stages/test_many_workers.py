@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 from tiny_store import CORPUS, SCORES, SETS, STAGES, Child, Store, content, of, orphan, shards, stop_at_write, temporaries, until
 
-from slmctl.files import ABANDONED_AFTER
 from slmctl.stages import prepare as prepare_stage
 from slmctl.stages.prepare import prepare
-from slmctl.stages.workers import Share
-from slmctl.storage import LocalFolder
 from slmctl.store import build
 from slmctl.store.manifest import FILE
 from slmctl.store.shards import shard_name
+from slmctl.system.files import ABANDONED_AFTER
+from slmctl.system.storage import LocalFolder
+from slmctl.workspace.workers import Share
 
 
 def made(store: Store, kind: str) -> list[tuple[str, int]]:

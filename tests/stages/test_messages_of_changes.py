@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from tiny_pipeline import tiny_settings
 
-from slmctl.config_file import check
-from slmctl.errors import MismatchError, SlmError
-from slmctl.files import write_json
-from slmctl.stages import locks
-from slmctl.stages.folders import INPUTS
-from slmctl.stages.results import begin_results
-from slmctl.stages.workspace import Workspace
+from slmctl.comparison.results import begin_results
+from slmctl.config.file import check
+from slmctl.system.errors import MismatchError, SlmError
+from slmctl.system.files import write_json
+from slmctl.workspace import locks
+from slmctl.workspace.folders import INPUTS
+from slmctl.workspace.workspace import Workspace
 
 HASHES = ("1f" * 32, "e0" * 32)
 

@@ -10,13 +10,13 @@ import torch
 import transformers as tf
 from tiny_store import open_workspace, release_locks, store_settings
 
-from slmctl.errors import InputError
+from slmctl.comparison.measure import Measure
 from slmctl.model import check
 from slmctl.model.loading import ModelSource, quiet_transformers
-from slmctl.stages.measure import Measure
 from slmctl.stages.prepare import prepare
 from slmctl.stages.score import score
 from slmctl.stages.train import pretrain, train_reference
+from slmctl.system.errors import InputError
 
 SIZES = {
     **{"vocab_size": 300, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2},

@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 from tiny_store import CORPUS, Child, Store, content, of, shards, stop_at_write
 
-from slmctl import console as console_module
-from slmctl.stages import folders as folders_module
-from slmctl.stages import locks as locks_module
 from slmctl.stages import prepare as prepare_stage
 from slmctl.stages.prepare import prepare
-from slmctl.stages.workspace import Workspace
-from slmctl.storage import Folder
 from slmctl.store.build import PLAN
+from slmctl.system import console as console_module
+from slmctl.system.storage import Folder
+from slmctl.workspace import folders as folders_module
+from slmctl.workspace import locks as locks_module
+from slmctl.workspace.workspace import Workspace
 
 
 @pytest.mark.parametrize("command", ["prepare", "score"])

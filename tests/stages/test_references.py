@@ -10,14 +10,14 @@ import pytest
 import tiny_store
 from tiny_store import SCORES, Store, content, make_model, make_tokenizer, shards, with_reference
 
-from slmctl.errors import InputError, MismatchError, TrainingError
-from slmctl.files import read_json, sha256_file
 from slmctl.model.loading import load_model
 from slmctl.stages import score as score_stage
 from slmctl.stages.score import score
 from slmctl.stages.train import pretrain
 from slmctl.store.build import PLAN
 from slmctl.store.reader import ShardSet
+from slmctl.system.errors import InputError, MismatchError, TrainingError
+from slmctl.system.files import read_json, sha256_file
 
 
 @pytest.mark.parametrize(

@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 from tiny_pipeline import tiny_settings, write_jsonl
 
-from slmctl.config_file import check
-from slmctl.files import read_json, sha256_json, write_json
+from slmctl.comparison.arms import warn_of_changes
+from slmctl.comparison.results import EARLIER, load_results
+from slmctl.config.decides import result_settings
+from slmctl.config.file import check
 from slmctl.report.page import Page
-from slmctl.stages.compare_arms import warn_of_changes
-from slmctl.stages.folders import DONE, INPUTS
 from slmctl.stages.report import report
-from slmctl.stages.results import EARLIER, load_results
-from slmctl.stages.workspace import Workspace, result_settings
+from slmctl.system.files import read_json, sha256_json, write_json
+from slmctl.workspace.folders import DONE, INPUTS
+from slmctl.workspace.workspace import Workspace
 
 ARMS = ("slm", "clm", "random")
 EVALS = [{"step": 6, "heldout": {"target": 2.5}}]

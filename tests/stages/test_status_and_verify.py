@@ -13,11 +13,11 @@ import pytest
 from tiny_store import CORPUS, SCORES, Child, Store, content, of, orphan, stop_at_write, table
 
 from slmctl.stages.prepare import prepare
-from slmctl.stages.workers import Share
-from slmctl.storage import Folder
 from slmctl.store.manifest import FILE, Manifest, load_manifest
 from slmctl.store.reader import ShardSet
 from slmctl.store.shards import ShardWriter, shard_name
+from slmctl.system.storage import Folder
+from slmctl.workspace.workers import Share
 
 
 def test_status_tells_done_missing_orphaned_foreign_and_broken(store: Store) -> None:

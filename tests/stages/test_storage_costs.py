@@ -11,13 +11,13 @@ import pytest
 from evaluated_pipeline import Made
 
 from slmctl.cli import main
-from slmctl.errors import InputError
 from slmctl.model.loading import load_model
 from slmctl.model.split import SplitModel
 from slmctl.stages import storage_costs
 from slmctl.stages.score import stored
 from slmctl.stages.storage_costs import PRECISIONS, Pass, Sample, compare_storage, measured, passes, stored_losses, take_sample
 from slmctl.store.reader import Rows
+from slmctl.system.errors import InputError
 
 B, T, GROUP, RATIO = 8, 6, 4, 0.6
 WHAT = [

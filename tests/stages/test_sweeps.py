@@ -14,17 +14,17 @@ import yaml
 from evaluated_pipeline import ARMS, evaluated_settings, results_of
 from safetensors.torch import load_file
 
-from slmctl import sweeps
 from slmctl.cli import main
-from slmctl.config_file import check
-from slmctl.config_yaml import lay_over
-from slmctl.errors import ConfigError
+from slmctl.config import sweeps
+from slmctl.config.file import check
+from slmctl.config.sweeps import FILE, add_sweeps, made_by, parse_over, points_of, read_sweeps, with_sweeps
+from slmctl.config.yaml import lay_over
 from slmctl.stages import run as running
 from slmctl.stages import sweep as sweeping
 from slmctl.stages.evaluate import evaluate
-from slmctl.stages.workspace import Workspace
-from slmctl.sweeps import FILE, add_sweeps, made_by, parse_over, points_of, read_sweeps, with_sweeps
+from slmctl.system.errors import ConfigError
 from slmctl.training.telemetry import read_log
+from slmctl.workspace.workspace import Workspace
 
 RATIO = "pretrain.arms.slm.selection.ratio"
 

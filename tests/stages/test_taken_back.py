@@ -10,20 +10,20 @@ import pytest
 from evaluated_pipeline import Made, results_of
 from tiny_store import CORPUS, Store, content, of, shards
 
-from slmctl.errors import SlmError
-from slmctl.files import read_json, write_json
 from slmctl.stages import evaluate as evaluating
-from slmctl.stages import locks as locks_module
 from slmctl.stages import prepare as preparing
 from slmctl.stages import run as running
 from slmctl.stages import score as scoring
 from slmctl.stages import train as training
-from slmctl.stages.locks import Locks
 from slmctl.stages.prepare import prepare
 from slmctl.stages.run import run
-from slmctl.stages.stale import moved_aside, same_stage
 from slmctl.stages.train import pretrain
-from slmctl.stages.workspace import Workspace
+from slmctl.system.errors import SlmError
+from slmctl.system.files import read_json, write_json
+from slmctl.workspace import locks as locks_module
+from slmctl.workspace.locks import Locks
+from slmctl.workspace.stale import moved_aside, same_stage
+from slmctl.workspace.workspace import Workspace
 
 STAGES = ("tokenizer", "base", "reference", "pretrain/slm", "pretrain/clm", "pretrain/random")
 SETS = ("tokens/curated", "tokens/corpus", "tokens/heldout/target", "tokens/heldout/general", "scores/curated")

@@ -13,13 +13,13 @@ from evaluated_pipeline import results_of
 from tiny_pipeline import tiny_settings, write_jsonl
 
 from slmctl.cli import main
-from slmctl.config_file import check
-from slmctl.errors import ConfigError
-from slmctl.stages import shots, task_checks
+from slmctl.comparison import shots, task_checks
+from slmctl.comparison.task_checks import check_tasks
+from slmctl.config.file import check
 from slmctl.stages.evaluate import evaluate
 from slmctl.stages.run import run
-from slmctl.stages.task_checks import check_tasks
-from slmctl.stages.workspace import Workspace
+from slmctl.system.errors import ConfigError
+from slmctl.workspace.workspace import Workspace
 
 SUMS = [{"question": f"{a} + 1 =", "answer": f"{a} and 1 is {a + 1}"} for a in range(20)]
 

@@ -16,14 +16,14 @@ import zstandard
 from tiny_pipeline import sentences, tiny_settings, write_jsonl
 
 from slmctl.cli import main
-from slmctl.config_file import check
-from slmctl.errors import ConfigError
+from slmctl.comparison import task_checks
+from slmctl.config.alike import identical_arms
+from slmctl.config.file import check
+from slmctl.config.sweeps import add_sweeps, parse_over
 from slmctl.stages import run as running
-from slmctl.stages import task_checks
-from slmctl.stages.alike import identical_arms
 from slmctl.stages.validate import look
-from slmctl.stages.workspace import Workspace
-from slmctl.sweeps import add_sweeps, parse_over
+from slmctl.system.errors import ConfigError
+from slmctl.workspace.workspace import Workspace
 
 TASK = [{"question": f"{a} + 1 =", "answer": str(a + 1)} for a in range(5)]
 

@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 from tiny_pipeline import sentences, tiny_settings, write_jsonl
 
-from slmctl.config_file import check
-from slmctl.errors import ConfigError, InputError, Interrupted, MismatchError, SlmError
-from slmctl.files import read_json
-from slmctl.stages import locks as locks_module
+from slmctl.config.file import check
 from slmctl.stages.evaluate import evaluate
 from slmctl.stages.prepare import prepare
 from slmctl.stages.run import run
 from slmctl.stages.score import score
 from slmctl.stages.train import pretrain, train_base, train_reference
-from slmctl.stages.workspace import Workspace
+from slmctl.system.errors import ConfigError, InputError, Interrupted, MismatchError, SlmError
+from slmctl.system.files import read_json
+from slmctl.workspace import locks as locks_module
+from slmctl.workspace.workspace import Workspace
 
 Open = Callable[..., Workspace]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from slmctl.errors import ConfigError
-from slmctl.stages.workers import Share, find_share
+from slmctl.system.errors import ConfigError
+from slmctl.workspace.workers import Share, find_share
 
 ARRAY = {"SLURM_ARRAY_TASK_COUNT": "4", "SLURM_ARRAY_TASK_MIN": "0", "SLURM_ARRAY_TASK_MAX": "3", "SLURM_ARRAY_TASK_STEP": "1"}
 

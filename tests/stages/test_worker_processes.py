@@ -14,9 +14,9 @@ import pytest
 from tiny_pipeline import write_jsonl
 from tiny_store import CORPUS, Child, Store, shards, table, temporaries, texts, until
 
-from slmctl import processes
-from slmctl.errors import SlmError
 from slmctl.stages import prepare as prepare_stage
+from slmctl.system import processes
+from slmctl.system.errors import SlmError
 
 
 def children(pid: int) -> list[psutil.Process]:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from slmctl.storage import LocalFolder
 from slmctl.store.manifest import Manifest, Shard
 from slmctl.store.shards import ShardWriter, shard_name
+from slmctl.system.storage import LocalFolder
 
 
 def write_set(

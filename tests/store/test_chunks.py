@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slmctl.storage import LocalFolder
 from slmctl.store import chunks, thrift
 from slmctl.store.chunks import MAX_ID, decode, encode
 from slmctl.store.footer import footer
 from slmctl.store.reader import RowReader, ScoreSet, TokenSet
 from slmctl.store.shards import ShardFile, ShardWriter
+from slmctl.system.storage import LocalFolder
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from damage import cuts, flips, insertions
 
-from slmctl.errors import CorruptError
 from slmctl.store.reader import RowReader, ScoreSet, TokenSet
+from slmctl.system.errors import CorruptError
 
 Make = Callable[..., tuple[Any, Any]]
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from slmctl.errors import CorruptError, InputError, MismatchError
 from slmctl.store.manifest import (
     SCHEMA_VERSION,
     Manifest,
@@ -22,6 +21,7 @@ from slmctl.store.manifest import (
     load_manifest,
     refuse_mismatch,
 )
+from slmctl.system.errors import CorruptError, InputError, MismatchError
 
 MANIFEST = Manifest(
     "tokens",

@@ -20,14 +20,14 @@ import pyarrow.parquet as pq
 import pytest
 from tiny_pipeline import sentences, tiny_settings, write_jsonl
 
-from slmctl.config_file import check
+from slmctl.config.file import check
 from slmctl.stages.prepare import prepare
 from slmctl.stages.score import score
 from slmctl.stages.train import train_base
-from slmctl.stages.workspace import Workspace
 from slmctl.store import shards as shards_module
 from slmctl.store.reader import ScoreSet, TokenSet
 from slmctl.store.shards import ShardWriter
+from slmctl.workspace.workspace import Workspace
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "format.md"
 COLUMNS = ("input_id", "document", "ref_loss", "ref_entropy")

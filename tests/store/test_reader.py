@@ -15,11 +15,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from slmctl.errors import CorruptError, MismatchError
-from slmctl.storage import LocalFolder
 from slmctl.store import reader as module
 from slmctl.store.reader import RowReader, ScoreSet, ShardSet, TokenSet
 from slmctl.store.shards import ShardFile
+from slmctl.system.errors import CorruptError, MismatchError
+from slmctl.system.storage import LocalFolder
 
 Make = Callable[..., tuple[Any, Any]]
 SETTINGS = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

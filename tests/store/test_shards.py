@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from slmctl.errors import CorruptError
-from slmctl.storage import LocalFolder
 from slmctl.store import shards as module
 from slmctl.store.manifest import Shard
 from slmctl.store.shards import ShardFile, ShardWriter, rows_per_group, shard_name, whole_shard
+from slmctl.system.errors import CorruptError
+from slmctl.system.storage import LocalFolder
 
 TYPES = {"input_id": "uint16", "document": "int64"}
 NAME = shard_name(0)

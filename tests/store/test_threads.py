@@ -15,9 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from slmctl.errors import CorruptError
 from slmctl.store import reader as module
 from slmctl.store.reader import RowReader, Rows, ScoreSet, TokenSet
+from slmctl.system.errors import CorruptError
 
 Make = Callable[..., tuple[Any, Any]]
 

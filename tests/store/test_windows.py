@@ -12,10 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from slmctl.errors import CorruptError
 from slmctl.store.order import RowOrder
 from slmctl.store.reader import RowReader, ScoreSet, TokenSet
 from slmctl.store.windows import KEPT, WindowReader
+from slmctl.system.errors import CorruptError
 
 Make = Callable[..., tuple[Any, Any]]
 

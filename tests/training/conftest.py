@@ -14,14 +14,14 @@ import pytest
 import torch
 import transformers as tf
 
-from slmctl.config_file import check
-from slmctl.config_yaml import lay_over
+from slmctl.config.file import check
+from slmctl.config.yaml import lay_over
 from slmctl.model.split import SplitModel
 from slmctl.stages.prepare import prepare
 from slmctl.stages.score import score
 from slmctl.stages.train import train_base, train_reference
-from slmctl.stages.workspace import Workspace
 from slmctl.store.reader import Rows
+from slmctl.workspace.workspace import Workspace
 
 SEQ_LEN = 32
 STEPS = 8

@@ -9,9 +9,9 @@ import pytest
 import torch
 import transformers as tf
 
-from slmctl.config import SelectionConfig
+from slmctl.comparison.measure import token_losses_of
+from slmctl.config.pipeline import SelectionConfig
 from slmctl.model.split import SplitModel
-from slmctl.stages.measure import token_losses_of
 from slmctl.store.reader import RowReader, ScoreSet
 from slmctl.training.alignment import SHIFTS, AlignmentWatch
 from slmctl.training.batches import Batcher

@@ -10,22 +10,22 @@ import torch
 from safetensors.torch import load_file
 from test_training_loop import STEPS, assert_same, at_step, result, send, train_arm
 
-from slmctl import console
-from slmctl.config import ArmConfig
-from slmctl.errors import Interrupted
-from slmctl.files import read_json
+from slmctl.config.pipeline import ArmConfig
 from slmctl.model import precision
-from slmctl.signals import raising
 from slmctl.stages import score as scoring
-from slmctl.stages.precisions import as_recorded, settled, tell
 from slmctl.stages.score import score
-from slmctl.stages.start import settle
 from slmctl.stages.train import train_base
-from slmctl.stages.workers import Share
 from slmctl.store.build import PLAN, read_plan
 from slmctl.store.manifest import load_manifest
+from slmctl.system import console
+from slmctl.system.errors import Interrupted
+from slmctl.system.files import read_json
+from slmctl.system.signals import raising
 from slmctl.training.ranks import Ranks
 from slmctl.training.telemetry import read_log
+from slmctl.workspace.precisions import as_recorded, settled, tell
+from slmctl.workspace.start import settle
+from slmctl.workspace.workers import Share
 
 AUTO = {"pretrain": {"precision": "auto"}}
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch.distributed.checkpoint import state_dict_saver
 
-from slmctl.config import TrainingConfig
-from slmctl.errors import CorruptError, MismatchError, SlmError
-from slmctl.files import read_json, sha256_json, temporary_beside, write_json
+from slmctl.config.pipeline import TrainingConfig
+from slmctl.system.errors import CorruptError, MismatchError, SlmError
+from slmctl.system.files import read_json, sha256_json, temporary_beside, write_json
 from slmctl.training import checkpoint
 from slmctl.training.checkpoint import STATE, Checkpoints, Progress, Training
 from slmctl.training.optim import build_optimizer

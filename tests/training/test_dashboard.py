@@ -11,8 +11,8 @@ import sys
 import pytest
 from rich.console import Console
 
-from slmctl import console as console_module
-from slmctl.console import quiet
+from slmctl.system import console as console_module
+from slmctl.system.console import quiet
 from slmctl.training.dashboard import BARS, History, Lines, Screen, dashboard, has_room, sparkline
 
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from slmctl.model import losses
+from slmctl.model.flops import flops_per_token, peak_flops
 from slmctl.model.losses import CACHE_BYTES, CPU_BYTES, GPU_SHARE, MIN_CHUNK_ROWS, chunk_rows, head_memory
-from slmctl.training.flops import flops_per_token, peak_flops
 
 
 @pytest.mark.parametrize("tied", [True, False])

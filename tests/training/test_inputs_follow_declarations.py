@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from slmctl import config, config_eval
-from slmctl.config_decides import Decides, declared
+from slmctl.config import evaluation as config_eval
+from slmctl.config import pipeline as config
+from slmctl.config.decides import Decides, declared, result_settings
 from slmctl.stages import evaluate
-from slmctl.stages.workspace import result_settings
 
 TASK = {"name": "mine", "path": "{texts}/target.jsonl", "prompt": "{text}", "answer": "{text}", "shots": 1}
 SUITE = {"suite": "rho-math", "data": "{texts}"}
@@ -132,7 +132,7 @@ def cases():
 
 def sections(parent=config.Section):
     for one in parent.__subclasses__():
-        if one.__module__ in ("slmctl.config", "slmctl.config_eval"):
+        if one.__module__ in ("slmctl.config.pipeline", "slmctl.config.evaluation"):
             yield one
             yield from sections(one)
 

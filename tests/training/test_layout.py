@@ -11,9 +11,9 @@ import torch
 import transformers as tf
 from torch import nn
 
-from slmctl.config import SelectionConfig, TrainingConfig
-from slmctl.errors import ConfigError, TrainingError
+from slmctl.config.pipeline import SelectionConfig, TrainingConfig
 from slmctl.model.split import SplitModel
+from slmctl.system.errors import ConfigError, TrainingError
 from slmctl.training.batches import Batcher
 from slmctl.training.export import export_model
 from slmctl.training.parallel import (

@@ -8,7 +8,7 @@ import json
 import pytest
 import torch
 
-from slmctl.errors import CorruptError, MismatchError
+from slmctl.system.errors import CorruptError, MismatchError
 from slmctl.training.checkpoint import STATE, Checkpoints, Progress, Training, all_checkpoints, load_weights
 from slmctl.training.ranks import Ranks
 

@@ -23,11 +23,11 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 import slmctl
-from slmctl.config import SelectionConfig, TrainingConfig
-from slmctl.errors import Interrupted, TrainingError
-from slmctl.signals import raising
+from slmctl.config.pipeline import SelectionConfig, TrainingConfig
 from slmctl.stages.score import score
 from slmctl.stages.train import train_base, train_reference
+from slmctl.system.errors import Interrupted, TrainingError
+from slmctl.system.signals import raising
 from slmctl.training import loop, micro_batch
 from slmctl.training.batches import Batcher
 from slmctl.training.checkpoint import all_checkpoints

@@ -13,13 +13,13 @@ import pytest
 from test_training_loop import STEPS, assert_same, at_step, result, send, train_arm
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 
-from slmctl.config import ArmConfig, SelectionConfig, TrainingConfig
-from slmctl.errors import Interrupted, SlmError, StoppedError, TrainingError
-from slmctl.signals import raising
-from slmctl.stages import start
-from slmctl.stages.workspace import result_settings
+from slmctl.config.decides import result_settings
+from slmctl.config.pipeline import ArmConfig, SelectionConfig, TrainingConfig
+from slmctl.system.errors import Interrupted, SlmError, StoppedError, TrainingError
+from slmctl.system.signals import raising
 from slmctl.training import checkpoint, loop
 from slmctl.training.telemetry import read_log
+from slmctl.workspace import start
 
 SAVING = {"pretrain": {"save_every": 2, "keep_last": 9}}
 

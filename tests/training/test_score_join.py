@@ -13,16 +13,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from slmctl.errors import CorruptError, InputError, MismatchError, TrainingError
 from slmctl.model.row_losses import row_losses
 from slmctl.stages import score as stage
 from slmctl.stages.prepare import prepare
 from slmctl.stages.score import SENTINEL, score
 from slmctl.stages.train import pretrain
-from slmctl.stages.workspace import Workspace
 from slmctl.store.manifest import load_manifest
 from slmctl.store.shards import ShardFile, ShardWriter, shard_name
+from slmctl.system.errors import CorruptError, InputError, MismatchError, TrainingError
 from slmctl.training.telemetry import read_log
+from slmctl.workspace.workspace import Workspace
 
 SEQ_LEN = 32
 

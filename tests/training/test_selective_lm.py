@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from slmctl.config import SelectionConfig, TrainingConfig
+from slmctl.config.pipeline import SelectionConfig, TrainingConfig
 from slmctl.model import losses
 from slmctl.training import selective
 from slmctl.training.batches import Batcher

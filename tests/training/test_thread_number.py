@@ -10,12 +10,12 @@ import pytest
 import torch
 from test_training_loop import assert_same, at_step, result, send, train_arm
 
-from slmctl import threads
-from slmctl.errors import Interrupted
-from slmctl.files import read_json
-from slmctl.signals import raising
 from slmctl.stages.score import score
 from slmctl.store.manifest import load_manifest
+from slmctl.system import threads
+from slmctl.system.errors import Interrupted
+from slmctl.system.files import read_json
+from slmctl.system.signals import raising
 from slmctl.training import checkpoint, loop, thread_number
 
 

@@ -15,19 +15,19 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from slmctl.config import ArmConfig
-from slmctl.errors import Interrupted, TrainingError
+from slmctl.config.pipeline import ArmConfig
 from slmctl.evaluation import heldout
 from slmctl.evaluation.heldout import Measured
 from slmctl.evaluation.measures import measure_of, why_unlike
-from slmctl.files import read_json, sha256_json, write_json
-from slmctl.signals import raising
 from slmctl.stages import train as stage
 from slmctl.stages.prepare import prepare
 from slmctl.stages.score import score
 from slmctl.stages.train import pretrain, train_base, train_reference
 from slmctl.store.order import RowOrder, mix_seed
 from slmctl.store.reader import RowReader
+from slmctl.system.errors import Interrupted, TrainingError
+from slmctl.system.files import read_json, sha256_json, write_json
+from slmctl.system.signals import raising
 from slmctl.training import checkpoint, loop
 from slmctl.training.batches import OneSet
 from slmctl.training.checkpoint import all_checkpoints

@@ -19,9 +19,9 @@ import pytest
 import yaml
 from test_training_loop import result, train_arm
 
-from slmctl.config import ArmConfig, PipelineConfig, ScoreConfig, TrackingConfig
-from slmctl.config_decides import Decides, declared
-from slmctl.config_eval import EvalConfig, HarnessConfig, SuiteConfig, TaskConfig
+from slmctl.config.decides import Decides, declared
+from slmctl.config.evaluation import EvalConfig, HarnessConfig, SuiteConfig, TaskConfig
+from slmctl.config.pipeline import ArmConfig, PipelineConfig, ScoreConfig, TrackingConfig
 from slmctl.stages.score import score
 from slmctl.stages.train import pretrain
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from slmctl.files import read_json
 from slmctl.stages.evaluate import evaluate
 from slmctl.stages.run import run
+from slmctl.system.files import read_json
 from slmctl.training.telemetry import read_log
 
 SEQ_LEN = 32

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
-from slmctl.config_eval import SuiteConfig
+from slmctl.config.evaluation import SuiteConfig
 from slmctl.corpus.text_files import is_file, is_folder, open_text, reading
-from slmctl.errors import ConfigError, InputError
 from slmctl.evaluation.generation import GenerationTask, Item
 from slmctl.evaluation.tasks import records
 from slmctl.evaluation.tasks.choices import choice
@@ -26,6 +25,7 @@ from slmctl.evaluation.tasks.numbers import final_answer, same_number
 from slmctl.evaluation.tasks.records import Record
 from slmctl.evaluation.tasks.short import short_answer
 from slmctl.store.order import permutation
+from slmctl.system.errors import ConfigError, InputError
 
 Reader = Callable[[str, tuple[str, ...]], str | None]
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")

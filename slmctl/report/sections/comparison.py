@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from slmctl.evaluation.alarms import UNEQUAL
-from slmctl.evaluation.comparing import ALIKE
+from slmctl.comparison.alarms.alarms import UNEQUAL
+from slmctl.comparison.comparing import ALIKE
 from slmctl.report import numbers as n
 from slmctl.report.blocks import Block, Cell, DataTable, Row, Section
 from slmctl.report.facts import ROLLING, Facts, beyond_chance, dig, has_rolling, items_of, rows_of

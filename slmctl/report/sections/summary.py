@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from slmctl.evaluation.comparing import ALIKE, nats
-from slmctl.evaluation.reaching_words import ends_of, of_seeds, span_of_times
+from slmctl.comparison.comparing import ALIKE, nats
+from slmctl.comparison.reaching_words import ends_of, of_seeds, span_of_times
 from slmctl.report import numbers as n
 from slmctl.report.facts import Facts, beyond_chance, rows_of
 

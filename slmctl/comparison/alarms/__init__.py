@@ -1,0 +1,1 @@
+"""What a careful reader of results.json would say before believing it."""
