@@ -91,7 +91,7 @@ def score_set(workspace: Workspace, name: str, share: Share) -> None:
         with autocast(workspace.device, bf16 := settings.precision == "bf16_autocast"):
             model.check(workspace.tokenizer().eos_id, tokens.seq_len, bf16)
             reader = RowReader(tokens, documents=model.intra_document_mask)
-            kept = workspace.threads(f"score {name}")
+            kept = workspace.places.threads(f"score {name}")
             settle_forward(f"score {name}", model, reader, settings.batch_rows, workspace.device, kept)
         label = f"score {name}" + (f", worker {share.index} of {share.count}" if share.count > 1 else "")
         positions = sum(tokens.manifest.shards[i].rows for i in mine) * tokens.seq_len

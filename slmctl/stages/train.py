@@ -292,7 +292,7 @@ def _run(
         facts=_facts(workspace),
         ranks=ranks,
         resume_from=ready.step,
-        threads=workspace.threads(name if name in ("base", "reference") else "arms"),
+        threads=workspace.places.threads(name if name in ("base", "reference") else "arms"),
         on_stop=lambda signum: mark_stopped(ready.directory, signum),
     )
 

@@ -14,6 +14,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeGuard
 
@@ -30,6 +31,7 @@ from slmctl.system.files import HashCache, disk_errors, is_temporary, publishing
 from slmctl.system.storage import Folder, LocalFolder, is_url
 from slmctl.workspace.changes import changes, few
 from slmctl.workspace.locks import Locks
+from slmctl.workspace.places import Places
 from slmctl.workspace.stale import ACCEPTED as ACCEPTED
 from slmctl.workspace.stale import INPUTS as INPUTS
 from slmctl.workspace.stale import STALE, name_in_stale, same_set, same_stage, strict
@@ -56,6 +58,7 @@ class Folders:
         self.config = config
         self.root = Path(config.output_dir)
         self.store = Folder.at(config.store_dir or self.root)
+        self.places = Places(self.root, self.store)
         self.locks = Locks(self.root, self.store, SETS)
         self.hashes = HashCache(self.root / ".cache" / "hashes.json")
         self.accepted: list[str] = []
@@ -290,10 +293,59 @@ class Folders:
         self.took_back = True
         return True
 
+    def stage(self, label: str) -> StageFolder:
+        """The folder of `base`, `reference`, `pretrain/<arm>`, `tokenizer` or `eval`."""
+        return StageFolder(self, self.places.stage(label))
+
     def finish(self, directory: Path, facts: dict[str, Any] | None = None) -> None:
         """Marks a stage complete."""
         write_json(directory / DONE, {"completed": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **(facts or {})})
         self.locks.share(str(directory.relative_to(self.root)))
+
+
+@dataclass(frozen=True)
+class StageFolder:
+    """One stage's folder: what a stage has below its head, where it asks the workspace for nothing else."""
+
+    folders: Folders
+    path: Path
+
+    @property
+    def label(self) -> str:
+        return str(self.path.relative_to(self.folders.root))
+
+    def is_complete(self, inputs: dict[str, Any], last: str = DONE) -> bool:
+        """As `Folders.is_complete`."""
+        return self.folders.is_complete(self.path, inputs, last)
+
+    def will_be_complete(self, inputs: dict[str, Any]) -> bool:
+        """As `Folders.will_be_complete`."""
+        return self.folders.will_be_complete(self.path, inputs)
+
+    def begin(self, inputs: dict[str, Any], last: str = DONE, fresh: bool = False, lock: bool = True) -> bool:
+        """As `Folders.begin`."""
+        return self.folders.begin(self.path, inputs, last, fresh, lock)
+
+    def refuse_change(self, inputs: dict[str, Any], advice: str) -> None:
+        """As `Folders.refuse_change`."""
+        self.folders.refuse_change(self.path, inputs, advice)
+
+    def lock(self) -> None:
+        """Keeps every other process out. Raises `SlmError` where one works on the folder."""
+        self.folders.locks.lock(self.label)
+
+    def hold(self) -> None:
+        """Keeps others from changing what is read here."""
+        self.folders.locks.hold(self.label)
+
+    def record(self, made: bool = True) -> None:
+        """As `Folders.record`."""
+        self.folders.record(made)
+
+    def finish(self, facts: dict[str, Any] | None = None) -> None:
+        """Marks the stage complete, and keeps the configuration that it was made with."""
+        self.folders.finish(self.path, facts)
+        self.folders.record()
 
 
 def refuse_places(config: PipelineConfig) -> None:

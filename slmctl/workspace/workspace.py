@@ -20,7 +20,6 @@ from slmctl.system.console import warn
 from slmctl.system.errors import InputError, MismatchError
 from slmctl.system.files import read_json
 from slmctl.system.storage import Folder
-from slmctl.system.threads import Record
 from slmctl.workspace.checked import Checked
 from slmctl.workspace.folders import DONE, INPUTS, SETS, Folders
 from slmctl.workspace.gone import Kept, fewer_than_made, inputs_here
@@ -50,55 +49,47 @@ class Workspace(Folders):
     # --- places ---
 
     def tokens(self, name: str) -> Folder:
-        return self.store / "tokens" / name
+        return self.places.tokens(name)
 
     def scores(self, name: str) -> Folder:
-        return self.store / "scores" / name
+        return self.places.scores(name)
 
     def arm(self, name: str) -> Path:
-        return self.root / "pretrain" / name
+        return self.places.arm(name)
 
     @property
     def reference(self) -> Path:
-        return self.root / "reference"
+        return self.places.reference
 
     @property
     def base(self) -> Path:
-        return self.root / "base"
+        return self.places.base
 
     @property
     def base_model(self) -> Path:
-        """Where the weights of a base from scratch lie: base/ itself; of one that an older slmctl has made, base/model."""
-        older = self.base / "model"
-        return older if older.is_dir() else self.base
+        return self.places.base_model
 
     @property
     def base_training(self) -> Path:
-        """Where the logs and checkpoints of its training lie: base/training; an older slmctl put them into base/ itself."""
-        older = (self.base / "model").is_dir() or (self.base / "checkpoints").is_dir()
-        return self.base if older else self.base / "training"
+        return self.places.base_training
 
     @property
     def own_tokenizer(self) -> Path:
-        return self.root / "tokenizer"
+        return self.places.own_tokenizer
 
     @property
     def evaluation(self) -> Path:
-        return self.root / "eval"
+        return self.places.evaluation
 
     @property
     def report(self) -> Path:
-        return self.root / "report"
+        return self.places.report
 
     @property
     def device(self) -> str:
         from slmctl.model.loading import pick_device  # which loads torch, as many a look at a pipeline need not
 
         return pick_device(self.config.device)
-
-    def threads(self, kind: str) -> Record:
-        """Where it is kept how many threads work of this kind takes on a CPU."""
-        return Record(self.root / ".cache" / "threads.json", kind)
 
     # --- what does not match ---
 

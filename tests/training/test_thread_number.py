@@ -148,4 +148,4 @@ def test_scoring_chooses_a_number_too_and_its_manifest_tells_it(pipeline, number
     made, before = (load_manifest(w.scores("curated"), "scores") for w in (workspace, scored))
     assert (done, number[-1], made.versions["threads"]) == ([4], 2, "2")
     assert made.content_hash == before.content_hash, "the number is a fact, and decides nothing"
-    assert workspace.threads("score curated").read(4) == 2
+    assert workspace.places.threads("score curated").read(4) == 2

@@ -22,6 +22,7 @@ from slmctl.system.files import HashCache, read_json
 from slmctl.system.storage import Folder, LocalFolder
 from slmctl.workspace.folders import DONE, SETS
 from slmctl.workspace.locks import Locks
+from slmctl.workspace.places import Places
 from slmctl.workspace.planned.decide import Found, differing, reference_of
 from slmctl.workspace.precisions import as_recorded, chosen, chosen_for_scores, precision_in, with_precision
 from slmctl.workspace.stale import INPUTS, latest_step, same_set, same_stage, set_is_complete, shards_of, strict
@@ -49,41 +50,14 @@ class Looking(Workspace):
         self.refuse_others()
         self.locks = _NoLocks(self.root, self.store, SETS)
         self.hashes = _NothingKept(self.root / ".cache" / "hashes.json")
-        self.at: dict[str, Path] = {}
-        """By label: where a result lies that is not in its own place."""
+        self._at: dict[str, Path] = {}
+        self.places = Places(self.root, self.store, self._at)
 
     # --- places ---
 
     def put(self, label: str, place: Path | None) -> None:
         """From now on `label` lies at `place`; None: it is not there."""
-        self.at[label] = place or self.root / ".cache" / "not made yet" / label
-
-    def _place(self, label: str) -> Path:
-        return self.at.get(label, self.root / label)
-
-    def tokens(self, name: str) -> Folder:
-        return self.set_folder(f"tokens/{name}")
-
-    def scores(self, name: str) -> Folder:
-        return self.set_folder(f"scores/{name}")
-
-    def set_folder(self, label: str) -> Folder:
-        return LocalFolder(self.at[label]) if label in self.at else self.store / label
-
-    def arm(self, name: str) -> Path:
-        return self._place(f"pretrain/{name}")
-
-    @property
-    def reference(self) -> Path:
-        return self._place("reference")
-
-    @property
-    def base(self) -> Path:
-        return self._place("base")
-
-    @property
-    def own_tokenizer(self) -> Path:
-        return self._place("tokenizer")
+        self._at[label] = place or self.root / ".cache" / "not made yet" / label
 
     # --- models, of which nothing is fetched ---
 
@@ -188,7 +162,7 @@ class Looking(Workspace):
             yield lambda: {"scores": self._manifest(f"scores/{reference_of(self.config, arm)}").content_hash}
 
     def _manifest(self, label: str) -> Manifest:
-        return load_manifest(self.set_folder(label), label.partition("/")[0])
+        return load_manifest(self.places.set(label), label.partition("/")[0])
 
 
 def _unread(why: str) -> dict[str, Any]:
