@@ -25,10 +25,11 @@ from typing import Any
 
 import torch
 
+from slmctl.comparison import storage_costs
+from slmctl.comparison.storage_costs import PRECISIONS, change, measured, passes, take_sample
 from slmctl.config.file import load_config
 from slmctl.model.precision import autocast
-from slmctl.stages import storage_costs
-from slmctl.stages.storage_costs import PRECISIONS, change, measured, passes, take_sample
+from slmctl.stages.inspect import resolve_storage
 from slmctl.workspace.workspace import Workspace
 
 SHAPES = {64: (2, 128, 8), 128: (3, 128, 8), 256: (4, 256, 8), 512: (3, 256, 4), 1024: (2, 256, 2)}
@@ -40,10 +41,10 @@ SETS = {"amx": "", "avx512_bf16": "AVX512_CORE_BF16", "avx512": "AVX512_CORE"}
 def selection(config: Path, which: str, rows: int, seconds: float) -> dict[str, Any]:
     storage_costs.SECONDS = seconds
     workspace = Workspace(load_config(config)).open()
-    arm = next(a for a in workspace.config.pretrain.arms.values() if a.selection.needs_reference)
-    sample = take_sample(workspace, arm, rows)
-    ref = passes(workspace, "reference", workspace.reference_source(which.partition("/")[2]), sample)
-    live = passes(workspace, "live model", workspace.base_source(), sample)
+    asked = resolve_storage(workspace, which)
+    sample = take_sample(asked, rows)
+    ref = passes(asked, "reference", workspace.reference_source(asked.name), sample)
+    live = passes(asked, "live model", workspace.base_source(), sample)
     exact = live["float32"].losses_BT - ref["float32"].losses_BT
     pairs = [(a, b) for a in PRECISIONS for b in PRECISIONS]
     grid = [{"live": a, "reference": b, **change(sample, exact, live[a].losses_BT - ref[b].losses_BT)} for a, b in pairs]

@@ -22,9 +22,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from slmctl.config.pipeline import ScoreConfig
 from slmctl.model.losses import chunk_rows
+from slmctl.model.scoring import score_group
 from slmctl.model.split import SplitModel
-from slmctl.stages.score import columns_of, score_group
 from slmctl.store.reader import Rows
+from slmctl.store.scores import columns_of
 from slmctl.store.shards import ShardWriter, shard_name
 from slmctl.system.console import Ticker
 from slmctl.system.storage import Folder

@@ -97,11 +97,10 @@ def prepare(
     workspace = _open(config, override)
     with waiting(LOADING):
         from slmctl.stages import prepare as stage
-        from slmctl.stages.look import look_at_tokens
         from slmctl.workspace.workers import find_share
 
     if only is not None:
-        look_at_tokens(workspace, only)
+        stage.look(workspace, only)
     else:
         stage.prepare(workspace, find_share(shard_index, shard_count))
 
@@ -171,11 +170,10 @@ def score(
     workspace = _open(config, override)
     with waiting(LOADING):
         from slmctl.stages import score as stage
-        from slmctl.stages.look import look_at_scores
         from slmctl.workspace.workers import find_share
 
     if only is not None:
-        look_at_scores(workspace, only, reference)
+        stage.look(workspace, only, reference)
     else:
         stage.score(workspace, reference, find_share(shard_index, shard_count))
 
@@ -203,16 +201,13 @@ def inspect(
     `slmctl inspect CONFIG scores/curated --storage`
     """
     workspace = _open(config, override)
+    with waiting(LOADING):
+        from slmctl.stages import inspect as stage
+
     if storage:
-        with waiting(LOADING):
-            from slmctl.stages.storage_costs import compare_storage
-
-        compare_storage(workspace, which, rows)
+        stage.inspect_storage(workspace, which, rows)
     else:
-        with waiting(LOADING):
-            from slmctl.stages.inspect import inspect as stage
-
-        stage(workspace, which, shard, document, top)
+        stage.inspect(workspace, which, shard, document, top)
 
 
 @app.command()

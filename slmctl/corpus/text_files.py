@@ -131,6 +131,12 @@ def stamp(file: str) -> str:
     return f"{stat.st_size}:{stat.st_mtime_ns}"
 
 
+def stamp_of_hash(file: str, hashes: HashCache) -> str:
+    """As `stamp`, of when the file was last hashed, so that any change since then is noticed; empty where it was not."""
+    found = None if is_url(file) else hashes.known.get(str(Path(file).resolve()))
+    return f"{found[0]}:{found[1]}" if found is not None else ""
+
+
 def content_id(file: str, hashes: HashCache) -> str:
     """What tells a file's content: SHA-256 of a local file; of a remote one what its store says of the content (the
     entity tag, or a hash), else SHA-256 too."""

@@ -19,6 +19,16 @@ def keep_mantissa_bits(values: np.ndarray, bits: int) -> np.ndarray:
     return found
 
 
+def stored(values: np.ndarray, dtype: str) -> np.ndarray:
+    """Losses (nats, float32, any shape), rounded to what is stored as `float32`, `float16` or `compact`. What rounding took below
+    zero is zero; what float16 cannot hold is its largest number."""
+    values = np.maximum(values, 0.0)
+    if dtype == "float32":
+        return values
+    half = np.minimum(values, np.finfo(np.float16).max).astype(np.float16)
+    return (keep_mantissa_bits(half, COMPACT_BITS) if dtype == "compact" else half).astype(np.float32)
+
+
 def share_replaced(selected: np.ndarray, other: np.ndarray) -> float:
     """Of the tokens that `selected` holds, the share that `other` does not: both bool of one shape."""
     return float((selected & ~other).sum() / max(1, selected.sum()))

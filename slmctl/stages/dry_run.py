@@ -198,7 +198,7 @@ def _eval(workspace: Looking, depends: tuple[str, ...], before: dict[str, Decisi
     from slmctl.comparison.measure import checkpoints_of, sources_of
     from slmctl.stages.evaluate import inputs_of
 
-    told = read_report(workspace)
+    told = read_report(workspace.root)
     if told is not None and told["overlap"] != workspace.config.eval.contamination_overlap:
         return Decision("eval", "made anew", ("eval.contamination_overlap has changed",))
     try:

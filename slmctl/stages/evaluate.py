@@ -165,7 +165,7 @@ def inputs_of(
             *[note for arm in arms for note in compare_arms.warn_of_changes(workspace, arm)],
             *compare_arms.warn_of_precisions(workspace, arms),
         ],
-        "contamination": contamination.facts(workspace),
+        "contamination": contamination.facts(contamination.resolve(workspace)),
         "reaching": REACHING,
     }
 

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
+from slmctl.comparison.storage_costs import LIVE, REFERENCE, Asked, compare_storage, if_there
+from slmctl.config.pipeline import PipelineConfig, SourceConfig
 from slmctl.corpus.packing import bos_mask
-from slmctl.corpus.sources import Slice, Tally, documents, files_of
-from slmctl.stages.score import SENTINEL
+from slmctl.corpus.planned_slices import piece_of
+from slmctl.corpus.sources import Tally, documents
+from slmctl.corpus.tokenizer import Tokenizer
+from slmctl.store import manifest as manifests
 from slmctl.store.build import read_plan
 from slmctl.store.reader import ScoreSet, ShardSet, TokenSet
+from slmctl.store.scores import SENTINEL
 from slmctl.system.console import out
 from slmctl.system.errors import ConfigError, InputError
 from slmctl.workspace.workspace import Workspace
@@ -21,54 +29,110 @@ CONTEXT = 24
 """Tokens shown before one of high loss."""
 
 
+@dataclass(frozen=True)
+class Opened:
+    """A set to look into."""
+
+    name: str
+    """`tokens/<set>` or `scores/<reference>`."""
+    tokens: TokenSet
+    """The set, or the corpus that the scores belong to."""
+    scores: ScoreSet | None
+    sources: list[SourceConfig]
+    """Texts that the tokens were made from."""
+    tokenizer: Callable[[], Tokenizer]
+    """Loads it: asked for once tokens are shown, so that all else can be looked at without."""
+
+    def text(self, ids: list[int]) -> str:
+        """Tokens as text on one line, whatever is in them."""
+        return json.dumps(self.tokenizer().hf.decode(ids), ensure_ascii=False)
+
+
 def inspect(workspace: Workspace, which: str, shard: int, document: int | None, top: int) -> None:
     """Prints a shard's manifest entry and statistics; for scores the tokens of highest loss in context; and, where
     `document` is given, the n-th document of the shard beside its source. Raises `ConfigError` for a set or shard that is
     not there."""
-    which = full_name(workspace, which)
-    tokens, scores = open_set(workspace, which)
-    shown: ShardSet = scores or tokens
+    opened = resolve(workspace, which)
+    shown: ShardSet = opened.scores or opened.tokens
     if not 0 <= shard < len(shown.manifest.shards):
-        raise ConfigError(f"--shard {shard}: {which} has shards 0 to {len(shown.manifest.shards) - 1}.")
+        raise ConfigError(f"--shard {shard}: {opened.name} has shards 0 to {len(shown.manifest.shards) - 1}.")
     print_manifest(shown, shard)
-    ids, numbers, columns = read_shard(tokens, scores, shard)
+    ids, numbers, columns = read_shard(opened.tokens, opened.scores, shard)
     if not ids.size:
         line("the shard is empty: its slice of the text holds no document")
         return
-    if scores is None:
-        print_tokens(workspace, ids, numbers, tokens)
+    if opened.scores is None:
+        print_tokens(opened, ids, numbers)
     else:
         print_losses(columns)
         if top:
-            print_highest(workspace, ids, columns["ref_loss"], top)
+            print_highest(opened, ids, columns["ref_loss"], top)
     if document is not None:
-        own = bos_mask(numbers, tokens.manifest.format.get("bos_at"))
-        print_document(workspace, which, shard, document, ids, np.where(own, -1, numbers), columns.get("ref_loss"))
+        own = bos_mask(numbers, opened.tokens.manifest.format.get("bos_at"))
+        print_document(opened, shard, document, ids, np.where(own, -1, numbers), columns.get("ref_loss"))
+
+
+def inspect_storage(workspace: Workspace, which: str, rows: int) -> None:
+    """--storage: prints what each storage type and precision of losses costs, and does to an arm's selection, measured on so many
+    rows. Raises `ConfigError` for a set that is none of scores, `InputError` where its reference and its scores are absent."""
+    for text in compare_storage(resolve_storage(workspace, which), rows):
+        line(text)
+
+
+# --- resolve ---
+
+
+def resolve(workspace: Workspace, which: str) -> Opened:
+    """Opens `tokens/NAME` or `scores/NAME` (with the corpus it belongs to). Raises `ConfigError` for another name."""
+    data, references = workspace.config.data, workspace.config.score.references
+    which = full_name(workspace.config, which)
+    kind, _, name = which.partition("/")
+    if kind == "tokens" and name in ("curated", "corpus", *[f"heldout/{n}" for n in data.heldout]):
+        return Opened(which, TokenSet(workspace.tokens(name)), None, workspace.sources(name), workspace.tokenizer)
+    if kind == "scores" and name in references:
+        tokens = TokenSet(workspace.tokens("corpus"))
+        return Opened(which, tokens, ScoreSet(workspace.scores(name), tokens), workspace.sources("corpus"), workspace.tokenizer)
+    known = ["tokens/curated", "tokens/corpus", *[f"tokens/heldout/{n}" for n in data.heldout]]
+    known += [f"scores/{n}" for n in references]
+    raise ConfigError(f"{which!r} is no set of this pipeline. It has: {', '.join(known)}.")
+
+
+def resolve_storage(workspace: Workspace, which: str) -> Asked:
+    """What --storage measures, and with which models; says which of these are absent."""
+    config, references = workspace.config, workspace.config.score.references
+    kind, _, name = full_name(config, which, ("scores",)).partition("/")
+    if kind != "scores" or name not in references:
+        raise ConfigError(f"--storage looks at scores; give one of {', '.join(f'scores/{n}' for n in references)}.")
+    arm = next((a for a in config.pretrain.arms.values() if a.selection.needs_reference), None)
+    if arm is None:
+        raise ConfigError("no arm of this pipeline selects by a reference, so no storage of losses can change its selection.")
+    tokens = workspace.open_tokens("corpus")
+    return Asked(
+        name=name,
+        tokens=tokens,
+        selection=arm.selection,
+        settings=config.score,
+        base=if_there(LIVE, workspace.base_source),
+        reference=if_there(REFERENCE, partial(workspace.reference_source, name)),
+        scores=lambda: workspace.open_scores(name, tokens) if manifests.exists(workspace.scores(name)) else None,
+        eos_id=workspace.tokenizer().eos_id,
+        device=workspace.device,
+        intra_document_mask=config.data.intra_document_mask,
+    )
+
+
+def full_name(config: PipelineConfig, which: str, kinds: tuple[str, ...] = ("tokens", "scores")) -> str:
+    """`tokens/corpus` for `corpus`, `scores/NAME` for a reference's name that no token set has; any other stays as it is."""
+    names = {"tokens": ["curated", "corpus", *[f"heldout/{n}" for n in config.data.heldout]]}
+    names["scores"] = list(config.score.references)
+    return next((f"{kind}/{which}" for kind in kinds if which in names[kind]), which)
+
+
+# --- show ---
 
 
 def line(text: str = "") -> None:
     out.print(text, soft_wrap=True, markup=False, emoji=False)
-
-
-def full_name(workspace: Workspace, which: str, kinds: tuple[str, ...] = ("tokens", "scores")) -> str:
-    """`tokens/corpus` for `corpus`, `scores/NAME` for a reference's name that no token set has; any other stays as it is."""
-    names = {"tokens": ["curated", "corpus", *[f"heldout/{n}" for n in workspace.config.data.heldout]]}
-    names["scores"] = list(workspace.config.score.references)
-    return next((f"{kind}/{which}" for kind in kinds if which in names[kind]), which)
-
-
-def open_set(workspace: Workspace, which: str) -> tuple[TokenSet, ScoreSet | None]:
-    """`tokens/NAME` or `scores/NAME` (with the corpus it belongs to). Raises `ConfigError` for another name."""
-    kind, _, name = which.partition("/")
-    data = workspace.config.data
-    if kind == "tokens" and name in ("curated", "corpus", *[f"heldout/{n}" for n in data.heldout]):
-        return TokenSet(workspace.tokens(name)), None
-    if kind == "scores" and name in workspace.config.score.references:
-        tokens = TokenSet(workspace.tokens("corpus"))
-        return tokens, ScoreSet(workspace.scores(name), tokens)
-    known = ["tokens/curated", "tokens/corpus", *[f"tokens/heldout/{n}" for n in data.heldout]]
-    known += [f"scores/{n}" for n in workspace.config.score.references]
-    raise ConfigError(f"{which!r} is no set of this pipeline. It has: {', '.join(known)}.")
 
 
 def print_manifest(shown: ShardSet, shard: int) -> None:
@@ -104,11 +168,11 @@ def read_shard(tokens: TokenSet, scores: ScoreSet | None, shard: int) -> tuple[n
     return ids, document, {c: np.concatenate([blank.astype(np.float32), *[j[c] for j in joined]]) for c in columns}
 
 
-def print_tokens(workspace: Workspace, ids: np.ndarray, numbers: np.ndarray, tokens: TokenSet) -> None:
-    form = tokens.manifest.format
+def print_tokens(opened: Opened, ids: np.ndarray, numbers: np.ndarray) -> None:
+    form = opened.tokens.manifest.format
     bos = bos_mask(numbers, form.get("bos_at"))
     if form.get("bos_id") is not None:
-        token, place = shown(workspace, [form["bos_id"]]), form["bos_at"]
+        token, place = opened.text([form["bos_id"]]), form["bos_at"]
         line(f"  {bos.sum():,} beginning-of-sequence tokens {token}, one before each {place}")
     valid = (numbers >= 0) & ~bos
     _, lengths = np.unique(numbers[valid], return_counts=True)
@@ -117,10 +181,7 @@ def print_tokens(workspace: Workspace, ids: np.ndarray, numbers: np.ndarray, tok
     line(f"  {len(lengths):,} documents of {low:.0f} / {middle:.0f} / {high:.0f} tokens (10%, half, 90%), padding {padding:,}")
     counts = np.bincount(ids[valid].astype(np.int64))
     common = np.argsort(-counts, kind="stable")[:12]
-    line(
-        "  most frequent: "
-        + ", ".join(f"{shown(workspace, [int(i)])} {counts[i] / valid.sum():.1%}" for i in common if counts[i])
-    )
+    line("  most frequent: " + ", ".join(f"{opened.text([int(i)])} {counts[i] / valid.sum():.1%}" for i in common if counts[i]))
 
 
 def print_losses(columns: dict[str, np.ndarray]) -> None:
@@ -138,23 +199,17 @@ def print_losses(columns: dict[str, np.ndarray]) -> None:
             line(f"  {EDGES[i]:>5g} to {EDGES[i + 1]:<5g} {n / given.size:>6.1%} {bar}")
 
 
-def shown(workspace: Workspace, ids: list[int]) -> str:
-    """Tokens as text on one line, whatever is in them."""
-    return json.dumps(workspace.tokenizer().hf.decode(ids), ensure_ascii=False)
-
-
-def print_highest(workspace: Workspace, ids: np.ndarray, losses: np.ndarray, top: int) -> None:
+def print_highest(opened: Opened, ids: np.ndarray, losses: np.ndarray, top: int) -> None:
     line(f"highest losses, each token after up to {CONTEXT} before it in its row:")
     flat = losses.ravel()
     for at in np.argsort(-flat, kind="stable")[:top]:
         row, column = divmod(int(at), losses.shape[1])
         before = [int(i) for i in ids[row, max(0, column - CONTEXT) : column]]
-        line(f"  {flat[at]:7.3f}  {shown(workspace, before)} -> {shown(workspace, [int(ids[row, column])])}")
+        line(f"  {flat[at]:7.3f}  {opened.text(before)} -> {opened.text([int(ids[row, column])])}")
 
 
 def print_document(
-    workspace: Workspace,
-    which: str,
+    opened: Opened,
     shard: int,
     n: int,
     ids: np.ndarray,
@@ -168,11 +223,10 @@ def print_document(
     here = numbers == known[n]
     stored_ids = [int(i) for i in ids[here]]
     ordinal = int(known[n]) & 0xFFFFFFFF
-    name = which.partition("/")[2] if which.startswith("tokens/") else "corpus"
-    tokenizer = workspace.tokenizer()
+    tokenizer = opened.tokenizer()
     line(f"document {n} of shard {shard} (record {ordinal} of its slice): {len(stored_ids)} tokens, the last of which ends it")
-    line("  stored: " + shown(workspace, stored_ids))
-    source_text, parse = source_of(workspace, name, shard, ordinal)
+    line("  stored: " + opened.text(stored_ids))
+    source_text, parse = source_of(opened, shard, ordinal)
     line("  source: " + json.dumps(source_text, ensure_ascii=False))
     wanted = [*[int(i) for i in tokenizer.encode([source_text], parse)[0]], tokenizer.eos_id]
     if wanted == stored_ids:
@@ -186,21 +240,20 @@ def print_document(
     if losses is not None:
         line("  loss of each token (nats; - where nothing is predicted):")
         pieces = [
-            f"{shown(workspace, [i])} {v:.2f}" if v != SENTINEL else f"{shown(workspace, [i])} -"
+            f"{opened.text([i])} {v:.2f}" if v != SENTINEL else f"{opened.text([i])} -"
             for i, v in zip(stored_ids, losses[here], strict=True)
         ]
         for at in range(0, len(pieces), 8):
             line("    " + "  ".join(pieces[at : at + 8]))
 
 
-def source_of(workspace: Workspace, name: str, shard: int, ordinal: int) -> tuple[str, bool]:
+def source_of(opened: Opened, shard: int, ordinal: int) -> tuple[str, bool]:
     """The text of a record of a shard's slice, read again from its source. Raises `InputError` where it is not there."""
-    plan = read_plan(workspace.tokens(name))
+    plan = read_plan(opened.tokens.folder)
     if plan is None:
-        raise InputError(f"{workspace.tokens(name)} has no plan.json, so the document's source is not known.")
-    s, f, start, stop, limit = plan["slices"][shard]
-    source = workspace.sources(name)[s]
-    piece = Slice(s, files_of(source)[f] if source.hub is None else str(source.hub), start, stop, limit)
+        raise InputError(f"{opened.tokens.folder} has no plan.json, so the document's source is not known.")
+    piece = piece_of(opened.sources, plan, shard)
+    source = opened.sources[piece.source]
     for found, text in documents(source, piece, Tally()):
         if found == ordinal:
             return text, source.parse_special_tokens

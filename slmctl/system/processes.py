@@ -1,4 +1,5 @@
-"""Work spread over processes of this machine: any of them may be killed without leaving the others waiting."""
+"""Work spread over processes of this machine, as many as it has cores for: any of them may be killed without leaving the others
+waiting."""
 
 from __future__ import annotations
 
@@ -18,6 +19,13 @@ PATIENCE = 10
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+
+
+def cores() -> int:
+    """Processor cores that this process may use: its share of the machine where several workers run on it."""
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    neighbours = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    return max(1, there // max(1, int(neighbours) if neighbours.isdigit() else 1))
 
 
 def spread(

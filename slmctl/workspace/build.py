@@ -18,8 +18,8 @@ from slmctl.store.reader import ShardSet
 from slmctl.system.console import out, progress, say
 from slmctl.system.errors import CorruptError, InputError, SlmError
 from slmctl.system.files import sha256_json
+from slmctl.system.processes import cores
 from slmctl.system.storage import Folder, LocalFolder
-from slmctl.workspace.workers import cores
 
 
 @dataclass
@@ -36,6 +36,11 @@ class Build:
     bound: Bound
     manifest: Callable[[Coverage], Manifest]
     jobs: list[Any] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """The set's own, without the command's."""
+        return self.label.partition(" ")[2]
 
     def survey(self) -> Coverage:
         return survey(self.folder, self.count, self.bound)
@@ -122,7 +127,7 @@ def status(builds: list[Build]) -> None:
             "complete" if complete else "to be finalized" if not c.missing else "in the making" if c.working else "not complete"
         )
         table.add_row(
-            build.label.partition(" ")[2], f"{done}/{build.count}", str(len(c.missing)), seen(len(c.working), build.folder),
+            build.name, f"{done}/{build.count}", str(len(c.missing)), seen(len(c.working), build.folder),
             str(len(c.orphaned) + len(c.foreign) + len(c.broken)), f"{c.tokens:,}", f"{rate:,.0f}" if rate else "-",
             "-" if left is None else duration(left), state,
         )  # fmt: skip
@@ -152,6 +157,13 @@ def duration(seconds: float) -> str:
 
 Check = Callable[[ShardSet, int, dict[str, np.ndarray]], str | None]
 """(set, row group, columns) to what is wrong with the values, if anything."""
+
+
+def verify_all(builds: list[Build], opened: Callable[[Folder], ShardSet], check: Check) -> None:
+    """Re-reads every set, and says that it is whole. Raises `CorruptError` with all that is wrong."""
+    if problems := [p for b in builds for p in verify(b.name, opened(b.folder), check)]:
+        raise CorruptError("\n".join([f"{len(problems)} shards are not what they should be:", *problems]))
+    out.print(f"verified: every byte of {sum(b.count for b in builds)} shards is what its manifest says", soft_wrap=True)
 
 
 def verify(label: str, opened: ShardSet, check: Check) -> list[str]:

@@ -6,27 +6,28 @@ another now) is looked at by itself, by each worker its share, and whoever finds
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from slmctl.config.pipeline import SourceConfig
 from slmctl.corpus.contamination import Contamination, HeldOut, contamination, index_heldout
 from slmctl.corpus.look_over import Part, TextJob, look_over, looker
 from slmctl.corpus.make_shard import Job, document_number
-from slmctl.corpus.sources import Slice, Tally, documents, files_of, input_fingerprint
+from slmctl.corpus.planned_slices import pieces_of
+from slmctl.corpus.sources import Tally, documents, input_fingerprint
 from slmctl.corpus.text_files import stamp
 from slmctl.corpus.words import RULE, RUN
 from slmctl.store.build import read_plan
 from slmctl.system.console import progress, say
 from slmctl.system.errors import InputError, SlmError
-from slmctl.system.files import publishing, sha256_json, sweep, write_json
-from slmctl.system.processes import spread
-from slmctl.system.storage import is_private
+from slmctl.system.files import HashCache, publishing, sha256_json, sweep, write_json
+from slmctl.system.processes import cores, spread
+from slmctl.system.storage import Folder, is_private
 from slmctl.workspace.contamination_told import EXAMPLES, FILE, SIDES, read_report, refuse, tell
-from slmctl.workspace.workers import Share, cores
+from slmctl.workspace.workers import Share
 from slmctl.workspace.workspace import Workspace
 
 WORTH_A_PROCESS = 2**28
@@ -35,11 +36,42 @@ Plans = dict[str, dict[str, Any]]
 """By name of a token set: its plan."""
 
 
+@dataclass(frozen=True)
+class Search:
+    """Of which sets held-out documents are looked for in which, how, and where what is found is kept."""
+
+    root: Path
+    """output_dir."""
+    sources: Mapping[str, list[SourceConfig]]
+    """By token set: `curated`, `corpus` and each `heldout/<name>`."""
+    folders: Mapping[str, Folder]
+    """Where these sets lie, with their plans once they have any."""
+    action: Literal["warn", "stop", "off"]
+    overlap: float
+    """The share of a document's runs from which on it counts as found."""
+    shard_bytes: int
+    hashes: HashCache
+
+    @property
+    def heldout(self) -> list[str]:
+        """The held-out sets, sorted: their numbers must not depend on how they are listed."""
+        return sorted(n.removeprefix("heldout/") for n in self.sources if n not in SIDES)
+
+
+def resolve(workspace: Workspace) -> Search:
+    """What the configuration asks for; nothing is read for it."""
+    config = workspace.config
+    names = [*SIDES, *(f"heldout/{n}" for n in config.data.heldout)]
+    sources, folders = {n: workspace.sources(n) for n in names}, {n: workspace.tokens(n) for n in names}
+    how = config.eval.contamination, config.eval.contamination_overlap
+    return Search(workspace.root, sources, folders, *how, config.data.shard_bytes, workspace.hashes)
+
+
 @dataclass
 class Check:
-    """What of the held-out sets is looked for, where, and what is known of it."""
+    """What of the held-out sets is looked for, and what is known of it."""
 
-    workspace: Workspace
+    search: Search
     plans: Plans
     made_from: dict[str, Any]
     """Hashes of all that the findings depend on."""
@@ -56,7 +88,7 @@ class Check:
 
     def _folder(self, side: str) -> Path:
         key = sha256_json({k: self.made_from[k] for k in ("rule", "heldout", side)})
-        return self.workspace.root / "contamination" / f"{side}-{key[:16]}"
+        return self.search.root / "contamination" / f"{side}-{key[:16]}"
 
     def watched(self, name: str, jobs: list[Job]) -> list[Job]:
         """The jobs of a set, to look for held-out text on the way."""
@@ -77,7 +109,7 @@ class Check:
         if found is None:
             everything = [(name, i) for name, plan in self.plans.items() for i in range(len(plan["slices"]))]
             for side in dict.fromkeys(side for side, _ in self.missing(everything)):
-                if (problem := unreadable(self.workspace, side, self.plans[side])) is not None:
+                if (problem := unreadable(self.search, side, self.plans[side])) is not None:
                     self.not_checked[side] = problem
             self._look(self.missing(share.of(everything)), share)  # a share of the same slices that it makes shards of
             left = [side for side, _ in self.missing(everything) if side not in self.not_checked]
@@ -85,24 +117,23 @@ class Check:
                 say(f"contamination: {len(left)} slices are not looked at yet; the worker that completes them writes {FILE}")
                 return
             found = self.conclude()
-        tell(self.workspace, found, again=before is not None)
-        refuse(self.workspace, found)
+        tell(self.search.root, found, again=before is not None)
+        if self.search.action == "stop":
+            refuse(self.search.root, found)
 
     def _look(self, slices: list[tuple[str, int]], share: Share) -> None:
         jobs: list[TextJob] = []
         for side in (s for s in SIDES if s not in self.not_checked):
-            sources = self.workspace.sources(side)
+            sources = self.search.sources[side]
             pieces = pieces_of(sources, self.plans[side])
             own = [i for s, i in slices if s == side]
             jobs += [TextJob(sources[(p := pieces[i]).source], p, self.part(side, i), stamp(p.file)) for i in own]
         if not jobs or not self.made_from["heldout"]:
             return
-        shard_bytes = self.workspace.config.data.shard_bytes
-        processes = max(1, min(cores(), len(jobs), len(jobs) * shard_bytes // WORTH_A_PROCESS))
+        processes = max(1, min(cores(), len(jobs), len(jobs) * self.search.shard_bytes // WORTH_A_PROCESS))
         if any(is_private(j.slice.file) for j in jobs):
             processes = 1
-        label = "contamination" if share.count == 1 else f"contamination, worker {share.index} of {share.count}"
-        with progress(label, len(jobs), "slices of text") as ticker:
+        with progress(share.named("contamination"), len(jobs), "slices of text") as ticker:
             for _ in spread(jobs, looker, processes, 1) if processes > 1 else map(look_over, jobs):
                 ticker.advance(1)
 
@@ -110,14 +141,14 @@ class Check:
 
     def current(self) -> dict[str, Any] | None:
         """What contamination.json says, where it is of these very texts, complete, and for the configuration's share."""
-        found = read_report(self.workspace)
+        found = read_report(self.search.root)
         if found is None or found["made_from"] != self.made_from or found["not_checked"]:
             return None
-        return found if found["overlap"] == self.workspace.config.eval.contamination_overlap else None
+        return found if found["overlap"] == self.search.overlap else None
 
     def conclude(self) -> dict[str, Any]:
         """Writes contamination.json from what is kept of every slice."""
-        overlap = self.workspace.config.eval.contamination_overlap
+        overlap = self.search.overlap
         heldout = self.heldout if self.heldout is not None else HeldOut.load(self.index)
         sets: dict[str, Any] = {n: {"documents": d} for n, d in heldout.documents.items()}
         first_D = dict(zip(heldout.documents, _running(heldout.documents.values()), strict=True))
@@ -130,8 +161,8 @@ class Check:
             **{"schema": 1, "made_from": self.made_from, "run": RUN, "overlap": overlap},
             **{"heldout": sets, "not_checked": dict(sorted(self.not_checked.items()))},
         }
-        if read_report(self.workspace) != report:
-            write_json(self.workspace.root / FILE, report)
+        if read_report(self.search.root) != report:
+            write_json(self.search.root / FILE, report)
         return report
 
     def _figures(self, side: str, found: Contamination, shown_D: list[str]) -> dict[str, Any]:
@@ -144,7 +175,7 @@ class Check:
         """Where a document lies: the number that the token shard gives it, and its file where that is here."""
         found: dict[str, Any] = {"shard": shard, "record": ordinal, "document": document_number(shard, ordinal)}
         with suppress(SlmError):
-            found["file"] = pieces_of(self.workspace.sources(side), self.plans[side])[shard].file
+            found["file"] = pieces_of(self.search.sources[side], self.plans[side])[shard].file
         return found
 
 
@@ -156,12 +187,12 @@ def _running(counts: Any) -> list[int]:
     return found
 
 
-def plan_check(workspace: Workspace) -> Check | None:
+def plan_check(search: Search) -> Check | None:
     """What is to be looked for, after every set was planned; None where the configuration does not ask for it. To be called
     while `planning`: the held-out sets are read here, unless they were before."""
-    if workspace.config.eval.contamination == "off":
+    if search.action == "off":
         return None
-    check = _identified(workspace)
+    check = _identified(search)
     if check is None or check.current() is not None:
         return check
     for side in SIDES:
@@ -171,12 +202,12 @@ def plan_check(workspace: Workspace) -> Check | None:
     texts: dict[str, Iterator[str]] = {}
     for name in list(check.made_from["heldout"]):
         label = f"heldout/{name}"
-        if (problem := unreadable(workspace, label, check.plans[label])) is not None:
+        if (problem := unreadable(search, label, check.plans[label])) is not None:
             check.not_checked[label] = problem
             del check.made_from["heldout"][name]
         else:
-            texts[name] = _texts(workspace, label, check.plans[label])
-    check.index = _index_file(workspace, check.made_from)
+            texts[name] = _texts(search, label, check.plans[label])
+    check.index = _index_file(search.root, check.made_from)
     if not check.index.is_file():
         check.heldout = index_heldout(texts)
         with publishing(check.index) as temporary:
@@ -184,52 +215,44 @@ def plan_check(workspace: Workspace) -> Check | None:
     return check
 
 
-def _identified(workspace: Workspace) -> Check | None:
+def _identified(search: Search) -> Check | None:
     """By what the sets' plans say; None where a set was not planned here."""
-    names = [*SIDES, *(f"heldout/{n}" for n in workspace.config.data.heldout)]
-    plans = {n: plan for n in names if (plan := read_plan(workspace.tokens(n))) is not None}
-    if len(plans) < len(names):
+    plans = {n: plan for n, folder in search.folders.items() if (plan := read_plan(folder)) is not None}
+    if len(plans) < len(search.folders):
         return None
     made_from: dict[str, Any] = {"rule": RULE}
-    heldout = sorted(workspace.config.data.heldout)  # whose numbers must not depend on how they are listed
-    made_from["heldout"] = {n: sha256_json(plans[f"heldout/{n}"]["made_from"]["texts"]) for n in heldout}
+    made_from["heldout"] = {n: sha256_json(plans[f"heldout/{n}"]["made_from"]["texts"]) for n in search.heldout}
     made_from |= {s: sha256_json([plans[s]["made_from"]["texts"], plans[s]["slices"]]) for s in SIDES}
-    return Check(workspace, plans, made_from, _index_file(workspace, made_from))
+    return Check(search, plans, made_from, _index_file(search.root, made_from))
 
 
-def _index_file(workspace: Workspace, made_from: dict[str, Any]) -> Path:
+def _index_file(root: Path, made_from: dict[str, Any]) -> Path:
     key = sha256_json([made_from["rule"], made_from["heldout"]])
-    return workspace.root / ".cache" / f"heldout-{key[:16]}.npz"
+    return root / ".cache" / f"heldout-{key[:16]}.npz"
 
 
-def _texts(workspace: Workspace, name: str, plan: dict[str, Any]) -> Iterator[str]:
-    sources = workspace.sources(name)
+def _texts(search: Search, name: str, plan: dict[str, Any]) -> Iterator[str]:
+    sources = search.sources[name]
     for piece in pieces_of(sources, plan):
         yield from (text for _, text in documents(sources[piece.source], piece, Tally()))
-        workspace.hashes.beat()
+        search.hashes.beat()
 
 
-def pieces_of(sources: list[SourceConfig], plan: dict[str, Any]) -> list[Slice]:
-    """The slices of a set's plan. Raises `InputError` where its files are not here."""
-    files = [files_of(s) if s.hub is None else [s.hub] for s in sources]
-    return [Slice(s, files[s][f], start, stop, limit) for s, f, start, stop, limit in plan["slices"]]
-
-
-def unreadable(workspace: Workspace, name: str, plan: dict[str, Any]) -> str | None:
+def unreadable(search: Search, name: str, plan: dict[str, Any]) -> str | None:
     """Why the texts that a set was made from cannot be read here; None where they can."""
     try:
-        found = input_fingerprint(workspace.sources(name), workspace.hashes)
+        found = input_fingerprint(search.sources[name], search.hashes)
     except InputError as e:
         return f"its texts cannot be read here ({e})"
     return None if found == plan["made_from"]["texts"] else "its texts are others now than those that it was made from"
 
 
-def facts(workspace: Workspace) -> dict[str, Any]:
+def facts(search: Search) -> dict[str, Any]:
     """What results.json says of it: counts by held-out set, and what was not checked, with why. Raises `InputError` where
     the configuration says to stop."""
-    if workspace.config.eval.contamination == "off":
+    if search.action == "off":
         return {"heldout": {}, "not_checked": {"all": "eval.contamination is off"}}
-    check, found = _identified(workspace), read_report(workspace)
+    check, found = _identified(search), read_report(search.root)
     if found is None:
         return {"heldout": {}, "not_checked": {"all": f"{FILE} is absent; run `slmctl prepare`"}}
     if check is not None:  # without the sets that the file itself says were not checked
@@ -237,13 +260,14 @@ def facts(workspace: Workspace) -> dict[str, Any]:
         check.made_from["heldout"] = {n: h for n, h in check.made_from["heldout"].items() if n not in unchecked}
     if check is None or found["made_from"] != check.made_from:
         return {"heldout": {}, "not_checked": {"all": f"{FILE} is of other texts; run `slmctl prepare`"}}
-    if found["overlap"] != workspace.config.eval.contamination_overlap:
+    if found["overlap"] != search.overlap:
         check.not_checked = dict(found["not_checked"])
-        check.index = _index_file(workspace, check.made_from)
+        check.index = _index_file(search.root, check.made_from)
         if not check.index.is_file():
             return {"heldout": {}, "not_checked": {"all": f"{FILE} is of another contamination_overlap; run `slmctl prepare`"}}
         found = check.conclude()
-    refuse(workspace, found)
+    if search.action == "stop":
+        refuse(search.root, found)
     counts = {
         n: {k: v if k == "documents" else {c: v[c] for c in ("exact", "overlap")} for k, v in figures.items()}
         for n, figures in found["heldout"].items()

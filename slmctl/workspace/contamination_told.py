@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from slmctl.corpus.words import RUN
 from slmctl.system.console import say, warn
 from slmctl.system.errors import InputError, SlmError
 from slmctl.system.files import read_json
-from slmctl.workspace.workspace import Workspace
 
 FILE = "contamination.json"
 SIDES = ("curated", "corpus")
@@ -18,10 +18,10 @@ EXAMPLES = 5
 """Documents of each held-out set that are named, for curated and corpus each."""
 
 
-def read_report(workspace: Workspace) -> dict[str, Any] | None:
-    """contamination.json; None where it is absent or not what this version writes."""
+def read_report(root: Path) -> dict[str, Any] | None:
+    """contamination.json of an output_dir; None where it is absent or not what this version writes."""
     with suppress(SlmError):
-        found = read_json(workspace.root / FILE)
+        found = read_json(root / FILE)
         if isinstance(found, dict) and found.get("schema") == 1:
             return found
     return None
@@ -43,11 +43,11 @@ def _line(name: str, side: str, documents: int, figures: dict[str, Any], overlap
     )
 
 
-def tell(workspace: Workspace, found: dict[str, Any], again: bool) -> None:
+def tell(root: Path, found: dict[str, Any], again: bool) -> None:
     """One line that it was checked, and one for each held-out set and side where something was found; one
     line with the numbers where it was said before (`again`)."""
     lines = [_line(*of, found["overlap"]) for of in contaminated(found)]
-    place = workspace.root / FILE
+    place = root / FILE
     if again and lines:
         each = (f"{name}: {f['exact'] + f['overlap']:,} of {n:,} in {side}" for name, side, n, f in contaminated(found))
         also = f"held-out documents also stand in what models learn from ({', '.join(each)})"
@@ -66,9 +66,9 @@ def tell(workspace: Workspace, found: dict[str, Any], again: bool) -> None:
         )
 
 
-def refuse(workspace: Workspace, found: dict[str, Any] | None) -> None:
-    """Raises `InputError` where something was found and the configuration says to stop."""
-    if workspace.config.eval.contamination != "stop" or found is None or not (every := list(contaminated(found))):
+def refuse(root: Path, found: dict[str, Any]) -> None:
+    """Raises `InputError` where something was found: for who is told to stop then."""
+    if not (every := list(contaminated(found))):
         return
     lines = []
     for of in every:
@@ -80,5 +80,5 @@ def refuse(workspace: Workspace, found: dict[str, Any] | None) -> None:
     raise InputError(
         "\n".join(["held-out documents stand in the text that models learn from (eval.contamination: stop):", *lines])
         + f"\nTake them out of {' and '.join(dict.fromkeys(of[1] for of in every))} or out of the held-out sets and run again "
-        f"({workspace.root / FILE} has more of them), or go on with a warning: -o eval.contamination=warn."
+        f"({root / FILE} has more of them), or go on with a warning: -o eval.contamination=warn."
     )

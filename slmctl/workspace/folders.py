@@ -297,6 +297,10 @@ class Folders:
         """The folder of `base`, `reference`, `pretrain/<arm>`, `tokenizer` or `eval`."""
         return StageFolder(self, self.places.stage(label))
 
+    def shards(self, label: str) -> SetFolder:
+        """The folder of `tokens/<set>` or `scores/<reference>`."""
+        return SetFolder(self, label)
+
     def finish(self, directory: Path, facts: dict[str, Any] | None = None) -> None:
         """Marks a stage complete."""
         write_json(directory / DONE, {"completed": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **(facts or {})})
@@ -342,10 +346,45 @@ class StageFolder:
         """As `Folders.record`."""
         self.folders.record(made)
 
+    def complete(self, facts: dict[str, Any] | None = None) -> None:
+        """Marks the stage complete; the configuration is kept by the command that it is a part of."""
+        self.folders.finish(self.path, facts)
+
     def finish(self, facts: dict[str, Any] | None = None) -> None:
         """Marks the stage complete, and keeps the configuration that it was made with."""
-        self.folders.finish(self.path, facts)
+        self.complete(facts)
         self.folders.record()
+
+
+@dataclass(frozen=True)
+class SetFolder:
+    """One folder of shards: what the making of a set has below its stage's head, as `StageFolder`."""
+
+    folders: Folders
+    label: str
+    """`tokens/<set>` or `scores/<reference>`."""
+
+    @property
+    def folder(self) -> Folder:
+        """Where its shards lie."""
+        return self.folders.places.set(self.label)
+
+    def begin(
+        self,
+        made_from: dict[str, Any],
+        plan: Callable[[], dict[str, Any]],
+        settle: Callable[[dict[str, Any], dict[str, Any] | None], dict[str, Any]] = lambda wanted, _: wanted,
+    ) -> dict[str, Any]:
+        """As `Folders.begin_set`."""
+        return self.folders.begin_set(self.folder, self.label, made_from, plan, settle)
+
+    def claim_changed(self, made_from: dict[str, Any]) -> None:
+        """As `Folders.claim_changed`."""
+        self.folders.claim_changed(self.folder, self.label, made_from)
+
+    def record(self, made: bool = True) -> None:
+        """As `Folders.record`."""
+        self.folders.record(made)
 
 
 def refuse_places(config: PipelineConfig) -> None:

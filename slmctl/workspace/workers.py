@@ -24,6 +24,10 @@ class Share:
         n = len(work)
         return work[n * self.index // self.count : n * (self.index + 1) // self.count]
 
+    def named(self, work: str) -> str:
+        """What this worker does, for its progress: `work`, and which one it is of several."""
+        return work if self.count == 1 else f"{work}, worker {self.index} of {self.count}"
+
 
 def find_share(index: int | None = None, count: int | None = None, env: Mapping[str, str] = os.environ) -> Share:
     """The share that was asked for, else that of a Slurm array task, of a torchrun rank, or of a rank within an array task.
@@ -81,10 +85,3 @@ def _number(env: Mapping[str, str], name: str, default: int | None = None) -> in
         return int(value or "")
     except ValueError:
         raise ConfigError(f"{name} is {value!r}; want a whole number.") from None
-
-
-def cores() -> int:
-    """Processor cores that this process may use: its share of the machine where several workers run on it."""
-    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    neighbours = os.environ.get("LOCAL_WORLD_SIZE", "1")
-    return max(1, there // max(1, int(neighbours) if neighbours.isdigit() else 1))

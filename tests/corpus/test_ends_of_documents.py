@@ -16,10 +16,10 @@ from transformers import LlamaConfig, PreTrainedTokenizerFast
 from slmctl.config.file import check
 from slmctl.corpus import make_shard
 from slmctl.corpus.special_names import SpecialNames
-from slmctl.stages import prepare as stage
 from slmctl.stages.prepare import prepare
 from slmctl.store.manifest import exists, load_manifest
 from slmctl.system.errors import InputError, MismatchError
+from slmctl.workspace import token_sets
 from slmctl.workspace.workspace import Workspace
 
 EOS = 2
@@ -85,14 +85,14 @@ def test_texts_that_become_ends_are_not_published(pipeline_of: Callable[..., Wor
     with pytest.raises(MismatchError, match=r"tokens/curated would hold 60 end-of-sequence tokens for 30 documents"):
         prepare(workspace)
     assert not exists(workspace.tokens("curated"))
-    monkeypatch.setattr(stage, "refuse_other_ends", lambda *_: None)
+    monkeypatch.setattr(token_sets, "refuse_other_ends", lambda *_: None)
     prepare(workspace)
 
 
 def test_a_shard_made_before_ends_were_counted_is_taken(
     pipeline_of: Callable[..., Workspace], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stage, "ENDS", ("not counted then",))
+    monkeypatch.setattr(token_sets, "ENDS", ("not counted then",))
     workspace = pipeline_of(marked(), STRUCK[:3], bos_token="<s>")
     prepare(workspace)
     assert "eos_tokens" not in load_manifest(workspace.tokens("corpus"), "tokens").counts

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,16 @@ import pytest
 from tokenizers import Tokenizer as Backend
 
 from slmctl.corpus import make_shard as module
+from slmctl.corpus.shard_jobs import make_shards
 from slmctl.corpus.tokenizer import Encoder, Tokenizer
-from slmctl.stages.prepare import make_shards, plan_set, prepare
+from slmctl.stages import prepare as preparing
+from slmctl.stages.prepare import prepare, resolve
 from slmctl.store.manifest import load_manifest
 from slmctl.store.reader import RowReader, TokenSet
 from slmctl.system.errors import InputError, MismatchError
 from slmctl.system.files import sha256_file
 from slmctl.workspace.build import Build
-from slmctl.workspace.workers import Share
+from slmctl.workspace.token_sets import plan_set
 from slmctl.workspace.workspace import Workspace
 
 Make = Callable[..., Workspace]
@@ -318,17 +321,43 @@ def test_a_broken_line_stops_without_a_half_written_shard(pipeline: Make, tmp_pa
     assert not [n for n in found if n.startswith(".tmp")]
 
 
+def test_a_text_that_changes_once_it_was_hashed_is_refused(
+    pipeline: Make, documents_of: Read, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before it is planned, while other texts are hashed: the plan would name another content than the shards hold."""
+    claim_sets = preparing.claim_sets
+    corpus = tmp_path / "corpus.jsonl"
+
+    def meanwhile(*given: Any) -> None:
+        corpus.write_text(json.dumps({"text": "one more"}) + "\n" + corpus.read_text(encoding="utf-8"), encoding="utf-8")
+        claim_sets(*given)
+
+    monkeypatch.setattr(preparing, "claim_sets", meanwhile)
+    with pytest.raises(InputError, match=r"corpus\.jsonl was changed while it was prepared"):
+        prepare(pipeline())
+    monkeypatch.undo()
+    workspace = pipeline()
+    prepare(workspace)
+    assert documents_of(workspace.tokens("corpus").path) == expected(workspace, texts_of(corpus))
+
+
+def plan_corpus(workspace: Workspace, vocab_size: int) -> Build | int:
+    """As for a model whose embedding has so many rows."""
+    here = resolve(workspace)
+    return plan_set(replace(here.recipe, vocab_size=vocab_size), here.sets[1])
+
+
 def test_token_ids_beyond_the_models_vocabulary_are_refused(pipeline: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     workspace = pipeline()
     prepare(workspace)
     with pytest.raises(MismatchError, match="beyond the model's vocabulary of 200"):
-        plan_set(workspace, "corpus", vocab_size=200)
+        plan_corpus(workspace, vocab_size=200)
     shutil.rmtree(workspace.tokens("corpus").path)
     monkeypatch.setattr(Tokenizer, "check_vocabulary", lambda *_: None)  # nothing but the tokens themselves
-    planned = plan_set(workspace, "corpus", vocab_size=200)
+    planned = plan_corpus(workspace, vocab_size=200)
     assert isinstance(planned, Build)
     with pytest.raises(MismatchError, match="beyond the model's vocabulary of 200"):
-        make_shards(workspace, planned.jobs, Share())
+        make_shards(workspace.tokenizer(), planned.jobs, "prepare")
     assert not hashes(workspace.tokens("corpus").path)
     assert not (workspace.tokens("corpus").path / "manifest.json").exists()
 
@@ -340,7 +369,7 @@ def test_an_eos_beyond_the_models_vocabulary_is_refused(pipeline: Make) -> None:
     tokenizer = workspace.tokenizer()
     tokenizer.eos_id = 300
     with pytest.raises(MismatchError, match="beyond the model's vocabulary of 300"):
-        plan_set(workspace, "corpus", vocab_size=300)
+        plan_corpus(workspace, vocab_size=300)
 
 
 @pytest.mark.parametrize(("change", "field"), [({"seq_len": 16}, "seq_len"), ({"seed": 3}, "seed")])

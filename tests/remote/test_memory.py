@@ -19,10 +19,11 @@ from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.spec import AbstractFileSystem
 
 from slmctl.config.pipeline import SourceConfig
+from slmctl.corpus import shard_jobs
 from slmctl.corpus.sources import Tally, documents, files_of, plan
-from slmctl.stages import prepare as prepare_module
-from slmctl.stages.look import look_at_scores, look_at_tokens
+from slmctl.stages.prepare import look as look_at_tokens
 from slmctl.stages.prepare import prepare
+from slmctl.stages.score import look as look_at_scores
 from slmctl.stages.score import score
 from slmctl.store import shards
 from slmctl.store.reader import RowReader, ScoreSet, TokenSet
@@ -124,9 +125,9 @@ def test_no_other_process_is_asked_for_what_is_in_this_one_s_memory(
     def refuse(*_: object) -> None:
         raise AssertionError("other processes were started")
 
-    monkeypatch.setattr(prepare_module, "WORTH_A_PROCESS", 1)
-    monkeypatch.setattr(prepare_module, "cores", lambda: 4 * prepare_module.THREADS_A_PROCESS)
-    monkeypatch.setattr(prepare_module, "spread", refuse)
+    monkeypatch.setattr(shard_jobs, "WORTH_A_PROCESS", 1)
+    monkeypatch.setattr(shard_jobs, "cores", lambda: 4 * shard_jobs.THREADS_A_PROCESS)
+    monkeypatch.setattr(shard_jobs, "spread", refuse)
     with pytest.raises(AssertionError):
         prepare(finished.opened(store_dir=str(tmp_path / "local")))
     if where == "store":

@@ -16,10 +16,11 @@ import pytest
 
 from slmctl.cli import main
 from slmctl.config.file import check
-from slmctl.stages import prepare as prepare_module
-from slmctl.stages.look import look_at_scores, look_at_tokens
+from slmctl.corpus import shard_jobs
+from slmctl.stages.prepare import look as look_at_tokens
 from slmctl.stages.prepare import prepare
 from slmctl.stages.run import run
+from slmctl.stages.score import look as look_at_scores
 from slmctl.stages.score import score
 from slmctl.store.reader import RowReader, ScoreSet, TokenSet
 from slmctl.store.shards import ShardFile, ShardWriter
@@ -61,8 +62,8 @@ def test_the_shards_of_three_workers_are_those_of_a_local_run(s3: Any, finished:
 
 
 def test_processes_write_to_a_store_together(s3: Any, finished: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prepare_module, "WORTH_A_PROCESS", 1)
-    monkeypatch.setattr(prepare_module, "cores", lambda: 2)
+    monkeypatch.setattr(shard_jobs, "WORTH_A_PROCESS", 1)
+    monkeypatch.setattr(shard_jobs, "cores", lambda: 2)
     prepare(finished.opened(store_dir="s3://store/processes"))
     assert s3.objects("store", "processes/") == finished.files("tokens")
 

@@ -40,7 +40,7 @@ from tiny_store import make_model, texts, train_tokenizer
 from transformers.models.llama import modeling_llama  # noqa: F401 - so that no worker spends a second on it
 
 from slmctl.cli import main
-from slmctl.stages import look, prepare, score  # noqa: F401
+from slmctl.stages import prepare, score  # noqa: F401
 from slmctl.system.storage import LocalFolder
 from slmctl.workspace.workspace import Workspace
 

@@ -17,7 +17,7 @@ from tiny_store import make_model, make_tokenizer, open_workspace, store_setting
 from slmctl.evaluation.heldout import document_bytes
 from slmctl.stages.evaluate import evaluate
 from slmctl.stages.inspect import inspect
-from slmctl.stages.look import look_at_tokens
+from slmctl.stages.prepare import look as look_at_tokens
 from slmctl.stages.prepare import prepare
 from slmctl.stages.score import score
 from slmctl.stages.train import pretrain, train_reference

@@ -14,8 +14,7 @@ from evaluated_pipeline import Made, results_of
 from tiny_pipeline import sentences, write_jsonl
 
 from slmctl.config.file import check
-from slmctl.corpus import look_over
-from slmctl.stages import prepare as preparing
+from slmctl.corpus import look_over, shard_jobs
 from slmctl.stages.evaluate import evaluate
 from slmctl.stages.prepare import prepare
 from slmctl.system.errors import InputError
@@ -100,7 +99,7 @@ def test_a_second_time_nothing_is_read(settings, monkeypatch, capsys):
     prepare(opened(settings))
     before = (Path(settings["output_dir"]) / "contamination.json").stat()
     capsys.readouterr()
-    for module, name in ((stage, "index_heldout"), (stage, "look_over"), (stage, "unreadable"), (preparing, "make_shard")):
+    for module, name in ((stage, "index_heldout"), (stage, "look_over"), (stage, "unreadable"), (shard_jobs, "make_shard")):
         monkeypatch.setattr(module, name, no_texts)
     prepare(opened(settings))
     assert (Path(settings["output_dir"]) / "contamination.json").stat().st_mtime_ns == before.st_mtime_ns
@@ -139,7 +138,7 @@ def test_findings_that_are_missing_are_made_from_the_texts_alone(settings, lost,
             part.unlink()
     else:
         monkeypatch.setattr(stage, "look_over", no_texts)
-    monkeypatch.setattr(preparing, "make_shard", no_texts)
+    monkeypatch.setattr(shard_jobs, "make_shard", no_texts)
     prepare(opened(settings))
     assert report_of(settings) == wanted
     assert shards_of(settings) == shards

@@ -128,8 +128,8 @@ def test_a_full_disk_in_a_process_of_its_own_is_told_as_clearly(
     output = disk.path / "run"
     config = tmp_path / "tiny.yaml"
     config.write_text(yaml.safe_dump({**settings, "output_dir": str(output)}), encoding="utf-8")
-    monkeypatch.setattr("slmctl.stages.prepare.WORTH_A_PROCESS", 1)
-    monkeypatch.setattr("slmctl.stages.prepare.cores", lambda: 2)
+    monkeypatch.setattr("slmctl.corpus.shard_jobs.WORTH_A_PROCESS", 1)
+    monkeypatch.setattr("slmctl.corpus.shard_jobs.cores", lambda: 2)
     disk.leave(12 * PAGE)
     with tiny_store.Child(["prepare", str(config)]) as child:
         assert child.wait() == 1

@@ -8,8 +8,7 @@ import pytest
 from tiny_pipeline import tiny_settings
 
 from slmctl.config.file import check
-from slmctl.stages.inspect import full_name, open_set
-from slmctl.stages.storage_costs import compare_storage
+from slmctl.stages.inspect import full_name, inspect_storage, resolve
 from slmctl.system.errors import ConfigError, InputError
 from slmctl.workspace.workspace import Workspace
 
@@ -34,18 +33,18 @@ def workspace(tmp_path: Path) -> Workspace:
     ],
 )
 def test_a_set_is_found_by_its_name_alone(workspace: Workspace, given: str, meant: str) -> None:
-    assert full_name(workspace, given) == meant
+    assert full_name(workspace.config, given) == meant
 
 
 def test_a_name_that_is_none_is_refused_with_those_that_are(workspace: Workspace) -> None:
     with pytest.raises(
         ConfigError, match=r"'target' is no set .*tokens/corpus, tokens/heldout/target, scores/curated, scores/st"
     ):
-        open_set(workspace, full_name(workspace, "target"))
+        resolve(workspace, "target")
 
 
 def test_of_storage_a_name_means_the_scores(workspace: Workspace) -> None:
     with pytest.raises(InputError, match="prepare"):  # past the name, to the set that is not made yet
-        compare_storage(workspace, "curated", 8)
+        inspect_storage(workspace, "curated", 8)
     with pytest.raises(ConfigError, match="scores/strong"):
-        compare_storage(workspace, "corpus", 8)
+        inspect_storage(workspace, "corpus", 8)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from tiny_store import CORPUS, SCORES, SETS, STAGES, Child, Store, content, of, orphan, shards, stop_at_write, temporaries, until
 
-from slmctl.stages import prepare as prepare_stage
+from slmctl.corpus import shard_jobs
 from slmctl.stages.prepare import prepare
 from slmctl.store import build
 from slmctl.store.manifest import FILE
@@ -81,8 +81,8 @@ def test_a_share_does_not_depend_on_what_others_have_completed(store: Store) -> 
 
 
 def test_several_processes_of_one_worker_make_the_same(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prepare_stage, "WORTH_A_PROCESS", 1)
-    monkeypatch.setattr(prepare_stage, "cores", lambda: 2)
+    monkeypatch.setattr(shard_jobs, "WORTH_A_PROCESS", 1)
+    monkeypatch.setattr(shard_jobs, "cores", lambda: 2)
     prepare(store.open())
     assert of(content(store.store), "tokens") == of(store.wanted, "tokens")
 

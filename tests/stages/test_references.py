@@ -10,6 +10,7 @@ import pytest
 import tiny_store
 from tiny_store import SCORES, Store, content, make_model, make_tokenizer, shards, with_reference
 
+from slmctl.model import scoring
 from slmctl.model.loading import load_model
 from slmctl.stages import score as score_stage
 from slmctl.stages.score import score
@@ -32,14 +33,14 @@ def test_losses_that_no_model_gives_are_not_written(
     store: Store, monkeypatch: pytest.MonkeyPatch, value: float, message: str
 ) -> None:
     store.copy(scored=False)
-    real = score_stage.row_losses
+    real = scoring.row_losses
 
     def broken(*args: Any) -> Any:
         losses, entropy, target = real(*args)
         losses[np.unravel_index(np.flatnonzero(target)[[3, 5]], target.shape)] = value
         return losses, entropy, target
 
-    monkeypatch.setattr(score_stage, "row_losses", broken)
+    monkeypatch.setattr(scoring, "row_losses", broken)
     with pytest.raises(TrainingError, match=rf"{message} in shard-00000\.parquet, row group 0; that shard was not written"):
         score(store.open())
     assert [p.name for p in store.path(SCORES).iterdir()] == [PLAN]
@@ -50,14 +51,14 @@ def test_losses_that_no_model_gives_are_not_written(
 
 def test_a_loss_that_rounding_took_below_zero_is_zero(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     store.copy(scored=False)
-    real = score_stage.row_losses
+    real = scoring.row_losses
 
     def rounded(*args: Any) -> Any:
         losses, entropy, target = real(*args)
         losses[np.unravel_index(np.flatnonzero(target)[0], target.shape)] = -1e-6
         return losses, entropy, target
 
-    monkeypatch.setattr(score_stage, "row_losses", rounded)
+    monkeypatch.setattr(scoring, "row_losses", rounded)
     score(store.open())
     assert ShardSet(store.path(SCORES), "scores").read_group(0, ["ref_loss"])["ref_loss"].ravel()[1] == 0.0
     assert store.run("score", "--verify")[0] == 0

@@ -11,11 +11,12 @@ import pytest
 from evaluated_pipeline import Made
 
 from slmctl.cli import main
+from slmctl.comparison import storage_costs
+from slmctl.comparison.storage_costs import PRECISIONS, Pass, Sample, measured, passes, stored_losses, take_sample
 from slmctl.model.loading import load_model
 from slmctl.model.split import SplitModel
-from slmctl.stages import storage_costs
-from slmctl.stages.score import stored
-from slmctl.stages.storage_costs import PRECISIONS, Pass, Sample, compare_storage, measured, passes, stored_losses, take_sample
+from slmctl.selection.storage import stored
+from slmctl.stages.inspect import inspect_storage, resolve_storage
 from slmctl.store.reader import Rows
 from slmctl.system.errors import InputError
 
@@ -73,21 +74,20 @@ def test_figures_equal_a_loop_also_of_passes_that_ended_early() -> None:
 
 def test_passes_are_the_models_losses_and_end_when_the_time_is_up(evaluated: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     workspace = evaluated.open()
-    sample = take_sample(workspace, workspace.config.pretrain.arms["slm"], 16)
-    found = passes(workspace, "reference", workspace.reference_source("curated"), sample)
+    asked, source = resolve_storage(workspace, "curated"), workspace.reference_source("curated")
+    sample = take_sample(asked, 16)
+    found = passes(asked, "reference", source, sample)
     assert {p: len(one.losses_BT) for p, one in found.items()} == dict.fromkeys(PRECISIONS, 16)
     exact, _, _ = storage_costs.row_losses(
-        SplitModel(load_model(workspace.reference_source("curated")), False), sample.rows.ids_BT, sample.rows.document_BT, "cpu"
+        SplitModel(load_model(source), False), sample.rows.ids_BT, sample.rows.document_BT, "cpu"
     )
     np.testing.assert_allclose(found["float32"].losses_BT[sample.target_BT], exact[sample.target_BT], rtol=1e-5, atol=1e-6)
     off = [np.abs(found[p].losses_BT - found["float32"].losses_BT)[sample.target_BT] for p in PRECISIONS[1:]]
     assert all(0 < o.max() < 0.3 for o in off)
     assert (off[0] != off[1]).any(), "weights in bfloat16 compute what autocast does"
-    np.testing.assert_allclose(
-        stored_losses(workspace, "curated", sample)["float32"].losses_BT, found["float32"].losses_BT, atol=5e-3
-    )
+    np.testing.assert_allclose(stored_losses(asked, sample)["float32"].losses_BT, found["float32"].losses_BT, atol=5e-3)
     monkeypatch.setattr(storage_costs, "SECONDS", 0.0)
-    short = passes(workspace, "reference", workspace.reference_source("curated"), sample)
+    short = passes(asked, "reference", source, sample)
     assert {len(one.losses_BT) for one in short.values()} == {4}, "one group is the least"
 
 
@@ -123,7 +123,7 @@ def test_without_the_base_losses_alone_are_measured(own_copy: Made, monkeypatch,
         raise InputError("the base is on another machine.")
 
     monkeypatch.setattr(workspace, "base_source", absent)
-    compare_storage(workspace, "scores/curated", 8)
+    inspect_storage(workspace, "scores/curated", 8)
     said = capsys.readouterr()
     assert "the live model (the base) cannot be measured: the base is on another machine." in said.err
     rows = table(said.out)
@@ -134,7 +134,7 @@ def test_without_the_base_losses_alone_are_measured(own_copy: Made, monkeypatch,
 def test_without_the_reference_its_stored_losses_take_its_place_and_without_these_it_says_so(own_copy: Made, capsys) -> None:
     workspace = own_copy.open()
     shutil.rmtree(workspace.reference)
-    compare_storage(workspace, "scores/curated", 8)
+    inspect_storage(workspace, "scores/curated", 8)
     said = capsys.readouterr()
     assert "the reference cannot be measured" in said.err
     assert "as they are stored take the reference's place" in said.err
@@ -143,4 +143,4 @@ def test_without_the_reference_its_stored_losses_take_its_place_and_without_thes
     assert rows["stored as float16"][1:] == ["0.00000", "0.00000", "0.000%", "0.000%"], "they are stored as float16"
     shutil.rmtree(str(workspace.scores("curated").path))
     with pytest.raises(InputError, match="neither the reference of scores/curated nor its scores"):
-        compare_storage(workspace, "scores/curated", 8)
+        inspect_storage(workspace, "scores/curated", 8)

@@ -14,7 +14,7 @@ import pytest
 from tiny_pipeline import write_jsonl
 from tiny_store import CORPUS, Child, Store, shards, table, temporaries, texts, until
 
-from slmctl.stages import prepare as prepare_stage
+from slmctl.corpus import shard_jobs
 from slmctl.system import processes
 from slmctl.system.errors import SlmError
 
@@ -39,8 +39,8 @@ def several() -> Callable[[], None]:
     """Has a child prepare in two processes of its own."""
 
     def patch() -> None:
-        prepare_stage.WORTH_A_PROCESS = 1
-        prepare_stage.cores = lambda: 2 * prepare_stage.THREADS_A_PROCESS  # type: ignore[assignment]
+        shard_jobs.WORTH_A_PROCESS = 1
+        shard_jobs.cores = lambda: 2 * shard_jobs.THREADS_A_PROCESS  # type: ignore[assignment]
 
     return patch
 

@@ -23,7 +23,7 @@ from slmctl.system.files import read_json
 from slmctl.system.signals import raising
 from slmctl.training.ranks import Ranks
 from slmctl.training.telemetry import read_log
-from slmctl.workspace.precisions import as_recorded, settled, tell
+from slmctl.workspace.precisions import as_recorded, chosen_for_scores, settled, tell
 from slmctl.workspace.start import settle
 from slmctl.workspace.workers import Share
 
@@ -199,7 +199,7 @@ def test_all_workers_take_what_the_set_was_planned_with(pipeline, monkeypatch):
     assert content(workspace) == wanted["bf16_autocast"]
     corpus = workspace.open_tokens("corpus")
     assert workspace.open_scores("curated", corpus).manifest.made_from["precision"] == "bf16_autocast"
-    assert scoring.builds(workspace, None), "status and verify refuse a set that is good for auto"
+    assert scoring.resolve_planned(workspace, None)[1], "status and verify refuse a set that is good for auto"
 
 
 def test_of_two_workers_that_plan_at_once_the_first_to_publish_decides(pipeline, monkeypatch):
@@ -219,7 +219,7 @@ def test_of_two_workers_that_plan_at_once_the_first_to_publish_decides(pipeline,
 
 def test_float32_scores_on_a_cpu_and_bfloat16_on_a_gpu_that_has_it(cpu, monkeypatch):
     cpu(True)
-    assert scoring.chosen_for_scores("cpu") == "float32"
+    assert chosen_for_scores("cpu") == "float32"
     for native, wanted in ((True, "bf16_autocast"), (False, "float32")):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda n=native, **_how: n)
-        assert scoring.chosen_for_scores("cuda") == wanted
+        assert chosen_for_scores("cuda") == wanted

@@ -13,12 +13,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from slmctl.model import scoring
 from slmctl.model.row_losses import row_losses
 from slmctl.stages import score as stage
 from slmctl.stages.prepare import prepare
-from slmctl.stages.score import SENTINEL, score
+from slmctl.stages.score import score
 from slmctl.stages.train import pretrain
 from slmctl.store.manifest import load_manifest
+from slmctl.store.scores import SENTINEL
 from slmctl.store.shards import ShardFile, ShardWriter, shard_name
 from slmctl.system.errors import CorruptError, InputError, MismatchError, TrainingError
 from slmctl.training.telemetry import read_log
@@ -148,11 +150,11 @@ def test_a_stopped_scoring_keeps_its_whole_shards_and_goes_on_to_the_same_set(pi
     shutil.rmtree(workspace.scores("curated").path)
     original, made = stage.score_shard, []
 
-    def score_shard(build, tokens, index, *rest):
+    def score_shard(folder, bound, tokens, index, *rest):
         if len(made) == 2:
             raise KeyboardInterrupt
         made.append(shard_name(index))
-        return original(build, tokens, index, *rest)
+        return original(folder, bound, tokens, index, *rest)
 
     with monkeypatch.context() as patch:
         patch.setattr(stage, "score_shard", score_shard)
@@ -187,7 +189,7 @@ def test_nan_while_scoring_publishes_neither_that_shard_nor_a_manifest(pipeline,
             found[0][-1, 5] = np.nan
         return found
 
-    monkeypatch.setattr(stage, "row_losses", losses)
+    monkeypatch.setattr(scoring, "row_losses", losses)
     with pytest.raises(TrainingError, match=f"1 values of ref_loss that are not finite in {files[1]}, row group 0"):
         score(workspace)
     assert sorted(f.name for f in directory.path.iterdir()) == ["plan.json", files[0]]

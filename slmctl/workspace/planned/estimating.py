@@ -17,6 +17,7 @@ from slmctl.corpus.text_files import COMPRESSED, kind_of, open_raw, stored_size,
 from slmctl.store.build import read_plan
 from slmctl.store.manifest import Manifest, load_manifest
 from slmctl.system.errors import SlmError
+from slmctl.system.processes import cores
 from slmctl.system.storage import LocalFolder
 from slmctl.training.telemetry import read_log
 from slmctl.workspace.planned.decide import KEPT, Decision
@@ -33,7 +34,6 @@ from slmctl.workspace.planned.estimate import (
 )
 from slmctl.workspace.planned.looking import Looking
 from slmctl.workspace.stale import moved_aside, shards_of
-from slmctl.workspace.workers import cores
 
 ALL = SelectionConfig(criterion="all", group_rows=1)
 PREPARE_BYTES = 1.95e6

@@ -1,5 +1,5 @@
-"""inspect --storage: what a selection loses by the type that reference losses are stored in, and by the precision of the passes
-that they and the live losses come from; measured with a pipeline's own models on rows of its corpus."""
+"""What a selection loses by the type that reference losses are stored in, and by the precision of the passes that they and the
+live losses come from; measured with a pipeline's own models on rows of its corpus."""
 
 from __future__ import annotations
 
@@ -7,29 +7,28 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
-from slmctl.config.pipeline import ArmConfig, ScoreConfig
+from slmctl.config.pipeline import ScoreConfig, SelectionConfig
 from slmctl.corpus.packing import target_mask
 from slmctl.model.loading import ModelSource, load_model
 from slmctl.model.precision import autocast, weights_of
 from slmctl.model.row_losses import row_losses
 from slmctl.model.split import SplitModel
 from slmctl.selection.select import excess_loss, select_top, selected_count
-from slmctl.selection.storage import excess_given_up, loss_differences, share_replaced
-from slmctl.stages.inspect import full_name, line
-from slmctl.stages.score import SENTINEL, columns_of, stored
-from slmctl.store import manifest as manifests
-from slmctl.store.reader import RowReader, Rows
+from slmctl.selection.storage import excess_given_up, loss_differences, share_replaced, stored
+from slmctl.store.reader import RowReader, Rows, ScoreSet, TokenSet
+from slmctl.store.scores import SENTINEL, columns_of
 from slmctl.store.shards import ShardWriter, rows_per_group, shard_name
 from slmctl.system.console import progress, say
-from slmctl.system.errors import ConfigError, InputError
+from slmctl.system.errors import InputError
 from slmctl.system.storage import Folder
-from slmctl.workspace.workspace import Workspace
 
+LIVE, REFERENCE = "the live model (the base)", "the reference"
 PRECISIONS = ("float32", "bf16_autocast", "bfloat16")
 SECONDS = 300.0
 """That all forward passes together aim to stay within; each takes at least one group of rows."""
@@ -66,93 +65,110 @@ Passes = dict[str, Pass]
 """By precision."""
 
 
-def compare_storage(workspace: Workspace, which: str, rows: int) -> None:
-    """Prints, for each storage type and each precision of the reference's and the live model's pass, how far losses are off, what
-    share of an arm's selection is replaced, and what that costs. Where a model is absent, the rest is measured without it.
+@dataclass(frozen=True)
+class Asked:
+    """A score set, and what its losses are measured with."""
 
-    Raises `ConfigError` for a set that is none of scores, `InputError` where there is neither a reference nor its scores."""
-    name = _reference_of(workspace, which)
-    arm = next((a for a in workspace.config.pretrain.arms.values() if a.selection.needs_reference), None)
-    if arm is None:
-        raise ConfigError("no arm of this pipeline selects by a reference, so no storage of losses can change its selection.")
-    sample = take_sample(workspace, arm, rows)
-    live = _if_there("the live model (the base)", lambda: passes(workspace, "live model", workspace.base_source(), sample))
-    ref = _if_there("the reference", lambda: passes(workspace, "reference", workspace.reference_source(name), sample))
-    _show(sample, ref or stored_losses(workspace, name, sample), live or {}, workspace)
+    name: str
+    """Of its reference."""
+    tokens: TokenSet
+    """The corpus."""
+    selection: SelectionConfig
+    """Of an arm that the losses decide."""
+    settings: ScoreConfig
+    base: ModelSource | None
+    """The live model; None where it is not here."""
+    reference: ModelSource | None
+    """As `base`."""
+    scores: Callable[[], ScoreSet | None]
+    """Opens the losses as they are stored, where there are any: asked for where the reference cannot be measured."""
+    eos_id: int
+    device: str
+    intra_document_mask: bool
 
 
-def _reference_of(workspace: Workspace, which: str) -> str:
-    kind, _, name = full_name(workspace, which, ("scores",)).partition("/")
-    if kind != "scores" or name not in workspace.config.score.references:
-        known = ", ".join(f"scores/{n}" for n in workspace.config.score.references)
-        raise ConfigError(f"--storage looks at scores; give one of {known}.")
-    return name
+def compare_storage(asked: Asked, rows: int) -> list[str]:
+    """A table in lines: for each storage type and each precision of the reference's and the live model's pass, how far losses are
+    off, what share of an arm's selection is replaced, and what that costs. Where a model is absent, the rest is measured without.
+
+    Raises `InputError` where there is neither a reference nor its scores."""
+    sample = take_sample(asked, rows)
+    live, ref = (
+        if_there(what, partial(passes, asked, label, source, sample)) if source is not None else None
+        for what, label, source in ((LIVE, "live model", asked.base), (REFERENCE, "reference", asked.reference))
+    )
+    return _table(asked.settings, sample, ref or stored_losses(asked, sample), live or {})
 
 
-def take_sample(workspace: Workspace, arm: ArmConfig, rows: int) -> Sample:
+def take_sample(asked: Asked, rows: int) -> Sample:
     """At most so many rows, but at least one selection group, taken evenly from the corpus."""
-    tokens, group = workspace.open_tokens("corpus"), arm.selection.group_rows
+    tokens, group = asked.tokens, asked.selection.group_rows
     count = max(group, min(rows, tokens.rows) // group * group)
     if tokens.rows < group:
         raise InputError(f"the corpus has {tokens.rows} rows, fewer than the {group} of a selection group.")
-    read = RowReader(tokens).fetch(np.linspace(0, tokens.rows - 1, count).astype(np.int64))
-    target_BT = target_mask(read.document_BT, workspace.config.data.intra_document_mask)
-    return Sample(read, target_BT, group, arm.selection.ratio)
+    read = RowReader(tokens).fetch(_evenly(tokens, count))
+    return Sample(read, target_mask(read.document_BT, asked.intra_document_mask), group, asked.selection.ratio)
 
 
-def _if_there(what: str, measure: Callable[[], Passes]) -> Passes | None:
+def _evenly(tokens: TokenSet, count: int) -> np.ndarray:
+    return np.linspace(0, tokens.rows - 1, count).astype(np.int64)
+
+
+T = TypeVar("T")
+
+
+def if_there(what: str, look: Callable[[], T]) -> T | None:
+    """What `look` finds; where that is an `InputError`, None, and what could not be measured is said."""
     try:
-        return measure()
+        return look()
     except InputError as e:
         say(f"{what} cannot be measured: {e}")
         return None
 
 
-def stored_losses(workspace: Workspace, name: str, sample: Sample) -> Passes:
+def stored_losses(asked: Asked, sample: Sample) -> Passes:
     """The losses of a score set, in the place of a reference that is absent."""
-    if not manifests.exists(workspace.scores(name)):
-        raise InputError(f"there is neither the reference of scores/{name} nor its scores: there are no losses to look at.")
-    tokens = workspace.open_tokens("corpus")
-    at = np.linspace(0, tokens.rows - 1, len(sample.target_BT)).astype(np.int64)
-    losses_BT = RowReader(tokens, workspace.open_scores(name, tokens)).fetch(at).ref_loss_BT
+    scores = asked.scores()
+    if scores is None:
+        raise InputError(f"there is neither the reference of scores/{asked.name} nor its scores: there are no losses to look at.")
+    losses_BT = RowReader(asked.tokens, scores).fetch(_evenly(asked.tokens, len(sample.target_BT))).ref_loss_BT
     assert losses_BT is not None
-    say(f"scores/{name} as they are stored take the reference's place: what rounds finer than they do shows no difference")
+    say(f"scores/{asked.name} as they are stored take the reference's place: what rounds finer than they do shows no difference")
     return {"float32": Pass(np.where(sample.target_BT, losses_BT, np.float32(0)), 0.0)}
 
 
 # --- passes ---
 
 
-def passes(workspace: Workspace, what: str, source: ModelSource, sample: Sample) -> Passes:
+def passes(asked: Asked, what: str, source: ModelSource, sample: Sample) -> Passes:
     """A model's losses in each precision; of fewer rows where the time is up."""
     found: Passes = {}
     model: SplitModel | None = None
     for precision in PRECISIONS:
         if model is None or weights_of(precision) != "float32":
             model = None  # not two at once
-            loaded = load_model(source, weights_of(precision), workspace.device)
-            model = SplitModel(loaded, workspace.config.data.intra_document_mask)
+            model = SplitModel(load_model(source, weights_of(precision), asked.device), asked.intra_document_mask)
             if not found:
-                model.check(workspace.tokenizer().eos_id, sample.target_BT.shape[1])
+                model.check(asked.eos_id, sample.target_BT.shape[1])
         limit = len(found["float32"].losses_BT) if found else len(sample.target_BT)
-        found[precision] = _pass(workspace, f"{what} in {precision}", model, precision, sample, limit)
+        found[precision] = _pass(asked.device, f"{what} in {precision}", model, precision, sample, limit)
     return found
 
 
-def _pass(workspace: Workspace, label: str, model: SplitModel, precision: str, sample: Sample, limit: int) -> Pass:
+def _pass(device: str, label: str, model: SplitModel, precision: str, sample: Sample, limit: int) -> Pass:
     group = sample.group_rows
     parts: list[np.ndarray] = []
     times: list[float] = []
     until = time.monotonic() + SECONDS / (2 * len(PRECISIONS))
     say(f"{label}: up to {limit} rows")
-    with progress(label, limit, "rows") as ticker, autocast(workspace.device, precision == "bf16_autocast"):
+    with progress(label, limit, "rows") as ticker, autocast(device, precision == "bf16_autocast"):
         for at in range(0, limit, group):
             if parts and time.monotonic() >= until:
                 say(f"{label}: the time is up after {at} of {limit} rows")
                 break
             started = time.perf_counter()
             read = sample.rows.part(at, at + group)
-            losses_BT, _, _ = row_losses(model, read.ids_BT, read.document_BT, workspace.device)
+            losses_BT, _, _ = row_losses(model, read.ids_BT, read.document_BT, device)
             parts.append(np.nan_to_num(losses_BT))
             times.append((time.perf_counter() - started) / group)
             ticker.advance(group)
@@ -227,13 +243,15 @@ def _bytes_of(losses_BT: np.ndarray, dtype: str) -> int:
         return writer.shard.bytes
 
 
-def _show(sample: Sample, ref: Passes, live: Passes, workspace: Workspace) -> None:
+def _table(settings: ScoreConfig, sample: Sample, ref: Passes, live: Passes) -> list[str]:
     found = measured(sample, ref, live)
     tokens, rows = int(sample.target_BT.sum()), len(sample.target_BT)
     of = f"the top {sample.ratio:.0%} of groups of {sample.group_rows} rows by excess loss"
-    line(f"{tokens:,} losses of {rows} rows; {of}. Beside the same in float32:")
     heads = ("bytes a token", "time", "median off", "99% off", "replaced", "given up")
-    line(f"  {'':<28}" + "".join(f"{h:>15}" for h in heads))
+    lines = [
+        f"{tokens:,} losses of {rows} rows; {of}. Beside the same in float32:",
+        f"  {'':<28}" + "".join(f"{h:>15}" for h in heads),
+    ]
     for what, f in found.items():
         shown = [
             f"{f['bytes_a_token']:.3f}" if "bytes_a_token" in f else "",
@@ -242,14 +260,12 @@ def _show(sample: Sample, ref: Passes, live: Passes, workspace: Workspace) -> No
             *(f"{f[k]:.3%}" if k in f else "-" for k in ("replaced", "given_up")),
         ]
         fewer = f"  (of {f['rows']} rows)" if f["rows"] < rows else ""
-        line(f"  {what:<28}" + "".join(f"{s:>15}" for s in shown) + fewer)
-    line(f"  {'a random selection':<28}" + f"{'':>60}{1 - sample.ratio:>15.1%}{1:>15.1%}")
-    line(
+        lines.append(f"  {what:<28}" + "".join(f"{s:>15}" for s in shown) + fewer)
+    return [
+        *lines,
+        f"  {'a random selection':<28}" + f"{'':>60}{1 - sample.ratio:>15.1%}{1:>15.1%}",
         "time: of a forward pass, beside float32's on this device. off: nats. replaced: share of the selected tokens that others "
-        "take the place of. given up: share of what selection gains in mean excess loss over blind choice."
-    )
-    own = workspace.config
-    line(
-        f"score.dtype is {own.score.dtype}, score.precision {own.score.precision}; the live model runs in an arm's precision. "
-        "The base stands for the live model."
-    )
+        "take the place of. given up: share of what selection gains in mean excess loss over blind choice.",
+        f"score.dtype is {settings.dtype}, score.precision {settings.precision}; the live model runs in an arm's precision. "
+        "The base stands for the live model.",
+    ]
