@@ -96,13 +96,14 @@ def prepare(
     only = _only(status, finalize, verify)
     workspace = _open(config, override)
     with waiting(LOADING):
-        from slmctl.stages import prepare as stage
+        from slmctl.stages.prepare import look
+        from slmctl.stages.prepare import prepare as stage
         from slmctl.workspace.workers import find_share
 
     if only is not None:
-        stage.look(workspace, only)
+        look(workspace, only)
     else:
-        stage.prepare(workspace, find_share(shard_index, shard_count))
+        stage(workspace, find_share(shard_index, shard_count))
 
 
 def _only(status: bool, finalize: bool, verify: bool) -> str | None:
@@ -169,13 +170,14 @@ def score(
     only = _only(status, finalize, verify)
     workspace = _open(config, override)
     with waiting(LOADING):
-        from slmctl.stages import score as stage
+        from slmctl.stages.score import look
+        from slmctl.stages.score import score as stage
         from slmctl.workspace.workers import find_share
 
     if only is not None:
-        stage.look(workspace, only, reference)
+        look(workspace, only, reference)
     else:
-        stage.score(workspace, reference, find_share(shard_index, shard_count))
+        stage(workspace, reference, find_share(shard_index, shard_count))
 
 
 @app.command()
@@ -202,12 +204,13 @@ def inspect(
     """
     workspace = _open(config, override)
     with waiting(LOADING):
-        from slmctl.stages import inspect as stage
+        from slmctl.stages.inspect import inspect as stage
+        from slmctl.stages.inspect import inspect_storage
 
     if storage:
-        stage.inspect_storage(workspace, which, rows)
+        inspect_storage(workspace, which, rows)
     else:
-        stage.inspect(workspace, which, shard, document, top)
+        stage(workspace, which, shard, document, top)
 
 
 @app.command()
