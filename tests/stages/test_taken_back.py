@@ -21,6 +21,7 @@ from slmctl.stages.train import pretrain
 from slmctl.system.errors import SlmError
 from slmctl.system.files import read_json, write_json
 from slmctl.workspace import locks as locks_module
+from slmctl.workspace import own_tokenizer
 from slmctl.workspace.locks import Locks
 from slmctl.workspace.stale import moved_aside, same_stage
 from slmctl.workspace.workspace import Workspace
@@ -48,7 +49,7 @@ def nothing_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for place, name in [
         *[(training, "train"), (training, "new_model"), (scoring, "score_shard"), (preparing, "make_shards")],
-        *[(preparing, "train_tokenizer"), (evaluating, "begin_results")],
+        *[(own_tokenizer, "train_tokenizer"), (evaluating, "begin_results")],
     ]:
         real = getattr(place, name)
         fake = (lambda w, jobs, share, r=real: r(w, jobs, share) if not jobs else refused()) if name == "make_shards" else refused
