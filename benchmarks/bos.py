@@ -26,7 +26,7 @@ import transformers
 from tokenizers import Tokenizer as Backend
 from tokenizers import processors
 
-from slmctl.comparison.measure import token_losses_of
+from slmctl.comparison.token_losses import token_losses_of
 from slmctl.config.file import check
 from slmctl.corpus.packing import PADDING, bos_mask
 from slmctl.corpus.train_tokenizer import train_tokenizer

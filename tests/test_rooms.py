@@ -100,3 +100,11 @@ def test_the_contributors_picture_shows_the_same_tower():
 def test_selection_knows_tensors_and_nothing_else(lowest):
     known = modules(SLMCTL)
     assert not [m for name, f in known.items() if room(name) == lowest for m in imports(f, known) if room(m) != lowest]
+
+
+def test_what_stages_measure_and_show_asks_no_workspace():
+    """A stage resolves what it needs at its head, and hands on records and plain values."""
+    known = modules(SLMCTL)
+    asks = {"slmctl.workspace.workspace", "slmctl.workspace.contamination"}
+    found = {name for name, f in known.items() if room(name) in ("comparison", "report") and asks & set(imports(f, known))}
+    assert not found

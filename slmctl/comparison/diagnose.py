@@ -1,10 +1,10 @@
-"""The paper's diagnostics: losses of the same corpus tokens under base and every kept checkpoint, and what they tell.
+"""The paper's diagnostics: what the losses of the same corpus tokens under base and every kept checkpoint tell.
 
-The rows are spread over the corpus. Per-token losses go to `eval/tokens/<arm>.parquet`, everything else into results.json.
-Selection is what an arm was trained with, whatever the configuration says of it now.
+Per-token losses go to `eval/tokens/<arm>.parquet`, everything else into results.json. Selection is what an arm was trained with,
+whatever the configuration says of it now.
 
-Losses of a model or checkpoint are read from their file when they are asked for. What is held at once are those of one arm's
-checkpoints, 4 bytes a token and checkpoint (float32), one more for its masks, and as much again while the Parquet is written.
+What is held at once are the losses of one arm's checkpoints, 4 bytes a token and checkpoint (float32), one more for its masks,
+and as much again while the Parquet is written.
 """
 
 from __future__ import annotations
@@ -17,23 +17,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from slmctl.comparison.arms import made_from, seed_of_arm
+from slmctl.comparison.compared import Compared, Scores
 from slmctl.comparison.diagnostics import excess_mask, line_fit, mask_curves, perplexity_matrix
 from slmctl.comparison.kinds import by_frequency, by_kind, by_position
-from slmctl.comparison.measure import Measure, token_losses_of
+from slmctl.comparison.token_losses import TokenLosses
 from slmctl.comparison.token_text import token_texts
 from slmctl.config.pipeline import SelectionConfig
-from slmctl.corpus.packing import target_mask
 from slmctl.evaluation.dynamics import CATEGORIES, categorise, category_curves, fluctuating
-from slmctl.model.split import SplitModel
 from slmctl.selection.select import random_scores, select_top, selected_count
-from slmctl.store import manifest as manifests
 from slmctl.store.order import mix_seed
-from slmctl.store.reader import RowReader, Rows, ScoreSet, TokenSet
-from slmctl.system.console import progress, warn
+from slmctl.store.reader import RowReader, ScoreSet
+from slmctl.system.console import warn
 from slmctl.system.errors import InputError, MismatchError
 from slmctl.system.files import publishing
-from slmctl.workspace.workspace import Workspace
 
 SAMPLES = 4
 """Fluctuating tokens that are shown of each kind."""
@@ -52,15 +48,6 @@ def random_mask(target_BT: np.ndarray, ratio: float, group_rows: int, seed: int)
     return found
 
 
-@dataclass
-class Sample:
-    """The diagnostic rows, and which of their tokens are predicted."""
-
-    numbers_B: np.ndarray
-    rows: Rows
-    target_BT: np.ndarray
-
-
 @dataclass(frozen=True)
 class Trained:
     """How an arm chose its tokens."""
@@ -72,79 +59,47 @@ class Trained:
 
 
 class Diagnosis:
-    """Gathers the losses while models are loaded, and works out the diagnostics at the end."""
+    """Works out the diagnostics at the end, when the losses of all models are kept."""
 
-    def __init__(self, workspace: Workspace, measure: Measure, arms: list[str]) -> None:
-        self.workspace, self.measure = workspace, measure
-        self.on = measure.config.dynamics
-        self.folder = workspace.evaluation / "tokens"
+    def __init__(self, compared: Compared, token_losses: TokenLosses) -> None:
+        self.conditions, self.arms, self.token_losses = compared.conditions, compared.arms, token_losses
+        self.on = token_losses.on
         if not self.on:
             return
-        corpus = workspace.open_tokens("corpus")
-        wanted = max(1, measure.config.dynamics_tokens // corpus.seq_len)
-        numbers = np.unique(np.linspace(0, corpus.rows - 1, min(wanted, corpus.rows)).astype(np.int64))
-        self.reader = RowReader(corpus)
-        rows = self.reader.fetch(numbers)
-        self.data = Sample(numbers, rows, target_mask(rows.document_BT, workspace.config.data.intra_document_mask))
-        first = next(iter(workspace.config.score.references))
-        made = {a: made_from(workspace, a) for a in arms}
-        chose = {a: SelectionConfig(**m["settings"]["selection"]) for a, m in made.items()}
+        self.sample, self.losses = token_losses.sample, token_losses.of
+        first = next(iter(compared.config.score.references))
+        chose = {a: SelectionConfig(**arm.made_from["settings"]["selection"]) for a, arm in self.arms.items()}
         by_arm = {a: s.reference or first for a, s in chose.items() if s.needs_reference}
-        refs = {n: self._reference_losses(n, corpus) for n in dict.fromkeys([*by_arm.values(), first])}
+        refs = {n: self._reference_losses(n, compared.scores.get(n)) for n in dict.fromkeys([*by_arm.values(), first])}
         self.trained = {}
-        for arm, selection in chose.items():
-            content, ref_BT = refs[by_arm[arm]] if arm in by_arm else (None, None)
-            same = ref_BT if content == made[arm].get("scores") else None  # else they were made again since
-            self.trained[arm] = Trained(selection, seed_of_arm(made[arm]), same)
+        for name, selection in chose.items():
+            content, ref_BT = refs[by_arm[name]] if name in by_arm else (None, None)
+            arm = self.arms[name]
+            same = ref_BT if content == arm.made_from.get("scores") else None  # else they were made again since
+            self.trained[name] = Trained(selection, arm.seed, same)
         self.shown_ref_BT = next((ref_BT for _, ref_BT in refs.values() if ref_BT is not None), None)
         """Of the first arm that chose by any; else the first reference's."""
 
-    def _reference_losses(self, name: str, corpus: TokenSet) -> tuple[str | None, np.ndarray | None]:
+    def _reference_losses(self, name: str, scores: Scores | None) -> tuple[str | None, np.ndarray | None]:
         """Content hash of a score set as it lies there, and its losses of the rows; None where there is none of this corpus."""
-        folder = self.workspace.scores(name)
-        if not manifests.exists(folder):
+        if scores is None:
             return None, None
-        self.workspace.locks.hold(f"scores/{name}")
+        corpus = self.conditions.corpus
         try:
-            scores = ScoreSet(folder, corpus, {"intra_document_mask": self.workspace.config.data.intra_document_mask})
+            opened = ScoreSet(scores.folder, corpus, {"intra_document_mask": self.conditions.data.intra_document_mask})
         except (InputError, MismatchError) as e:
             warn(f"eval goes on without scores/{name}: {e}")
             return None, None
-        ref_BT = RowReader(corpus, scores).fetch(self.data.numbers_B).ref_loss_BT
+        ref_BT = RowReader(corpus, opened).fetch(self.sample.numbers_B).ref_loss_BT
         assert ref_BT is not None
-        return scores.manifest.content_hash, np.where(self.data.target_BT, ref_BT.astype(np.float64), np.nan)
-
-    # --- losses ---
-
-    def has(self, name: str) -> bool:
-        """Whether the losses under `name` are kept, or not asked for."""
-        return not self.on or self._file(name).is_file()
-
-    def add(self, name: str, model: SplitModel) -> None:
-        """Losses of the diagnostic rows under `model`."""
-        if not self.on:
-            return
-        measure = self.measure
-        numbers, how = self.data.numbers_B, (measure.device, measure.config.batch_rows)
-        with progress(f"eval {name}: losses of corpus tokens", len(numbers), "rows") as ticker:
-            losses = token_losses_of(model, self.reader, numbers, *how, ticker.advance)
-        with publishing(self._file(name)) as temporary, open(temporary, "wb") as f:
-            np.save(f, losses)
-
-    def _file(self, name: str) -> Any:
-        return self.folder / f"{name}.npy"
-
-    def losses(self, name: str) -> np.ndarray:
-        """Of a model (`base`) or checkpoint (`arm@step`): [B, T], nats, float32; NaN where nothing is predicted."""
-        found: np.ndarray = np.load(self._file(name))
-        return found
+        return opened.manifest.content_hash, np.where(self.sample.target_BT, ref_BT.astype(np.float64), np.nan)
 
     # --- selection on the diagnostic rows ---
 
     def chosen(self, arm: str, live_BT: np.ndarray) -> np.ndarray | None:
         """Which tokens an arm would select of the diagnostic rows, as groups of its own size [B, T]; None where its scores
         are gone."""
-        how, target_BT = self.trained[arm], self.data.target_BT
+        how, target_BT = self.trained[arm], self.sample.target_BT
         if how.selection.criterion == "all":
             return target_BT
         if how.selection.criterion == "random":
@@ -156,7 +111,7 @@ class Diagnosis:
     def blind(self, arm: str, seed: int) -> np.ndarray:
         """As many tokens as an arm selects, drawn by chance [B, T]."""
         selection = self.trained[arm].selection
-        return random_mask(self.data.target_BT, selection.ratio, selection.group_rows, seed)
+        return random_mask(self.sample.target_BT, selection.ratio, selection.group_rows, seed)
 
     # --- what the report shows ---
 
@@ -164,7 +119,7 @@ class Diagnosis:
         """`diagnostics` of results.json. `arms` are its entries, with their checkpoints."""
         if not self.on:
             return {}
-        found: dict[str, Any] = {"set": "corpus", "rows": len(self.data.numbers_B), "tokens": int(self.data.target_BT.sum())}
+        found: dict[str, Any] = {"set": "corpus", "rows": len(self.sample.numbers_B), "tokens": int(self.sample.target_BT.sum())}
         if self.shown_ref_BT is not None:  # a reference that has forgotten the corpus selects badly
             means = (float(np.nanmean(x)) for x in (self.shown_ref_BT, self.losses("base")))
             found["reference"] = dict(zip(("mean_ref_loss", "mean_base_loss"), means, strict=True))
@@ -173,23 +128,23 @@ class Diagnosis:
         sections: dict[str, dict[str, Any]] = {"dynamics": {}, "fit": {}, "matrix": {}}
         mask_arms: dict[str, Any] = {}
         for arm, (steps, seen, names) in curves.items():
-            losses_CN = np.stack([self.losses(n)[self.data.target_BT] for n in names])
+            losses_CN = np.stack([self.losses(n)[self.sample.target_BT] for n in names])
             self._write(arm, steps, names)
             if len(steps) >= 3:
                 sections["dynamics"][arm] = self._dynamics(losses_CN, steps, seen)
             if len(steps) >= 2 and self.trained[arm].selection.criterion == "excess_loss":
-                masks = [m[self.data.target_BT] for n in names if (m := self.chosen(arm, self.losses(n))) is not None]
+                masks = [m[self.sample.target_BT] for n in names if (m := self.chosen(arm, self.losses(n))) is not None]
                 if len(masks) == len(names):
                     masks_CN = np.stack(masks)
                     sections["matrix"][arm] = {"steps": steps, "perplexity": perplexity_matrix(losses_CN, masks_CN).tolist()}
             if base_mask is not None:
-                found_by_mask = mask_curves(losses_CN, base_mask[self.data.target_BT])
+                found_by_mask = mask_curves(losses_CN, base_mask[self.sample.target_BT])
                 mask_arms[arm] = {"steps": steps, "tokens_seen": seen, **found_by_mask}
                 sections["fit"][arm] = self._fit(arms[arm], steps, found_by_mask, target)
         if base_mask is not None:
             found["fixed_mask"] = {
                 "description": "the tokens of these rows with the highest excess loss under the base model, chosen once",
-                "share": float(base_mask.sum() / max(1, self.data.target_BT.sum())),
+                "share": float(base_mask.sum() / max(1, self.sample.target_BT.sum())),
                 "arms": mask_arms,
             }
         sections["fit"] = {a: f for a, f in sections["fit"].items() if f is not None}
@@ -219,12 +174,12 @@ class Diagnosis:
 
     def _dynamics(self, losses_CN: np.ndarray, steps: list[int], seen: list[int]) -> dict[str, Any]:
         category_N = categorise(losses_CN)
-        places = np.argwhere(self.data.target_BT)
+        places = np.argwhere(self.sample.target_BT)
         shown = []
-        for token in fluctuating(losses_CN, category_N, SAMPLES, mix_seed("shown tokens", self.workspace.config.seed)):
+        for token in fluctuating(losses_CN, category_N, SAMPLES, mix_seed("shown tokens", self.conditions.seed)):
             row, position = (int(x) for x in places[token])
             first = max(0, position - AROUND)
-            texts = self._texts(self.data.rows.ids_BT[row, first : position + 1])
+            texts = self._texts(self.sample.rows.ids_BT[row, first : position + 1])
             shown.append(
                 {
                     "text": texts[-1],
@@ -238,18 +193,18 @@ class Diagnosis:
         return {"steps": steps, "tokens_seen": seen, "categories": categories, "fluctuating": shown}
 
     def _texts(self, ids: np.ndarray) -> list[str]:
-        return token_texts(self.workspace.tokenizer().hf, ids.tolist())
+        return token_texts(self.conditions.tokenizer.hf, ids.tolist())
 
     def _write(self, arm: str, steps: list[int], names: list[str]) -> None:
         """Per-token losses as Parquet, a row a predicted token; `selected` is what the arm would choose under its last
         checkpoint."""
-        target = self.data.target_BT
+        target = self.sample.target_BT
         places = np.argwhere(target)
         columns = {
-            "row": self.data.numbers_B[places[:, 0]],
+            "row": self.sample.numbers_B[places[:, 0]],
             "position": places[:, 1].astype(np.int32),
-            "input_id": self.data.rows.ids_BT[target].astype(np.int32),
-            "document": self.data.rows.document_BT[target],
+            "input_id": self.sample.rows.ids_BT[target].astype(np.int32),
+            "document": self.sample.rows.document_BT[target],
         }
         own = self.trained[arm].ref_BT
         ref = own if own is not None else self.shown_ref_BT
@@ -258,7 +213,7 @@ class Diagnosis:
         if (mask := self.chosen(arm, self.losses(names[-1]))) is not None:
             columns["selected"] = mask[target]
         columns |= {f"loss_{s:08d}": self.losses(n)[target] for s, n in zip(steps, names, strict=True)}
-        with publishing(self.folder / f"{arm}.parquet") as temporary:
+        with publishing(self.token_losses.folder / f"{arm}.parquet") as temporary:
             pq.write_table(pa.table(columns), temporary, compression="zstd")
 
     # --- one arm's selection ---
@@ -266,7 +221,7 @@ class Diagnosis:
     def kinds(self, arm: str, last: str | None, texts: list[str]) -> dict[str, Any]:
         """What kinds of token an arm has seen and trained on: by its counts, and by position on the diagnostic rows under its
         last checkpoint."""
-        counts = pq.read_table(self.workspace.arm(arm) / "token_counts.parquet")
+        counts = pq.read_table(self.arms[arm].folder / "token_counts.parquet")
         seen, selected = counts["seen"].to_numpy(), counts["selected"].to_numpy()
         texts = (texts + [""] * len(seen))[: len(seen)]
         found = {"by_kind": by_kind(texts, seen, selected), "by_frequency": by_frequency(seen, selected)}
@@ -274,5 +229,5 @@ class Diagnosis:
         if mask is not None:
             b, t = mask.shape
             position = np.broadcast_to(np.arange(t), (b, t)).ravel()
-            found["by_position"] = by_position(position, self.data.target_BT.ravel(), mask.ravel(), t)
+            found["by_position"] = by_position(position, self.sample.target_BT.ravel(), mask.ravel(), t)
         return found

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from slmctl.model.loading import ModelSource, empty_model
-from slmctl.store.manifest import load_manifest
+from slmctl.store.manifest import Manifest
 from slmctl.system.errors import InputError
 from slmctl.training.telemetry import read_log
-from slmctl.workspace.workspace import Workspace
 
 
 def parameters(source: ModelSource) -> int | None:
@@ -20,25 +20,21 @@ def parameters(source: ModelSource) -> int | None:
         return None
 
 
-def epochs(workspace: Workspace, made: dict[str, Any], settings: dict[str, Any], steps: int) -> float | None:
+def epochs(corpus: Manifest, made: dict[str, Any], settings: dict[str, Any], steps: int) -> float | None:
     """Passes over the corpus in so many steps of an arm; None where the corpus is another now than that it was made from."""
-    manifest = load_manifest(workspace.tokens("corpus"), "tokens")
-    rows = int(settings.get("batch_tokens", 0)) // manifest.seq_len
-    if manifest.content_hash != made.get("corpus") or not rows or not manifest.rows:
+    rows = int(settings.get("batch_tokens", 0)) // corpus.seq_len
+    if corpus.content_hash != made.get("corpus") or not rows or not corpus.rows:
         return None
-    return steps * rows / manifest.rows
+    return steps * rows / corpus.rows
 
 
-def trained(workspace: Workspace, model: str) -> dict[str, Any] | None:
-    """By their own logs, how far base and reference were trained, and where and how; None of models that were not trained here,
-    and of arms, which have facts of their own."""
-    places = {"reference": workspace.reference / "training"}
-    if workspace.config.model.scratch is not None:
-        places["base"] = workspace.base_training
-    metrics = read_log(places[model] / "metrics.jsonl") if model in places else []
-    if not metrics:
+def trained(training: Path | None) -> dict[str, Any] | None:
+    """By the logs in `training`, how far base or reference was trained, and where and how; None where there are none, as of
+    models that were not trained here, and of arms, which have facts of their own."""
+    metrics = read_log(training / "metrics.jsonl") if training is not None else []
+    if training is None or not metrics:
         return None
-    last, environments = metrics[-1], read_log(places[model] / "environment.jsonl")
+    last, environments = metrics[-1], read_log(training / "environment.jsonl")
     return {"steps": last["step"], "tokens_seen": last["tokens_seen"], "made_on": made_on(environments)}
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from slmctl.comparison.arms import made_from
+from slmctl.comparison.compared import Compared
 from slmctl.comparison.measure import Measure
 from slmctl.comparison.reaching import Crossed, Curve, Floats, cross, grouped, in_step, interval_of, one_grid, resampled
 from slmctl.config.pipeline import UNSCORED
@@ -44,18 +44,20 @@ def control_of(arms: dict[str, Any], arm: str) -> str | None:
 # --- what is compared ---
 
 
-def curves_of(measure: Measure, arms: dict[str, Any], models: dict[str, Any], target: str) -> dict[str, Curve | str]:
+def curves_of(
+    compared: Compared, measure: Measure, arms: dict[str, Any], models: dict[str, Any], target: str
+) -> dict[str, Curve | str]:
     """Each arm's target losses by document at base, kept checkpoints and end; or why there are none to go by. A point whose loss
     is not finite counts for nothing."""
     precision = models["base"]["heldout"][target]["precision"]
     if precision != "float32":
         advice = "set eval.precision: float32 and run `slmctl eval`"
         return dict.fromkeys(arms, f"models were measured in {precision}, which is too coarse for it; {advice}")
-    if not measure.config.checkpoints:
+    if not compared.conditions.settings.checkpoints:
         return dict.fromkeys(arms, "kept checkpoints were not evaluated; set eval.checkpoints: true and run `slmctl eval`")
-    workspace = measure.workspace
-    base = workspace.fingerprint(workspace.base_source())
-    return {arm: _curve(measure, arm, facts, target, made_from(workspace, arm)["base"] == base) for arm, facts in arms.items()}
+    base = compared.models["base"].fingerprint
+    began_at_base = {name: arm.made_from["base"] == base for name, arm in compared.arms.items()}
+    return {arm: _curve(measure, arm, facts, target, began_at_base[arm]) for arm, facts in arms.items()}
 
 
 def _curve(measure: Measure, arm: str, facts: dict[str, Any], target: str, began_at_base: bool) -> Curve | str:
@@ -64,7 +66,7 @@ def _curve(measure: Measure, arm: str, facts: dict[str, Any], target: str, began
     found = [(0, 0, 0, grouped(measure.documents(target, "base")))] if began_at_base else []
     for c in facts["checkpoints"]:
         if c["step"] < facts["steps"] and c["tokens_seen"] is not None:
-            losses = measure.on_the_way(f"{arm}@{c['step']}")
+            losses = measure.checkpoint_documents(f"{arm}@{c['step']}")
             found.append((step * c["step"], c["tokens_seen"], c["tokens_selected"], losses))
     end = (step * facts["steps"], facts["tokens_seen"], facts["tokens_selected"])
     return _finite(arm, [*found, (*end, grouped(measure.documents(target, arm)))])

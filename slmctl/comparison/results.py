@@ -5,19 +5,18 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from slmctl.comparison.alarms.alarms import alarms
-from slmctl.comparison.arms import made_from
 from slmctl.store.manifest import differences
 from slmctl.system.console import say
 from slmctl.system.errors import InputError
-from slmctl.system.files import publishing, read_json, sha256_json, sweep, write_json
-from slmctl.training.telemetry import read_log
-from slmctl.workspace.folders import ACCEPTED, INPUTS
-from slmctl.workspace.stale import same_results
-from slmctl.workspace.workspace import Workspace
+from slmctl.system.files import publishing, read_json, sweep, write_json
+from slmctl.workspace.folders import ACCEPTED, INPUTS, StageFolder
 
+SCHEMA = 2
+"""Of results.json."""
 RESULTS = "results.json"
 HIGHLIGHTS = "highlights.json"
 UNDER_WAY = "under_way.json"
@@ -25,8 +24,9 @@ UNDER_WAY = "under_way.json"
 EARLIER = "the results are of an earlier slmctl, and what is said of them is by today's rules: run `slmctl eval`"
 
 
-def load_results(workspace: Workspace) -> dict[str, Any]:
-    path = workspace.evaluation / RESULTS
+def load_results(folder: Path) -> dict[str, Any]:
+    """The results in eval/. Raises `InputError` where there are none."""
+    path = folder / RESULTS
     if not path.is_file():
         raise InputError(f"{path} does not exist. Run `slmctl eval` first.")
     found: dict[str, Any] = read_json(path)
@@ -39,31 +39,25 @@ def judged_anew(results: dict[str, Any]) -> dict[str, Any]:
     return {**results, "alarms": alarms(results), "notes": list(dict.fromkeys(notes))}
 
 
-def run_of(workspace: Workspace, arm: str) -> list[Any]:
-    """What tells one training of an arm from another: what it was made from, and its held-out curve."""
-    return [made_from(workspace, arm), sha256_json(read_log(workspace.arm(arm) / "evals.jsonl"))]
-
-
-def are_current(workspace: Workspace, inputs: dict[str, Any]) -> bool:
+def are_current(stage: StageFolder, inputs: dict[str, Any]) -> bool:
     """Whether the results that are there were made from these very inputs, and no evaluation has been begun since."""
-    return not is_under_way(workspace) and workspace.is_complete(workspace.evaluation, inputs, RESULTS)
+    return not is_under_way(stage.path) and stage.is_complete(inputs, RESULTS)
 
 
-def is_under_way(workspace: Workspace) -> bool:
-    return (workspace.evaluation / UNDER_WAY).is_file()
+def is_under_way(folder: Path) -> bool:
+    return (folder / UNDER_WAY).is_file()
 
 
-def take_back_results(workspace: Workspace, inputs: dict[str, Any], write_cards: Callable[[dict[str, Any]], None]) -> bool:
-    """Puts results of stale/ that were made from these very inputs in the place of those that are there, which go to stale/.
-    Returns whether there were any. What lies beside them stays: it is the last evaluation's, and each part of it knows whose."""
-    aside = same_results(workspace.root, inputs, RESULTS)
-    if aside is None:
-        return False
-    folder = workspace.evaluation
-    workspace.locks.lock(str(folder.relative_to(workspace.root)))
+def take_back_results(
+    stage: StageFolder, inputs: dict[str, Any], aside: Path, write_cards: Callable[[dict[str, Any]], None]
+) -> None:
+    """Puts the results of `aside`, of stale/, which were made from these very inputs, in the place of those that are there, which
+    go to stale/. What lies beside them stays: it is the last evaluation's, and each part of it knows whose."""
+    folder = stage.path
+    stage.lock()
     results = read_json(aside / RESULTS)
     if (folder / RESULTS).is_file():
-        _keep_former(workspace)
+        _keep_former(stage)
     write_cards(results)
     write_json(folder / UNDER_WAY, inputs)
     for name in (HIGHLIGHTS, RESULTS, INPUTS):
@@ -76,44 +70,43 @@ def take_back_results(workspace: Workspace, inputs: dict[str, Any], write_cards:
     with suppress(OSError):  # something else was put there
         aside.rmdir()
     say(f"eval: taken back from {aside}, which was made from what is wanted now")
-    workspace.record()
-    return True
+    stage.record()
 
 
-def begun_from(workspace: Workspace) -> dict[str, Any]:
+def begun_from(folder: Path) -> dict[str, Any]:
     """What the evaluation that is under way, else the one that is there, is made from; empty where there is neither."""
-    files = [workspace.evaluation / name for name in (UNDER_WAY, INPUTS)]
+    files = [folder / name for name in (UNDER_WAY, INPUTS)]
     found: dict[str, Any] = next((read_json(f) for f in files if f.is_file()), {})
     return found
 
 
-def begin_results(workspace: Workspace, inputs: dict[str, Any]) -> None:
+def begin_results(stage: StageFolder, inputs: dict[str, Any]) -> None:
     """Keeps other processes out of eval/, and says what has changed since the results that are there, which stay."""
-    folder = workspace.evaluation
-    workspace.locks.lock(str(folder.relative_to(workspace.root)))
+    folder = stage.path
+    stage.lock()
     sweep(folder)
     if (folder / INPUTS).is_file():
-        former = _former_inputs(workspace)
+        former = _former_inputs(folder)
         new, gone = (
             [a for a in x.get("runs", {}) if a not in y.get("runs", {})] for x, y in ((inputs, former), (former, inputs))
         )
         for arms, what in ((new, "new"), (gone, "no longer in the comparison:")):
             if arms:
                 say(f"eval: {what} {'arms' if len(arms) > 1 else 'arm'} {', '.join(arms)}")
-        workspace.changed("eval", *(_without(x, {*new, *gone}) for x in (former, inputs)))
+        stage.changed(*(_without(x, {*new, *gone}) for x in (former, inputs)))
     write_json(folder / UNDER_WAY, inputs)
 
 
-def publish_results(workspace: Workspace, inputs: dict[str, Any], results: dict[str, Any], shown: dict[str, Any]) -> None:
+def publish_results(stage: StageFolder, inputs: dict[str, Any], results: dict[str, Any], shown: dict[str, Any]) -> None:
     """Puts results and highlights (`shown`) in the place of the former. Those that were made from other inputs are kept in
     stale/."""
-    folder = workspace.evaluation
-    if (folder / RESULTS).is_file() and differences(_former_inputs(workspace), inputs):
-        _keep_former(workspace)
-    workspace.record()
+    folder = stage.path
+    if (folder / RESULTS).is_file() and differences(_former_inputs(folder), inputs):
+        _keep_former(stage)
+    stage.record()
     write_json(folder / HIGHLIGHTS, shown)
     write_json(folder / RESULTS, results)
-    write_json(folder / INPUTS, {**inputs, **({ACCEPTED: sorted(workspace.accepted)} if workspace.accepted else {})})
+    write_json(folder / INPUTS, {**inputs, **({ACCEPTED: sorted(stage.accepted)} if stage.accepted else {})})
     (folder / UNDER_WAY).unlink()
 
 
@@ -123,15 +116,15 @@ def _without(inputs: dict[str, Any], arms: set[str]) -> dict[str, Any]:
     return {k: kept.get(k, v) for k, v in inputs.items() if not (arms and k == "sweeps")}
 
 
-def _former_inputs(workspace: Workspace) -> dict[str, Any]:
-    path = workspace.evaluation / INPUTS
+def _former_inputs(folder: Path) -> dict[str, Any]:
+    path = folder / INPUTS
     return {k: v for k, v in read_json(path).items() if k != ACCEPTED} if path.is_file() else {}
 
 
-def _keep_former(workspace: Workspace) -> None:
-    aside = workspace.stale_place("eval")
+def _keep_former(stage: StageFolder) -> None:
+    aside = stage.stale_place()
     aside.mkdir(parents=True)
     for name in (INPUTS, HIGHLIGHTS, RESULTS):
-        if (workspace.evaluation / name).is_file():
-            shutil.copy2(workspace.evaluation / name, aside / name)
+        if (stage.path / name).is_file():
+            shutil.copy2(stage.path / name, aside / name)
     say(f"eval: the former results are kept in {aside}; delete them when you no longer need them")

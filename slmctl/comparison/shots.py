@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from slmctl.config.evaluation import TaskConfig
-from slmctl.config.pipeline import SourceConfig
+from slmctl.config.pipeline import DataConfig, SourceConfig
 from slmctl.config.template import FieldError
 from slmctl.corpus.sources import plan, whole_records
 from slmctl.evaluation.generation import Item, few_shot_prefix, make_item
 from slmctl.system.errors import ConfigError
 
-if TYPE_CHECKING:
-    from slmctl.workspace.workspace import Workspace
-
 ENOUGH = 10_000
 """Records that examples are drawn from."""
 
 
-def few_shots(workspace: Workspace, task: TaskConfig) -> str:
-    """The text before each question. Raises `ConfigError` where the curated records lack the task's fields, or are too few."""
+def few_shots(data: DataConfig, seed: int, task: TaskConfig) -> str:
+    """The text before each question, drawn by `seed`, the pipeline's. Raises `ConfigError` where the curated records lack the
+    task's fields, or are too few."""
     if task.shots == 0:
         return ""
-    data = workspace.config.data
     examples: list[Item] = []
     problem = None
     for records in curated_records(data.curated, data.shard_bytes, task):
@@ -34,7 +31,7 @@ def few_shots(workspace: Workspace, task: TaskConfig) -> str:
             break
     if not examples:
         raise ConfigError(no_example(task, problem or "it holds no record with a number in its answer"))
-    return few_shot_prefix(examples, task.shots, workspace.config.seed)
+    return few_shot_prefix(examples, task.shots, seed)
 
 
 def no_example(task: TaskConfig, problem: str) -> str:

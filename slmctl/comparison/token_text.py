@@ -19,5 +19,11 @@ def token_texts(tokenizer: Any, ids: list[int]) -> list[str]:
     return [known[i] for i in ids]
 
 
+def vocabulary_texts(tokenizer: Any) -> list[str]:
+    """What each token id stands for; special ones for nothing."""
+    special = set(tokenizer.all_special_ids)
+    return ["" if i in special else text for i, text in enumerate(token_texts(tokenizer, list(range(len(tokenizer)))))]
+
+
 def _decoded(tokenizer: Any, ids: list[int]) -> str:
     return str(tokenizer.decode(ids, clean_up_tokenization_spaces=False))

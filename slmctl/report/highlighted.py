@@ -28,9 +28,9 @@ def highlights(diagnosis: Diagnosis, last: dict[str, str], steps: dict[str, int]
 
 def _longest_documents(diagnosis: Diagnosis) -> list[tuple[int, int, int]]:
     """(row, first, last + 1) of a document in each of so many rows, spread over them; the longest of its row."""
-    wanted = diagnosis.measure.config.highlighted
-    document = diagnosis.data.rows.document_BT
-    begins = bos_mask(document, diagnosis.reader.tokens.manifest.format.get("bos_at"))  # BOS is none of a document's tokens
+    wanted = diagnosis.conditions.settings.highlighted
+    document = diagnosis.sample.rows.document_BT
+    begins = bos_mask(document, diagnosis.conditions.corpus.manifest.format.get("bos_at"))  # BOS is none of a document's tokens
     found = []
     for row in np.unique(np.linspace(0, len(document) - 1, min(wanted, len(document))).astype(int)) if wanted else []:
         edges = np.flatnonzero(np.diff(document[row], prepend=document[row][0] - 1, append=document[row][-1] + 1))
@@ -45,13 +45,13 @@ def _longest_documents(diagnosis: Diagnosis) -> list[tuple[int, int, int]]:
 def _shown(
     diagnosis: Diagnosis, row: int, part: slice, live: dict[str, np.ndarray], masks: dict[str, np.ndarray | None]
 ) -> dict[str, Any]:
-    data, ref = diagnosis.data, diagnosis.shown_ref_BT
-    ids, document = data.rows.ids_BT[row, part].tolist(), int(data.rows.document_BT[row, part.start])
+    sample, ref = diagnosis.sample, diagnosis.shown_ref_BT
+    ids, document = sample.rows.ids_BT[row, part].tolist(), int(sample.rows.document_BT[row, part.start])
     return {
         "set": "corpus",
         "title": f"corpus, shard {document >> 32}, record {document & 0xFFFFFFFF}",
         "tokens": {
-            "text": token_texts(diagnosis.workspace.tokenizer().hf, ids),
+            "text": token_texts(diagnosis.conditions.tokenizer.hf, ids),
             "position": list(range(part.start, part.stop)),
             "ref": _rounded(ref[row, part]) if ref is not None else [None] * len(ids),
             "live": {a: _rounded(losses[row, part]) for a, losses in live.items()},

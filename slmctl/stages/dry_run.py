@@ -23,7 +23,7 @@ from slmctl.system.storage import LocalFolder
 from slmctl.workspace.build import duration
 from slmctl.workspace.changes import few
 from slmctl.workspace.contamination_told import read_report
-from slmctl.workspace.folders import DONE, INPUTS
+from slmctl.workspace.folders import INPUTS
 from slmctl.workspace.gone import Kept
 from slmctl.workspace.planned.decide import KEPT, Decision, Found, Wanted, decide, differing, order
 from slmctl.workspace.planned.estimating import Estimate, Estimator
@@ -195,15 +195,13 @@ def _eval(workspace: Looking, depends: tuple[str, ...], before: dict[str, Decisi
     elif any(before[d].action not in KEPT for d in depends):
         made = [d for d in depends if before[d].action not in KEPT]
         return Decision("eval", "made anew", tuple(few([f"depends on {d}, which is {before[d].action}" for d in made])))
-    from slmctl.comparison.measure import checkpoints_of, sources_of
-    from slmctl.stages.evaluate import inputs_of
+    from slmctl.stages.evaluate import resolve
 
     told = read_report(workspace.root)
     if told is not None and told["overlap"] != workspace.config.eval.contamination_overlap:
         return Decision("eval", "made anew", ("eval.contamination_overlap has changed",))
     try:
-        arms = [a for a in workspace.config.pretrain.arms if (workspace.arm(a) / DONE).is_file()]
-        _, inputs = inputs_of(workspace, sources_of(workspace), {a: checkpoints_of(workspace, a) for a in arms})
+        inputs = resolve(workspace).inputs
     except SlmError as e:
         problems.append(f"eval: {e}")
         return Decision("eval", "made anew" if found.is_file() else "made", (str(e),))

@@ -3,69 +3,67 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slmctl.comparison.arms import warn_of_changes
-from slmctl.comparison.results import HIGHLIGHTS, is_under_way, load_results, run_of
-from slmctl.report.page import make_page
+from slmctl.comparison.notes import notes_of_now
+from slmctl.comparison.results import HIGHLIGHTS, load_results
+from slmctl.report.page import Page, make_page
 from slmctl.report.table import print_results
 from slmctl.system.console import out, waiting
 from slmctl.system.files import publishing, read_json
 from slmctl.training.telemetry import read_log
-from slmctl.workspace.folders import DONE, INPUTS, RESOLVED
+from slmctl.workspace.folders import RESOLVED
 from slmctl.workspace.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Reported:
+    """What a page is drawn from, and where it goes."""
+
+    results: dict[str, Any]
+    """With the notes that are true now."""
+    highlighted: dict[str, Any] | None
+    logs: dict[str, list[dict[str, Any]]]
+    """Of the steps, by arm."""
+    config: str
+    """YAML, as it was kept by the last stage that was completed."""
+    folder: Path
 
 
 def report(workspace: Workspace, notes: list[str] | None = None) -> Path:
     """Writes report/index.html and its figures as SVG files; returns the page's path. `notes` go below those of the results,
     which are told anew where they are of what has changed since."""
     with waiting("report: drawing its page"):
-        return _report(workspace, notes)
+        found = resolve(workspace)
+        page = make_page(found.results, found.highlighted, found.logs, found.config, notes or [])
+        return _publish(page, found.folder)
 
 
-def _report(workspace: Workspace, notes: list[str] | None) -> Path:
-    results = load_results(workspace)
-    results["notes"] = _notes(workspace, results)
-    text = workspace.evaluation / HIGHLIGHTS
-    page = make_page(
-        results,
-        read_json(text) if text.is_file() else None,
-        {arm: read_log(workspace.arm(arm) / "metrics.jsonl") for arm in results.get("arms", {})},
-        (workspace.root / RESOLVED).read_text(encoding="utf-8"),
-        notes or [],
+def resolve(workspace: Workspace) -> Reported:
+    """Raises `InputError` where there are no results."""
+    places = workspace.places
+    results, text = load_results(places.evaluation), places.evaluation / HIGHLIGHTS
+    results["notes"] = notes_of_now(results, workspace.config.pretrain.arms, places, workspace.noted)
+    return Reported(
+        results=results,
+        highlighted=read_json(text) if text.is_file() else None,
+        logs={arm: read_log(places.arm(arm) / "metrics.jsonl") for arm in results.get("arms", {})},
+        config=(places.root / RESOLVED).read_text(encoding="utf-8"),
+        folder=places.report,
     )
-    for old in workspace.report.glob("*.svg") if workspace.report.is_dir() else []:
+
+
+def _publish(page: Page, folder: Path) -> Path:
+    """Puts a page and its figures in the place of the former, of which none is left."""
+    for old in folder.glob("*.svg") if folder.is_dir() else []:
         if old.name not in page.figures:
             old.unlink()
     for name, figure in page.figures.items():
-        _write(workspace.report / name, figure)
-    _write(workspace.report / "index.html", page.html)  # last: a page is there when its figures are
-    return workspace.report / "index.html"
-
-
-def _notes(workspace: Workspace, results: dict[str, Any]) -> list[str]:
-    """The notes of the results, with what is now different from what each arm was trained as, or was measured on."""
-    arms, wanted = results.get("arms", {}), workspace.config.pretrain.arms
-    done = [a for a in dict.fromkeys([*arms, *wanted]) if (workspace.arm(a) / DONE).is_file()]
-    inputs = workspace.evaluation / INPUTS
-    measured = read_json(inputs).get("runs", {}) if inputs.is_file() else {}
-    changed = tuple(f"arm {arm} was trained with other settings" for arm in arms)
-    found = [note for note in results.get("notes") or [] if not note.startswith(changed)]
-    for arm in arms:
-        if arm not in wanted:
-            found.append(f"arm {arm} is not in the configuration any more")
-        elif arm in done:
-            found += warn_of_changes(workspace, arm)
-        if arm not in done:
-            found.append(f"arm {arm} is not there any more as it was evaluated: its folder is absent, or being trained anew")
-        elif arm in measured and measured[arm] != run_of(workspace, arm):
-            found.append(f"the results are older than arm {arm}: run `slmctl eval`")
-    if is_under_way(workspace):
-        found.append("the results are older than an evaluation that is not finished: run `slmctl eval`")
-    for arm in (a for a in wanted if a not in arms):
-        found.append(f"no results for arm {arm}: run `slmctl {'eval' if arm in done else 'pretrain'}`")
-    return found
+        _write(folder / name, figure)
+    _write(folder / "index.html", page.html)  # last: a page is there when its figures are
+    return folder / "index.html"
 
 
 def _write(path: Path, text: str) -> None:
@@ -75,6 +73,5 @@ def _write(path: Path, text: str) -> None:
 
 def print_comparison(workspace: Workspace) -> None:
     """The alarms in words, what was found, and the comparison as small tables, on stdout: of several ranks by the first."""
-    if os.environ.get("RANK", "0") != "0":
-        return
-    print_results(load_results(workspace), out)
+    if os.environ.get("RANK", "0") == "0":
+        print_results(load_results(workspace.places.evaluation), out)

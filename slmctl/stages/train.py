@@ -221,7 +221,7 @@ def train_arm(workspace: Workspace, ranks: Ranks, name: str, settings: ArmConfig
 
 def _finish(workspace: Workspace, name: str, directory: Path, facts: dict[str, Any] | None = None) -> None:
     with waiting(f"{name}: writing its model card"):
-        write_card(workspace, name)
+        write_card(workspace.places, workspace.config, name, workspace.bos())
     workspace.finish(directory, facts)
     workspace.record()
 

@@ -342,6 +342,19 @@ class StageFolder:
         """Keeps others from changing what is read here."""
         self.folders.locks.hold(self.label)
 
+    @property
+    def accepted(self) -> list[str]:
+        """What `accept_mismatch` let through since the stage began."""
+        return self.folders.accepted
+
+    def changed(self, found: Any, inputs: Any) -> bool:
+        """As `Folders.changed`."""
+        return self.folders.changed(self.label, found, inputs)
+
+    def stale_place(self) -> Path:
+        """A new name in stale/, for what the folder has been."""
+        return self.folders.stale_place(self.label)
+
     def record(self, made: bool = True) -> None:
         """As `Folders.record`."""
         self.folders.record(made)

@@ -10,11 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 from evaluated_pipeline import ARMS, STEPS, results_of
 
-from slmctl.comparison import arms as compare_arms
 from slmctl.comparison import measure as measuring
-from slmctl.comparison.arms import warn_of_precisions
-from slmctl.stages import evaluate as evaluating
-from slmctl.stages.evaluate import evaluate
+from slmctl.comparison.measure_tasks import Tasks
+from slmctl.comparison.notes import different_precisions, edited_settings
+from slmctl.stages.evaluate import evaluate, resolve, resolve_conditions
 from slmctl.stages.report import report
 from slmctl.stages.train import pretrain
 from slmctl.system.errors import CorruptError, Interrupted
@@ -235,18 +234,18 @@ def test_former_results_stay_until_new_ones_take_their_place(own_copy, monkeypat
 def test_settings_that_are_taken_back_after_a_stop_measure_what_was_overwritten(own_copy, measured, monkeypatch):
     """A part of the old settings must not be taken beside files of the new ones."""
     before = results_of(own_copy.open())
-    add, workspace = measuring.Measure._tasks, own_copy.open(lambda s: s["eval"].update(precision="bfloat16"))
+    measure, workspace = Tasks.measure, own_copy.open(lambda s: s["eval"].update(precision="bfloat16"))
 
     def stop(self, model, name):
         if name == "base":  # its documents' losses are written by now
             raise Interrupted(15, "stopped")
-        return add(self, model, name)
+        return measure(self, model, name)
 
-    monkeypatch.setattr(measuring.Measure, "_tasks", stop)
+    monkeypatch.setattr(Tasks, "measure", stop)
     with pytest.raises(Interrupted):
         evaluate(workspace)
     measured.clear()
-    monkeypatch.setattr(measuring.Measure, "_tasks", add)
+    monkeypatch.setattr(Tasks, "measure", measure)
     workspace = own_copy.open()
     evaluate(workspace)
     assert measured == ["base"]
@@ -332,21 +331,24 @@ def test_auto_keeps_what_results_were_measured_in_and_they_say_so(own_copy, meas
     assert not measured, "float32 results that are there are good for auto"
     found = results_of(workspace)["precisions"]
     assert found == {"evaluation": "float32", "base": "float32", "reference": "float32", "scores": {"curated": "float32"}}
-    assert evaluating._precision(workspace, workspace.base_source()) == "float32"
+    base = workspace.base_source()
+    assert resolve_conditions(workspace, base).precision == "float32"
     (workspace.evaluation / "inputs.json").unlink()
-    assert evaluating._precision(workspace, workspace.base_source()) == "bfloat16", "nothing is begun yet"
+    assert resolve_conditions(workspace, base).precision == "bfloat16", "nothing is begun yet"
     write_json(workspace.evaluation / "under_way.json", {"settings": {"precision": "float32"}})
-    assert evaluating._precision(workspace, workspace.base_source()) == "float32", "what is half made goes on as it began"
+    assert resolve_conditions(workspace, base).precision == "float32", "what is half made goes on as it began"
 
 
 def test_arms_of_different_precisions_are_told(own_copy, capsys):
     workspace = own_copy.open()
-    assert warn_of_precisions(workspace, list(ARMS)) == []
+    assert resolve(workspace).notes == []
     file = workspace.arm("clm") / "inputs.json"
     made = read_json(file)
     write_json(file, {**made, "settings": {**made["settings"], "precision": "bf16_autocast"}})
-    (note,) = warn_of_precisions(workspace, list(ARMS))
+    (note,) = different_precisions({a: read_json(workspace.arm(a) / "inputs.json") for a in ARMS})
+    assert note in resolve(workspace).notes
     assert "different precisions (float32: slm, random; bf16_autocast: clm)" in note
     assert note in capsys.readouterr().err.replace("\n", " ")
     own_copy.settings["pretrain"]["precision"] = "auto"
-    assert compare_arms.warn_of_changes(own_copy.open(), "clm") == [], "auto is whatever an arm was trained in"
+    auto = own_copy.open().config.pretrain.arms["clm"]
+    assert edited_settings("clm", read_json(file), auto) == [], "auto is whatever an arm was trained in"

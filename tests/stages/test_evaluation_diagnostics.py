@@ -15,8 +15,9 @@ from evaluated_pipeline import ARMS, SEQ_LEN, STEPS, results_of, set_rows
 from transformers import AutoModelForCausalLM
 
 from slmctl.comparison.diagnose import Diagnosis, random_mask
-from slmctl.comparison.measure import Measure
+from slmctl.comparison.token_losses import TokenLosses
 from slmctl.evaluation.dynamics import CATEGORIES
+from slmctl.stages.evaluate import resolve
 
 GROUP_ROWS, RATIO = 4, 0.6
 CHECKPOINTS = (0, *STEPS)
@@ -42,6 +43,11 @@ def tokens(workspace):
     """Arm to the columns of its Parquet file."""
     found = {a: pq.read_table(workspace.evaluation / "tokens" / f"{a}.parquet").to_pandas() for a in ARMS}
     return {a: {c: t[c].to_numpy() for c in t.columns} for a, t in found.items()}
+
+
+def diagnosis_of(workspace):
+    compared = resolve(workspace)
+    return Diagnosis(compared, TokenLosses(compared.conditions))
 
 
 def losses_of(columns):
@@ -137,7 +143,7 @@ def test_dynamics_are_of_all_tokens(results, tokens):
 def test_fluctuating_tokens_are_shown_where_they_stand(workspace, tokens):
     columns = tokens["slm"]
     losses = np.random.default_rng(0).uniform(1, 3, (len(CHECKPOINTS), len(columns["row"]))).astype(np.float32)
-    tokenizer, diagnosis = workspace.tokenizer().hf, Diagnosis(workspace, Measure(workspace, None), list(ARMS))
+    tokenizer, diagnosis = workspace.tokenizer().hf, diagnosis_of(workspace)
     shown = diagnosis._dynamics(losses, list(CHECKPOINTS), list(CHECKPOINTS))["fluctuating"]
     assert len(shown) == 8
     for one in shown:
@@ -159,7 +165,7 @@ def test_the_files_say_what_each_arm_would_choose_at_the_end(tokens):
 def test_losses_are_not_kept_in_memory(evaluated, monkeypatch):
     """What is held are one arm's checkpoints, in float32."""
     workspace = evaluated.open()
-    diagnosis = Diagnosis(workspace, Measure(workspace, None), list(ARMS))
+    diagnosis = diagnosis_of(workspace)
     held, dynamics = [], diagnosis._dynamics
 
     def look(losses_CN, steps, seen):
@@ -168,11 +174,11 @@ def test_losses_are_not_kept_in_memory(evaluated, monkeypatch):
 
     monkeypatch.setattr(diagnosis, "_dynamics", look)
     monkeypatch.setattr(diagnosis, "_write", lambda *_: None)
-    tokens = int(diagnosis.data.target_BT.sum())
+    tokens = int(diagnosis.sample.target_BT.sum())
     results = results_of(workspace)
     diagnosis.results({a: results["arms"][a] for a in ARMS}, "target")
     assert held == [(np.float32, (len(CHECKPOINTS), tokens))] * len(ARMS)
-    assert not [a for a in vars(diagnosis.data).values() if isinstance(a, dict)]
+    assert not [a for a in vars(diagnosis.sample).values() if isinstance(a, dict)]
 
 
 def test_tokens_by_position_are_the_arms_choice_under_its_last_checkpoint(results, tokens):
@@ -246,6 +252,6 @@ def test_an_arms_choice_is_by_the_seed_and_settings_it_was_trained_with(own_copy
     made = json.loads(file.read_text(encoding="utf-8"))
     made["settings"] |= {"seed": 3, "selection": {**made["settings"]["selection"], "ratio": 0.2, "group_rows": 2}}
     file.write_text(json.dumps(made), encoding="utf-8")
-    diagnosis = Diagnosis(workspace, Measure(workspace, {}), ["random"])
-    target = diagnosis.data.target_BT
+    diagnosis = diagnosis_of(workspace)
+    target = diagnosis.sample.target_BT
     np.testing.assert_array_equal(diagnosis.chosen("random", target), random_mask(target, 0.2, 2, 3))

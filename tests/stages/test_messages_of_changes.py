@@ -86,11 +86,11 @@ def test_arms_that_a_sweep_adds_are_new_arms_not_changed_inputs(workspace: Works
 
     write_json(workspace.evaluation / INPUTS, inputs(slm=1))
     capsys.readouterr()
-    begin_results(workspace, inputs(slm=1, **{"slm-ratio-0.4": 1}))
+    begin_results(workspace.stage("eval"), inputs(slm=1, **{"slm-ratio-0.4": 1}))
     assert capsys.readouterr().err == "eval: new arm slm-ratio-0.4\n"
-    begin_results(workspace, inputs(clm=1, random=2))
+    begin_results(workspace.stage("eval"), inputs(clm=1, random=2))
     assert capsys.readouterr().err == "eval: new arms clm, random\neval: no longer in the comparison: arm slm\n"
-    begin_results(workspace, {**inputs(slm=2, clm=1), "seed": 1})
+    begin_results(workspace.stage("eval"), {**inputs(slm=2, clm=1), "seed": 1})
     head, *changed = capsys.readouterr().err.strip().split("\n")
     assert (head, changed[0][:5]) == ("eval: new arm clm", "eval:")
     assert [c.split(":")[0].strip() for c in changed[1:]] == ["seed", "models.slm", "runs.slm", "checkpoints.slm"]

@@ -13,10 +13,12 @@ from tiny_store import open_workspace, release_locks, store_settings
 from slmctl.comparison.measure import Measure
 from slmctl.model import check
 from slmctl.model.loading import ModelSource, quiet_transformers
+from slmctl.stages.evaluate import resolve_conditions
 from slmctl.stages.prepare import prepare
 from slmctl.stages.score import score
 from slmctl.stages.train import pretrain, train_reference
 from slmctl.system.errors import InputError
+from slmctl.workspace.workspace import Workspace
 
 SIZES = {
     **{"vocab_size": 300, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2},
@@ -39,6 +41,10 @@ def settings(tmp_path: Path) -> dict[str, Any]:
     return made
 
 
+def measuring(workspace: Workspace) -> Measure:
+    return Measure(resolve_conditions(workspace, workspace.base_source()))
+
+
 def test_experts_to_be_balanced_are_scored_and_measured_but_not_trained(settings: dict[str, Any], tmp_path: Path) -> None:
     sizes = {"num_local_experts": 4, "num_experts_per_tok": 2, "router_aux_loss_coef": 0.02}
     save("mixtral", tmp_path / "model", **sizes, output_router_logits=True)
@@ -46,7 +52,7 @@ def test_experts_to_be_balanced_are_scored_and_measured_but_not_trained(settings
         with pytest.raises(InputError, match=r"output_router_logits is true in the config\.json of .*weight 0\.02"):
             train(open_workspace(settings))
     score(open_workspace(settings))
-    Measure(open_workspace(settings), "it").load(ModelSource(str(tmp_path / "model")))
+    measuring(open_workspace(settings)).load(ModelSource(str(tmp_path / "model")))
     save("mixtral", tmp_path / "model", **sizes)
     train_reference(open_workspace(settings))
     release_locks()
@@ -55,7 +61,7 @@ def test_experts_to_be_balanced_are_scored_and_measured_but_not_trained(settings
 def test_a_model_that_sees_later_tokens_is_refused_by_all_that_use_it(settings: dict[str, Any], tmp_path: Path) -> None:
     save("llama", tmp_path / "model", is_causal=False)
     source = ModelSource(str(tmp_path / "model"))
-    for use in (train_reference, pretrain, score, lambda workspace: Measure(workspace, "it").load(source)):
+    for use in (train_reference, pretrain, score, lambda workspace: measuring(workspace).load(source)):
         with pytest.raises(InputError, match=r"no causal language model \(its config\.json says is_causal: False"):
             use(open_workspace(settings))
     assert not [*(tmp_path / "run").rglob("step-*"), *(tmp_path / "run/scores").rglob("*.parquet")]
@@ -77,7 +83,7 @@ def test_each_stage_checks_at_the_length_of_its_rows_and_evaluation_once_for_a_c
     score(open_workspace(settings))
     pretrain(open_workspace(settings))
     assert lengths == [32, 32, 32]
-    measure = Measure(open_workspace(settings), "it")
+    measure = measuring(open_workspace(settings))
     for name in ("model", "run/reference", "run/reference"):
         measure.load(ModelSource(str(tmp_path / name)))
     assert lengths[3:] == [32], "the reference has the base's configuration"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tiny_pipeline import tiny_settings, write_jsonl
 
-from slmctl.comparison.arms import warn_of_changes
+from slmctl.comparison.notes import edited_settings, warn_once
 from slmctl.comparison.results import EARLIER, load_results
 from slmctl.config.decides import result_settings
 from slmctl.config.file import check
@@ -74,7 +74,10 @@ def test_notes_of_settings_are_those_of_now(
         settings["pretrain"]["arms"]["slm"]["lr"] = 0.5
 
     workspace = evaluated.open(change)
-    assert warn_of_changes(workspace, "slm"), "as eval does before"
+    made = read_json(workspace.arm("slm") / INPUTS)
+    edited = edited_settings("slm", made, workspace.config.pretrain.arms["slm"])
+    assert edited
+    warn_once(edited, workspace.noted)  # as eval does before
     first, second = notes(workspace, monkeypatch)
     assert capsys.readouterr().err.count("warning: arm slm was trained with other settings") == 1
     assert first == "a note of a task"
@@ -116,8 +119,8 @@ def test_results_of_an_earlier_slmctl_are_judged_by_todays_rules(evaluated: Eval
     results = {"target": "target", "models": models, "arms": {}, "alarms": [false]}
     workspace = evaluated.open()
     write_json(workspace.evaluation / "results.json", results)
-    found = load_results(workspace)
+    found = load_results(workspace.evaluation)
     assert [a["name"] for a in found["alarms"]] == ["documents"]
     assert found["notes"] == [EARLIER]
     write_json(workspace.evaluation / "results.json", results | {"sets": {}})
-    assert load_results(workspace)["alarms"] == [false], "today's are shown as they were written"
+    assert load_results(workspace.evaluation)["alarms"] == [false], "today's are shown as they were written"

@@ -19,7 +19,6 @@ from slmctl.config.file import check
 from slmctl.stages.evaluate import evaluate
 from slmctl.stages.run import run
 from slmctl.system.errors import ConfigError
-from slmctl.workspace.workspace import Workspace
 
 SUMS = [{"question": f"{a} + 1 =", "answer": f"{a} and 1 is {a + 1}"} for a in range(20)]
 
@@ -128,14 +127,14 @@ def test_parquet_has_the_tasks_columns_whatever_its_own_text_is(configure, tmp_p
     pq.write_table(pa.table({**columns, "text": ["one two"] * len(SUMS)}), tmp_path / "curated.parquet")
     config = check(configure({}, curated={"path": str(tmp_path / "curated.parquet")}), "tiny")
     check_tasks(config)
-    prefix = shots.few_shots(Workspace(config), config.eval.tasks[0])
+    prefix = shots.few_shots(config.data, config.seed, config.eval.tasks[0])
     assert sum(f"Question: {s['question']}\nAnswer: {s['answer']}\n\n" in prefix for s in SUMS) == 8
 
 
 def test_what_the_first_records_do_not_tell_is_a_mistake_of_the_configuration_too(configure, tmp_path):
     config = check(configure({"shots": 21}, curated={"path": str(tmp_path / "sums.jsonl"), "text": "{question}"}), "tiny")
     with pytest.raises(ConfigError, match="21 worked examples are wanted, the curated set offers 20: lower shots"):
-        shots.few_shots(Workspace(config), config.eval.tasks[0])
+        shots.few_shots(config.data, config.seed, config.eval.tasks[0])
 
 
 @pytest.mark.parametrize("begin", [evaluate, run])

@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers as tf
 
-from slmctl.comparison.measure import token_losses_of
+from slmctl.comparison.token_losses import token_losses_of
 from slmctl.config.pipeline import SelectionConfig
 from slmctl.model.split import SplitModel
 from slmctl.store.reader import RowReader, ScoreSet

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from slmctl.comparison.inputs import settings_inputs
 from slmctl.config import evaluation as config_eval
 from slmctl.config import pipeline as config
 from slmctl.config.decides import Decides, declared, result_settings
-from slmctl.stages import evaluate
 
 TASK = {"name": "mine", "path": "{texts}/target.jsonl", "prompt": "{text}", "answer": "{text}", "shots": 1}
 SUITE = {"suite": "rho-math", "data": "{texts}"}
@@ -147,7 +147,7 @@ def inputs(workspace) -> dict[str, Any]:
         "tokens": {n: workspace.set_inputs(n) for n in ("curated", "corpus", "heldout/target")},
         "weights": [common, scratch, reference, arms],
         "scores": workspace.score_inputs(),
-        "evaluation": evaluate._settings(workspace),
+        "evaluation": settings_inputs(settings),
     }
 
 
