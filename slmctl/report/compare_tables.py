@@ -11,7 +11,7 @@ from rich.text import Text
 
 
 def show(comparison: dict[str, Any], console: Console) -> None:
-    """Prints what `slmctl.stages.compare.compare_runs` returns."""
+    """Prints what `slmctl.comparison.side_by_side.compare_runs` returns."""
     runs = comparison["runs"]
     _print(console, "Runs", "run/pipeline/target", "seed", [[r["run"], r["pipeline"], r["target"], str(r["seed"])] for r in runs])
     for warning in comparison["warnings"]:

@@ -14,8 +14,10 @@ import yaml
 from rich.console import Console
 
 from slmctl.cli import main
+from slmctl.comparison.config_differences import config_differences
+from slmctl.comparison.runs import load_runs
+from slmctl.comparison.side_by_side import compare_runs
 from slmctl.report.compare_tables import short, show
-from slmctl.stages.compare import compare_runs, config_differences, load_runs
 from slmctl.system.errors import ConfigError, InputError, MismatchError
 
 ARMS: dict[str, dict[str, Any]] = {
