@@ -51,16 +51,20 @@ def evaluate(workspace: Workspace) -> None:
 
     Raises `ConfigError` for what is wrong with eval.tasks, before anything is measured.
     """
+
+    def work() -> None:
+        check_tasks(workspace.config)
+        _evaluate(resolve(workspace))
+
     if dist.is_initialized():  # within a run of several, on its first rank
-        _evaluate(workspace)
+        work()
         return
     with joined(workspace.device) as ranks:
-        ranks.first(lambda: _evaluate(workspace))
+        ranks.first(work)
 
 
-def _evaluate(workspace: Workspace) -> None:
-    check_tasks(workspace.config)
-    compared = resolve(workspace)
+def _evaluate(compared: Compared) -> None:
+    """Makes the results of what is compared, and records them: where they are not there, nor in stale/."""
     cards = partial(write_cards, compared.places, compared.config, compared.conditions.bos)
     if are_current(compared.stage, compared.inputs):
         compared.stage.begin(compared.inputs, RESULTS)  # to record what was let through
