@@ -1,4 +1,4 @@
-"""What figures and results depend on, by content: by this it is known again what was measured before."""
+"""What figures and results of an evaluation depend on, by content: by this it is known again what was measured before."""
 
 from __future__ import annotations
 

@@ -104,8 +104,19 @@ def resolve(workspace: Workspace) -> Compared:
         warn_once(notes, workspace.noted)
         leaked = contamination.facts(contamination.resolve(workspace))
         inputs = results_inputs(conditions.figures_from, models, arms, scores, found_sweeps, notes, leaked)
-    stage = workspace.stage("eval")
-    return Compared(config, places, stage, conditions, models, arms, scores, found_sweeps, notes, leaked, inputs)
+    return Compared(
+        config=config,
+        places=places,
+        stage=workspace.stage("eval"),
+        conditions=conditions,
+        models=models,
+        arms=arms,
+        scores=scores,
+        sweeps=found_sweeps,
+        notes=notes,
+        contamination=leaked,
+        inputs=inputs,
+    )
 
 
 def resolve_models(workspace: Workspace) -> tuple[dict[str, ModelSource], dict[str, Arm]]:
