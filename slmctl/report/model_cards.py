@@ -6,52 +6,44 @@ from pathlib import Path
 from typing import Any
 
 from slmctl.comparison.costs import forward_flops
+from slmctl.config.pipeline import PipelineConfig
+from slmctl.corpus.bos import Bos
 from slmctl.model.loading import ModelSource, empty_model
 from slmctl.report.card import model_card
 from slmctl.report.card_facts import card_facts
 from slmctl.system.errors import InputError
 from slmctl.system.files import publishing
 from slmctl.training.telemetry import read_log
+from slmctl.workspace.places import Places
 from slmctl.workspace.workspace import Workspace
 
 
-def write_card(workspace: Workspace, name: str, results: dict[str, Any] | None = None) -> None:
-    """The card of `base` (one from scratch), `reference` or an arm, where its model lies."""
-    model, run = _places(workspace, name)
-    config = workspace.config.model_dump(mode="json")
+def write_card(places: Places, config: PipelineConfig, name: str, bos: Bos | None, results: dict[str, Any] | None = None) -> None:
+    """The card of `base` (one from scratch), `reference` or an arm, where its model lies. `bos` is what its rows begin with."""
+    model, run = places.model(name), places.training(name)
     metrics, environments = read_log(run / "metrics.jsonl"), read_log(run / "environment.jsonl")
-    reference = read_log(workspace.reference / "training" / "metrics.jsonl")
-    flops = _flops(workspace, name, metrics)
-    bos = workspace.bos()
+    reference = read_log(places.training("reference") / "metrics.jsonl")
+    flops = _flops(model, config, name, metrics)
     token = bos.token if bos is not None else None
-    card = model_card(card_facts(name, config, metrics, environments, results, reference, flops, token))
+    facts = card_facts(name, config.model_dump(mode="json"), metrics, environments, results, reference, flops, token)
     with publishing(model / "README.md") as temporary:
-        temporary.write_text(card, encoding="utf-8")
+        temporary.write_text(model_card(facts), encoding="utf-8")
 
 
 def write_cards(workspace: Workspace, results: dict[str, Any]) -> None:
     """All models' cards, with what the evaluation has found."""
+    places, config = workspace.places, workspace.config
     for name in results["models"]:
-        model, _ = _places(workspace, name)
-        if (name != "base" or workspace.config.model.scratch is not None) and model.is_dir():
-            write_card(workspace, name, results)
+        if (name != "base" or config.model.scratch is not None) and places.model(name).is_dir():
+            write_card(places, config, name, workspace.bos(), results)
 
 
-def _flops(workspace: Workspace, name: str, metrics: list[dict[str, Any]]) -> float | None:
+def _flops(model: Path, config: PipelineConfig, name: str, metrics: list[dict[str, Any]]) -> float | None:
     """Operations of a model's training, by its shape and its log; None where these do not tell."""
-    arm = workspace.config.pretrain.arms.get(name)
+    arm = config.pretrain.arms.get(name)
     try:
-        forward = forward_flops(empty_model(ModelSource(str(_places(workspace, name)[0]))), workspace.config.data.seq_len)
+        forward = forward_flops(empty_model(ModelSource(str(model))), config.data.seq_len)
     except InputError:
         return None
     criterion = arm.selection.criterion if arm is not None else "all"
     return forward.training(criterion, metrics[-1]["tokens_seen"], metrics[-1]["tokens_selected"]) if metrics else None
-
-
-def _places(workspace: Workspace, name: str) -> tuple[Path, Path]:
-    """Where a model lies, and the logs of its training."""
-    if name == "base":
-        return workspace.base_model, workspace.base_training
-    if name == "reference":
-        return workspace.reference, workspace.reference / "training"
-    return workspace.arm(name) / "model", workspace.arm(name)

@@ -58,6 +58,18 @@ class Places:
         older = (self.base / "model").is_dir() or (self.base / "checkpoints").is_dir()
         return self.base if older else self.base / "training"
 
+    def model(self, name: str) -> Path:
+        """Where the model of `base` (one from scratch), `reference` or an arm lies once it is complete."""
+        if name == "base":
+            return self.base_model
+        return self.reference if name == "reference" else self.arm(name) / "model"
+
+    def training(self, name: str) -> Path:
+        """Where the logs and checkpoints of its training lie."""
+        if name == "base":
+            return self.base_training
+        return self.reference / "training" if name == "reference" else self.arm(name)
+
     @property
     def own_tokenizer(self) -> Path:
         return self.stage("tokenizer")

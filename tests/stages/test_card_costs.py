@@ -29,7 +29,7 @@ def test_each_card_has_the_operations_and_seconds_of_its_training(own_copy, eval
     results = results_of(workspace)
     reference = workspace.reference / "training"
     for name in ("reference", *ARMS):
-        write_card(workspace, name, results if evaluated_yet else None)
+        write_card(workspace.places, workspace.config, name, workspace.bos(), results if evaluated_yet else None)
     flops = {"reference": results["costs"]["reference_flops"], **{a: results["arms"][a]["flops"] for a in ARMS}}
     own = costs(workspace.reference)["training this model"]
     assert own[1:] == [f"{flops['reference']:.3g}", seconds(reference)]
@@ -43,5 +43,5 @@ def test_each_card_has_the_operations_and_seconds_of_its_training(own_copy, eval
 def test_without_a_log_a_card_has_no_cost(own_copy):
     workspace = own_copy.open()
     (workspace.reference / "training" / "metrics.jsonl").unlink()
-    write_card(workspace, "reference")
+    write_card(workspace.places, workspace.config, "reference", workspace.bos())
     assert costs(workspace.reference) == {}

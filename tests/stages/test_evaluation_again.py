@@ -15,8 +15,8 @@ from slmctl.comparison import measure as measuring
 from slmctl.comparison.arms import warn_of_precisions
 from slmctl.stages import evaluate as evaluating
 from slmctl.stages.evaluate import evaluate
+from slmctl.stages.pretrain import pretrain
 from slmctl.stages.report import report
-from slmctl.stages.train import pretrain
 from slmctl.system.errors import CorruptError, Interrupted
 from slmctl.system.files import read_json, write_json
 from slmctl.training.telemetry import read_log

@@ -14,8 +14,9 @@ from slmctl.comparison.measure import Measure
 from slmctl.model import check
 from slmctl.model.loading import ModelSource, quiet_transformers
 from slmctl.stages.prepare import prepare
+from slmctl.stages.pretrain import pretrain
 from slmctl.stages.score import score
-from slmctl.stages.train import pretrain, train_reference
+from slmctl.stages.train_ref import train_reference
 from slmctl.system.errors import InputError
 
 SIZES = {
