@@ -132,7 +132,7 @@ def train_base(config: Config, override: Override = None, resume: Resume = "auto
     how = _resume(resume, no_resume)
     workspace = _open(config, override)
     with waiting(LOADING):
-        from slmctl.stages.train import train_base as stage
+        from slmctl.stages.train_base import train_base as stage
 
     stage(workspace, how)
 
@@ -146,7 +146,7 @@ def train_ref(config: Config, override: Override = None, resume: Resume = "auto"
     how = _resume(resume, no_resume)
     workspace = _open(config, override)
     with waiting(LOADING):
-        from slmctl.stages.train import train_reference as stage
+        from slmctl.stages.train_ref import train_reference as stage
 
     stage(workspace, how)
 
@@ -228,7 +228,7 @@ def pretrain(
     how = _resume(resume, no_resume)
     workspace = _open(config, override)
     with waiting(LOADING):
-        from slmctl.stages.train import pretrain as stage
+        from slmctl.stages.pretrain import pretrain as stage
 
     stage(workspace, arm, how)
 

@@ -9,9 +9,11 @@ from slmctl.config.alike import identical_arms
 from slmctl.config.sweeps import made_by, read_sweeps
 from slmctl.stages.evaluate import evaluate
 from slmctl.stages.prepare import prepare
+from slmctl.stages.pretrain import pretrain
 from slmctl.stages.report import print_comparison, report
 from slmctl.stages.score import score
-from slmctl.stages.train import pretrain, train_base, train_reference
+from slmctl.stages.train_base import train_base
+from slmctl.stages.train_ref import train_reference
 from slmctl.stages.validate import wrong_models
 from slmctl.store import manifest as manifests
 from slmctl.system.console import say, warn

@@ -17,10 +17,9 @@ from slmctl.system.files import read_json, write_json
 from slmctl.training.checkpoint import require_checkpoint
 from slmctl.training.loop import Evaluator
 from slmctl.training.ranks import Ranks
-from slmctl.workspace.folders import DONE, INPUTS
+from slmctl.workspace.folders import DONE, INPUTS, StageFolder
 from slmctl.workspace.precisions import chosen, precision_in, settled, with_precision
 from slmctl.workspace.stale import strict
-from slmctl.workspace.workspace import Workspace
 
 LAUNCH = "launch.json"
 """Names what last began a run: ranks that it starts again go on from where they were, whatever they were asked for."""
@@ -35,8 +34,6 @@ Resume = bool | int
 class Ready:
     """What a run needs that was checked before anything of an earlier one was moved."""
 
-    directory: Path
-    """The stage's."""
     model: SplitModel
     evaluate: Evaluator
     step: int | None
@@ -44,10 +41,9 @@ class Ready:
 
 
 def make_ready(
-    workspace: Workspace,
-    ranks: Ranks,
-    directory: Path,
+    folder: StageFolder,
     inputs: dict[str, Any],
+    ranks: Ranks,
     resume: Resume,
     load: Callable[[], SplitModel],
     evaluator: Callable[[], Evaluator],
@@ -68,24 +64,22 @@ def make_ready(
             raise problem or unloaded
         return found
 
-    complete = resume is True and ranks.first(lambda: workspace.will_be_complete(directory, inputs))
+    complete = resume is True and ranks.first(lambda: folder.will_be_complete(inputs))
     found = None if complete else loaded()
-    complete, step = _begin(workspace, ranks, directory, inputs, resume)
+    complete, step = _begin(folder, inputs, ranks, resume)
     if complete:
-        ranks.first(lambda: workspace.record(made=False))
+        ranks.first(lambda: folder.record(made=False))
         return None
-    return Ready(directory, *(found or loaded()), step)
+    return Ready(*(found or loaded()), step)
 
 
-def _begin(
-    workspace: Workspace, ranks: Ranks, directory: Path, inputs: dict[str, Any], resume: Resume
-) -> tuple[bool, int | None]:
+def _begin(folder: StageFolder, inputs: dict[str, Any], ranks: Ranks, resume: Resume) -> tuple[bool, int | None]:
     """Readies the folder of a run. Returns whether it is complete, and the step whose checkpoint to go back to. A rank that
     torchrun has restarted goes on from where the run was, unless a signal stopped it.
 
     Raises `MismatchError` where the run to go back in was made with other settings.
     """
-    mark, launch = directory / LAUNCH, _launch()
+    directory, launch = folder.path, _launch()
 
     def begin() -> tuple[bool, int | None]:
         before, started_again, queued_again = _again(directory)
@@ -96,17 +90,17 @@ def _begin(
             )
         step = None
         if isinstance(resume, bool) or started_again or queued_again:
-            complete = workspace.begin(directory, inputs, fresh=not (resume or started_again or queued_again))
+            complete = folder.begin(inputs, fresh=not (resume or started_again or queued_again))
         else:
             step = resume
             advice = f"--resume {resume} goes back in a run; give --resume auto to begin it anew."
-            workspace.refuse_change(directory, inputs, advice)
+            folder.refuse_change(inputs, advice)
             runs = [directory / "checkpoints", directory / "training" / "checkpoints"]
             require_checkpoint(next((r for r in runs if r.is_dir()), runs[0]), step)
-            workspace.locks.lock(str(directory.relative_to(workspace.root)))
+            folder.lock()
             (directory / DONE).unlink(missing_ok=True)
-            complete = workspace.begin(directory, inputs)
-        write_json(mark, launch)
+            complete = folder.begin(inputs)
+        write_json(directory / LAUNCH, launch)
         return complete, step
 
     return ranks.first(begin)

@@ -33,7 +33,7 @@ from transformers.models.llama import modeling_llama  # noqa: F401
 
 from slmctl.cli import main
 from slmctl.evaluation import heldout
-from slmctl.stages import evaluate, prepare, run, score, train  # noqa: F401
+from slmctl.stages import evaluate, prepare, pretrain, run, score, train_base, train_ref  # noqa: F401
 from slmctl.training import checkpoint, loop
 from slmctl.training.telemetry import read_log
 

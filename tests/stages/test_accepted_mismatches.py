@@ -9,8 +9,8 @@ import pytest
 from tiny_store import Store, content, make_model, make_tokenizer, with_reference
 
 from slmctl.stages.prepare import prepare
+from slmctl.stages.pretrain import pretrain
 from slmctl.stages.score import score
-from slmctl.stages.train import pretrain
 from slmctl.system.errors import MismatchError
 from slmctl.system.files import read_json
 from slmctl.workspace.workspace import Workspace

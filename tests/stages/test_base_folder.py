@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from slmctl.config.file import check
 from slmctl.stages.evaluate import evaluate
 from slmctl.stages.prepare import prepare
-from slmctl.stages.train import train_base
+from slmctl.stages.train_base import train_base
 from slmctl.system.files import sha256_file
 from slmctl.workspace.workspace import Workspace
 

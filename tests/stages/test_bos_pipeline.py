@@ -19,8 +19,9 @@ from slmctl.stages.evaluate import evaluate
 from slmctl.stages.inspect import inspect
 from slmctl.stages.prepare import look as look_at_tokens
 from slmctl.stages.prepare import prepare
+from slmctl.stages.pretrain import pretrain
 from slmctl.stages.score import score
-from slmctl.stages.train import pretrain, train_reference
+from slmctl.stages.train_ref import train_reference
 from slmctl.store.reader import RowReader
 from slmctl.system.errors import ConfigError, InputError, MismatchError
 from slmctl.workspace.workspace import Workspace

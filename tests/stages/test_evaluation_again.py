@@ -14,8 +14,8 @@ from slmctl.comparison import measure as measuring
 from slmctl.comparison.measure_tasks import Tasks
 from slmctl.comparison.notes import different_precisions, edited_settings
 from slmctl.stages.evaluate import evaluate, resolve, resolve_conditions
+from slmctl.stages.pretrain import pretrain
 from slmctl.stages.report import report
-from slmctl.stages.train import pretrain
 from slmctl.system.errors import CorruptError, Interrupted
 from slmctl.system.files import read_json, write_json
 from slmctl.training.telemetry import read_log

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from slmctl.model.loading import ModelSource, model_fingerprint
 from slmctl.stages import evaluate as evaluating
 from slmctl.stages.evaluate import evaluate
-from slmctl.stages.train import pretrain
+from slmctl.stages.pretrain import pretrain
 from slmctl.system.files import HashCache
 
 

@@ -11,9 +11,9 @@ from tiny_pipeline import sentences, write_jsonl
 
 from slmctl.stages.evaluate import evaluate
 from slmctl.stages.prepare import prepare
+from slmctl.stages.pretrain import pretrain
 from slmctl.stages.report import print_comparison, report
 from slmctl.stages.score import score
-from slmctl.stages.train import pretrain
 from slmctl.system.errors import ConfigError
 from slmctl.system.files import read_json
 

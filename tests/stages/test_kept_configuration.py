@@ -15,8 +15,9 @@ from slmctl.config.file import check
 from slmctl.stages import evaluate as evaluating
 from slmctl.stages.evaluate import evaluate
 from slmctl.stages.prepare import prepare
+from slmctl.stages.pretrain import pretrain
 from slmctl.stages.run import run
-from slmctl.stages.train import pretrain, train_reference
+from slmctl.stages.train_ref import train_reference
 from slmctl.system.errors import ConfigError, InputError, Interrupted, SlmError
 from slmctl.workspace.workspace import Workspace
 

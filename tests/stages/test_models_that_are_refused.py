@@ -15,8 +15,9 @@ from slmctl.model import check
 from slmctl.model.loading import ModelSource, quiet_transformers
 from slmctl.stages.evaluate import resolve_conditions
 from slmctl.stages.prepare import prepare
+from slmctl.stages.pretrain import pretrain
 from slmctl.stages.score import score
-from slmctl.stages.train import pretrain, train_reference
+from slmctl.stages.train_ref import train_reference
 from slmctl.system.errors import InputError
 from slmctl.workspace.workspace import Workspace
 

@@ -13,8 +13,8 @@ from tiny_store import SCORES, Store, content, make_model, make_tokenizer, shard
 from slmctl.model import scoring
 from slmctl.model.loading import load_model
 from slmctl.stages import score as score_stage
+from slmctl.stages.pretrain import pretrain
 from slmctl.stages.score import score
-from slmctl.stages.train import pretrain
 from slmctl.store.build import PLAN
 from slmctl.store.reader import ShardSet
 from slmctl.system.errors import InputError, MismatchError, TrainingError

@@ -12,12 +12,15 @@ from tiny_store import CORPUS, Store, content, of, shards
 
 from slmctl.stages import evaluate as evaluating
 from slmctl.stages import prepare as preparing
+from slmctl.stages import pretrain as training_arms
 from slmctl.stages import run as running
 from slmctl.stages import score as scoring
-from slmctl.stages import train as training
+from slmctl.stages import train_base as training_base
+from slmctl.stages import train_ref as training_reference
 from slmctl.stages.prepare import prepare
+from slmctl.stages.pretrain import pretrain
 from slmctl.stages.run import run
-from slmctl.stages.train import pretrain
+from slmctl.stages.train_ref import train_reference
 from slmctl.system.errors import SlmError
 from slmctl.system.files import read_json, write_json
 from slmctl.workspace import locks as locks_module
@@ -48,7 +51,8 @@ def nothing_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("made again")
 
     for place, name in [
-        *[(training, "train"), (training, "new_model"), (scoring, "score_shard"), (preparing, "make_shards")],
+        *[(training_base, "train"), (training_base, "new_model"), (training_reference, "train"), (training_arms, "train")],
+        *[(scoring, "score_shard"), (preparing, "make_shards")],
         *[(own_tokenizer, "train_tokenizer"), (evaluating, "begin_results")],
     ]:
         real = getattr(place, name)
@@ -101,7 +105,7 @@ def test_a_setting_that_is_switched_to_and_fro_costs_nothing(own_copy: Made, mon
     pretrain(other(), ["random"])
     second = files(root)
     assert first != second
-    monkeypatch.setattr(training, "train", lambda _: pytest.fail("trained again"))
+    monkeypatch.setattr(training_arms, "train", lambda _: pytest.fail("trained again"))
     for wanted, workspace in ((first, own_copy.open), (second, other), (first, own_copy.open)):
         pretrain(workspace(), ["random"])
         assert files(root) == wanted
@@ -154,11 +158,11 @@ def test_nothing_changes_places_under_a_process_that_works_there(own_copy: Made,
 
 def test_others_may_read_what_a_process_has_taken_back(own_copy: Made, monkeypatch: Any) -> None:
     swap(own_copy.root / "run", "reference")
-    training.train_reference(own_copy.open())
+    train_reference(own_copy.open())
     others: dict[Path, Any] = {}
     with monkeypatch.context() as as_another_process:
         as_another_process.setattr(locks_module, "_held", others)
-        training.train_reference(own_copy.open())
+        train_reference(own_copy.open())
     assert any(path.name == "reference.lock" for path in others)
 
 

@@ -15,9 +15,11 @@ from tiny_pipeline import sentences, tiny_settings, write_jsonl
 from slmctl.config.file import check
 from slmctl.stages.evaluate import evaluate
 from slmctl.stages.prepare import prepare
+from slmctl.stages.pretrain import pretrain
 from slmctl.stages.run import run
 from slmctl.stages.score import score
-from slmctl.stages.train import pretrain, train_base, train_reference
+from slmctl.stages.train_base import train_base
+from slmctl.stages.train_ref import train_reference
 from slmctl.system.errors import ConfigError, InputError, Interrupted, MismatchError, SlmError
 from slmctl.system.files import read_json
 from slmctl.workspace import locks as locks_module

@@ -23,7 +23,7 @@ from tiny_pipeline import sentences, tiny_settings, write_jsonl
 from slmctl.config.file import check
 from slmctl.stages.prepare import prepare
 from slmctl.stages.score import score
-from slmctl.stages.train import train_base
+from slmctl.stages.train_base import train_base
 from slmctl.store import shards as shards_module
 from slmctl.store.reader import ScoreSet, TokenSet
 from slmctl.store.shards import ShardWriter

@@ -19,7 +19,8 @@ from slmctl.config.yaml import lay_over
 from slmctl.model.split import SplitModel
 from slmctl.stages.prepare import prepare
 from slmctl.stages.score import score
-from slmctl.stages.train import train_base, train_reference
+from slmctl.stages.train_base import train_base
+from slmctl.stages.train_ref import train_reference
 from slmctl.store.reader import Rows
 from slmctl.workspace.workspace import Workspace
 

@@ -14,7 +14,7 @@ from slmctl.config.pipeline import ArmConfig
 from slmctl.model import precision
 from slmctl.stages import score as scoring
 from slmctl.stages.score import score
-from slmctl.stages.train import train_base
+from slmctl.stages.train_base import train_base
 from slmctl.store.build import PLAN, read_plan
 from slmctl.store.manifest import load_manifest
 from slmctl.system import console

@@ -25,7 +25,8 @@ from transformers import AutoModelForCausalLM
 import slmctl
 from slmctl.config.pipeline import SelectionConfig, TrainingConfig
 from slmctl.stages.score import score
-from slmctl.stages.train import train_base, train_reference
+from slmctl.stages.train_base import train_base
+from slmctl.stages.train_ref import train_reference
 from slmctl.system.errors import Interrupted, TrainingError
 from slmctl.system.signals import raising
 from slmctl.training import loop, micro_batch

@@ -19,7 +19,7 @@ from slmctl.system.errors import Interrupted, SlmError, StoppedError, TrainingEr
 from slmctl.system.signals import raising
 from slmctl.training import checkpoint, loop
 from slmctl.training.telemetry import read_log
-from slmctl.workspace import start
+from slmctl.workspace import runs, start
 
 SAVING = {"pretrain": {"save_every": 2, "keep_last": 9}}
 
@@ -168,6 +168,17 @@ def test_going_back_to_a_step_that_is_not_there_leaves_a_finished_run_finished(p
     assert taken == [], "it is complete"
     train_arm(workspace, resume=6)
     assert taken == [7, 8]
+
+
+def test_a_finished_run_is_skipped_without_its_model_or_its_heldout_sets(pipeline, monkeypatch, taken, capsys):
+    workspace = pipeline("finished")
+    train_arm(workspace)
+    shutil.rmtree(workspace.root / "tokens" / "heldout")
+    monkeypatch.setattr(runs, "load_model", lambda *_: pytest.fail("loaded"))
+    taken.clear()
+    train_arm(workspace)
+    assert not taken
+    assert "pretrain slm: complete, skipped" in capsys.readouterr().err
 
 
 # --- which settings make another run ---

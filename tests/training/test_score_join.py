@@ -17,8 +17,8 @@ from slmctl.model import scoring
 from slmctl.model.row_losses import row_losses
 from slmctl.stages import score as stage
 from slmctl.stages.prepare import prepare
+from slmctl.stages.pretrain import pretrain
 from slmctl.stages.score import score
-from slmctl.stages.train import pretrain
 from slmctl.store.manifest import load_manifest
 from slmctl.store.scores import SENTINEL
 from slmctl.store.shards import ShardFile, ShardWriter, shard_name

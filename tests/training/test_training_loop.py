@@ -19,10 +19,13 @@ from slmctl.config.pipeline import ArmConfig
 from slmctl.evaluation import heldout
 from slmctl.evaluation.heldout import Measured
 from slmctl.evaluation.measures import measure_of, why_unlike
-from slmctl.stages import train as stage
+from slmctl.stages import pretrain as pretrain_stage
+from slmctl.stages import train_ref
 from slmctl.stages.prepare import prepare
+from slmctl.stages.pretrain import pretrain
 from slmctl.stages.score import score
-from slmctl.stages.train import pretrain, train_base, train_reference
+from slmctl.stages.train_base import train_base
+from slmctl.stages.train_ref import train_reference
 from slmctl.store.order import RowOrder, mix_seed
 from slmctl.store.reader import RowReader
 from slmctl.system.errors import Interrupted, TrainingError
@@ -34,6 +37,7 @@ from slmctl.training.checkpoint import all_checkpoints
 from slmctl.training.selective import Objective
 from slmctl.training.step import StepMaker
 from slmctl.training.telemetry import read_log
+from slmctl.workspace.runs import seed_of
 
 MEASURED = {"seconds", "loader_seconds", "tokens_per_s", "mfu", "memory_bytes"}
 STEPS = 8
@@ -382,7 +386,7 @@ def scripted_evaluations(monkeypatch, losses, measured=None):
 
         return evaluate
 
-    monkeypatch.setattr(stage, "heldout_evaluator", evaluator)
+    monkeypatch.setattr(train_ref, "heldout_evaluator", evaluator)
     return snapshots
 
 
@@ -450,13 +454,13 @@ def test_keep_best_on_survives_a_stop_in_the_evaluation_that_is_the_best(pipelin
         return lambda *_: evaluate
 
     with monkeypatch.context() as patch, raising():
-        patch.setattr(stage, "heldout_evaluator", until(3, [9.0, 5.0, 2.0]))
+        patch.setattr(train_ref, "heldout_evaluator", until(3, [9.0, 5.0, 2.0]))
         with pytest.raises(Interrupted, match="after step 4; saved"):
             train_reference(workspace)
-        patch.setattr(stage, "heldout_evaluator", until(2, [2.0, 7.0]))
+        patch.setattr(train_ref, "heldout_evaluator", until(2, [2.0, 7.0]))
         with pytest.raises(Interrupted, match="after step 6; saved"):
             train_reference(workspace)
-        patch.setattr(stage, "heldout_evaluator", until(9, [7.0, 8.0]))
+        patch.setattr(train_ref, "heldout_evaluator", until(9, [7.0, 8.0]))
         train_reference(workspace)
     evals = read_log(workspace.reference / "training" / "evals.jsonl")
     assert [(r["step"], r["heldout"]["target"]) for r in evals] == [(0, 9.0), (2, 5.0), (4, 2.0), (6, 7.0), (8, 8.0)]
@@ -549,8 +553,8 @@ def test_a_mixed_reference_sees_the_corpus_share_on_top_of_the_curated_rows(pipe
 
 def test_exported_models_load_and_give_the_logits_that_were_trained(pipeline, monkeypatch):
     runs = []
-    original = stage.train
-    monkeypatch.setattr(stage, "train", lambda run: runs.append(run) or original(run))
+    for stage in (train_ref, pretrain_stage):
+        monkeypatch.setattr(stage, "train", lambda run: runs.append(run) or loop.train(run))
     workspace = pipeline("exported", {"reference": {"lr": 1e-3}})
     train_reference(workspace)
     score(workspace)
@@ -596,9 +600,9 @@ def test_base_reference_and_arms_share_an_order_under_no_seeds_and_arms_of_one_s
     for seed in range(6):
         settings = ArmConfig(steps=1, seed=seed)
         for purpose in ("base", "reference", "arms"):
-            orders[purpose, seed] = RowOrder(np.full(9, 8), stage.seed_of(scored, settings, purpose)).at(0, 40).tobytes()
+            orders[purpose, seed] = RowOrder(np.full(9, 8), seed_of(scored.config, settings, purpose)).at(0, 40).tobytes()
     assert len(set(orders.values())) == len(orders)
-    own, pipelines = (stage.seed_of(scored, ArmConfig(steps=1, seed=s), "arms") for s in (scored.config.seed, None))
+    own, pipelines = (seed_of(scored.config, ArmConfig(steps=1, seed=s), "arms") for s in (scored.config.seed, None))
     assert own == pipelines
 
 

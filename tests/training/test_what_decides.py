@@ -22,8 +22,8 @@ from test_training_loop import result, train_arm
 from slmctl.config.decides import Decides, declared
 from slmctl.config.evaluation import EvalConfig, HarnessConfig, SuiteConfig, TaskConfig
 from slmctl.config.pipeline import ArmConfig, PipelineConfig, ScoreConfig, TrackingConfig
+from slmctl.stages.pretrain import pretrain
 from slmctl.stages.score import score
-from slmctl.stages.train import pretrain
 
 TESTS = Path(__file__).parents[1]
 NO_WEIGHTS = (Decides.NOTHING, Decides.EVALUATION, Decides.ROUNDING)

@@ -12,12 +12,17 @@ COMMANDS = {
     "stages/prepare.py": {"prepare", "look"},
     "stages/score.py": {"score", "look"},
     "stages/inspect.py": {"inspect", "inspect_storage"},
+    "stages/train_base.py": {"train_base"},
+    "stages/train_ref.py": {"train_reference"},
+    "stages/pretrain.py": {"pretrain"},
     "comparison/storage_costs.py": set(),
     "workspace/build.py": set(),
     "workspace/contamination.py": set(),
     "workspace/contamination_told.py": set(),
     "workspace/own_tokenizer.py": set(),
+    "workspace/runs.py": set(),
     "workspace/score_sets.py": set(),
+    "workspace/start.py": set(),
     "workspace/token_sets.py": set(),
 }
 """By file: its commands."""
