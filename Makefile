@@ -42,8 +42,8 @@ bench: install  ## Measure; raw figures go to benchmarks/results/
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/load.py
 
-docs: install  ## Rewrite the configuration reference in README.md from the field docstrings
-	$(BIN)/python -m slmctl.config.reference README.md
+docs: install  ## Rewrite docs/configuration.md's tables from the field docstrings
+	$(BIN)/python -m slmctl.config.reference docs/configuration.md
 
 wheel: install  ## Build dist/slmctl-*.whl
 	$(BIN)/python -m build --wheel

@@ -20,6 +20,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 MODELS = ("base", "reference", "slm", "clm", "random")
 README, BENCHMARKS = "README.md", "benchmarks/README.md"
+CONFIGURATION, EVALUATION, HOW = (f"docs/{name}.md" for name in ("configuration", "evaluation", "how-it-works"))
 Raw = Any
 
 
@@ -289,7 +290,7 @@ def precision_speed(raw: Raw) -> str:
     return rows(*lines("training"), lines("forward")[-1])
 
 
-@claim(README, "precision")
+@claim(CONFIGURATION, "precision")
 def precision_in_short(raw: Raw) -> str:
     figures = raw["selection"]["figures"]
 
@@ -339,7 +340,7 @@ def intervals_table(raw: Raw) -> str:
     )
 
 
-@claim(README, "intervals")
+@claim(EVALUATION, "intervals")
 def intervals_in_short(raw: Raw) -> str:
     return (
         f"Of 95% intervals {_coverage(raw, None, None)} held the truth with 12 to 300 made-up documents of four kinds of lengths "
@@ -391,19 +392,19 @@ def prepare_memory_large(raw: Raw) -> str:
     return rows(["10 GB", f"{raw['tokens'] / 1e6:,.0f}M", f"{raw['peak_resident_bytes'] / 1e6:,.0f} MB"])
 
 
-@claim(README, "prepare-real")
+@claim(HOW, "prepare-real")
 def prepare_in_short(raw: Raw) -> str:
     share = f"about {raw['ratio_to_bare_tokenizer']:.1f} of the bare tokenizer"
     return f"{raw['text_mb_per_s']:.1f} MB of real text a second on two cores, {share}"
 
 
-@claim(README, "prepare-real")
+@claim(HOW, "prepare-real")
 def prepared_in_short(raw: Raw) -> str:
     found = [r["shard_bytes_per_token"] for r in (raw, raw_file("prepare-100mb-words"))]
     return f"{min(found):.1f} to {max(found):.1f} bytes a token"
 
 
-@claim(README, "store")
+@claim(HOW, "store")
 def scores_in_short(raw: Raw) -> str:
     return f"{raw['bytes_per_token']['slmctl: losses']:.1f} bytes a token"
 
@@ -423,7 +424,7 @@ def architecture_kinds(raw: Raw) -> str:
     return f"{len(raw['cases'])} tiny configurations of {_types(raw)} of"
 
 
-@claim(README, "architectures")
+@claim(HOW, "architectures")
 def architecture_types(raw: Raw) -> str:
     return f"what that means for {_types(raw)} model types"
 
@@ -450,7 +451,7 @@ def bos_table(raw: Raw) -> str:
     return rows(*([t, _seeds(a), _seeds(n), _seeds([y - x for x, y in zip(a, n, strict=True)])] for t, a, n in lines))
 
 
-@claim(README, "bos")
+@claim(HOW, "bos")
 def bos_in_short(raw: Raw) -> str:
     first, second = ([n - a for a, n in zip(a, n, strict=True)] for _, a, n in list(_contexts(raw))[:2])
     number = {1: "one seed", 2: "two seeds", 3: "three seeds"}[len(raw["runs"])]
@@ -489,7 +490,7 @@ def demo_table(raw: Raw) -> str:
     )
 
 
-@claim(README, "demo")
+@claim(EVALUATION, "demo")
 def demo_seeds(raw: Raw) -> str:
     slm, clm, random = (next(e for e in raw["seeds"] if e["arm"] == arm) for arm in ("slm", "clm", "random"))
     against = [_gap(slm, its) for its in (clm, random)]
@@ -497,7 +498,7 @@ def demo_seeds(raw: Raw) -> str:
     general = [[raw["models"][a]["heldout"]["general"]["loss"] for a in e["arms"]] for e in (slm, clm, random)]
     means = [sum(losses) / len(losses) for losses in general]
     return (
-        "Over three seeds of the arms' order (one base, one reference; `slmctl sweep`, below) slm's mean target loss is "
+        "Over three seeds of the arms' order (one base, one reference; `slmctl sweep`) slm's mean target loss is "
         f"{-against[0][0]:.3f} nats below clm's and {-against[1][0]:.3f} below random's (95% intervals ± {against[0][1]:.3f} "
         f"and ± {against[1][1]:.3f}); it comes down to clm's after {fewer:.2f} times fewer tokens ({low:.2f} to {high:.2f}), "
         f"and its mean general loss is {means[0] - means[1]:.3f} above clm's and {means[0] - means[2]:.3f} above random's."
@@ -522,7 +523,7 @@ def _losses(raw: Raw, name: str, models: tuple[str, ...]) -> list[str]:
     return [f"{raw['models'][m]['heldout'][name]['loss']:.2f}" for m in models]
 
 
-@claim(README, "math-scratch")
+@claim(EVALUATION, "math-scratch")
 def scratch_table(raw: Raw) -> str:
     return rows(
         ["target loss (GSM8K test), nats a token", *_losses(raw, "target", MODELS)],
@@ -537,14 +538,14 @@ def scratch_bits(raw: Raw) -> str:
     return rows(*([title, *bits[name]] for name, title in titles.items()))
 
 
-@claim(README, "math-scratch")
+@claim(EVALUATION, "math-scratch")
 def scratch_size(raw: Raw) -> str:
     minutes = [arm["training_seconds"] / 60 for arm in raw["arms"].values()]
     seen = raw["arms"]["slm"]["tokens_seen"] / 1e6
     return f"{seen:.2f}M tokens an arm in {min(minutes):.0f} to {max(minutes):.0f} minutes"
 
 
-@claim(README, "math-scratch")
+@claim(EVALUATION, "math-scratch")
 def scratch_curves(raw: Raw) -> str:
     goal = raw["arms"]["clm"]["evals"][-1]["heldout"]["target"]
     slm, clm, random = (_first_at(raw["arms"][arm]["evals"], goal) for arm in ("slm", "clm", "random"))
@@ -566,7 +567,7 @@ def _first_at(evals: list[dict[str, Any]], goal: float) -> float | None:
     return None
 
 
-@claim(README, "math-scratch")
+@claim(EVALUATION, "math-scratch")
 def scratch_reference(raw: Raw) -> str:
     trained, scored = raw["costs"]["reference_tokens"], raw["costs"]["scored_tokens"]["curated"]
     return f"The reference was trained on {trained / 1e6:.1f}M tokens and scored {scored / 1e6:.1f}M"

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from slmctl import __version__
 from slmctl.cli import main
@@ -353,21 +352,6 @@ def test_a_generation_task_reads_few_shots_from_the_curated_set(slmctl: Any, tin
     assert task["items"] == 4
     assert 0 <= task["accuracy"] <= 1
     assert len((tmp_path / "run" / "eval" / "tasks" / "sums" / "clm.jsonl").read_text().splitlines()) == 4
-
-
-def test_readme_holds_the_current_configuration_reference() -> None:
-    from slmctl.config.reference import update
-
-    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    assert update(text) == text, "run `make docs`"
-
-
-def test_readme_example_is_a_valid_pipeline(tmp_path: Path, slmctl: Any) -> None:
-    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    example = text.split("```yaml\n")[1].split("```")[0]
-    assert yaml.safe_load(example)["name"] == "mine"
-    (tmp_path / "mine.yaml").write_text(example)
-    assert slmctl("validate", tmp_path / "mine.yaml")[0] == 0
 
 
 def test_the_process_leaves_no_signal_handler_behind(slmctl: Any) -> None:

@@ -1,4 +1,4 @@
-"""The configuration reference in the README, made from the field docstrings: `python -m slmctl.config.reference README.md`."""
+"""The configuration reference, made from the field docstrings: `python -m slmctl.config.reference docs/configuration.md`."""
 
 from __future__ import annotations
 
@@ -53,15 +53,15 @@ MARKS: dict[Decides | None, str] = {
 
 
 def markdown() -> str:
-    """One table a section: key, type, default and what it means."""
+    """One heading and table a section: key, type, default and what it means."""
     shared = set(config.TrainingConfig.model_fields)
     blocks = []
     for title, model, note in SECTIONS:
         fields = model.model_fields
         if model in (config.ReferenceConfig, config.PretrainConfig):
             fields = {k: f for k, f in fields.items() if k not in shared}
-        lines = [f"**{title}**", *([note] if note else []), "", "| key | type | default | |", "|---|---|---|---|"]
-        told = {k: " ".join((f.description or "").split()) + _mark(model, k) for k, f in fields.items()}
+        lines = [f"### {title}", "", *([note, ""] if note else []), "| key | type | default | |", "|---|---|---|---|"]
+        told = {k: " ".join((f.description or "").split()).replace("|", r"\|") + _mark(model, k) for k, f in fields.items()}
         lines += [f"| `{k}` | {_type(f)} | {_default(f)} | {told[k]} |" for k, f in fields.items()]
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks)
@@ -82,6 +82,7 @@ def _type(field: Any) -> str:
     text = re.sub(r"typing\.|slmctl\.config\.(?:\w+\.)?|<class '([^']*)'>", r"\1", text)
     text = re.sub(r"Annotated\[(\w+(?:\[[\w, ]*\])?), (?:[^\[\]]|\[[^\[\]]*\])*\]", r"\1", text)
     text = re.sub(r"Literal\[([^\]]*)\]", lambda m: m.group(1).replace("', '", "' or '").replace("'", ""), text)
+    text = re.sub(r"^Union\[([^,\[\]]+), ([^,\[\]]+)\]$", r"\1 or \2", text)
     text = re.sub(r" ?\| ?None", ", or null", text)
     text = re.sub(r"^Optional\[(.*)\]$", r"\1, or null", text)
     return text.replace("|", "or").replace("Config", "").replace("dict[str, ", "name to ").replace("]", "").replace("[", " of ")
@@ -109,5 +110,5 @@ def update(text: str) -> str:
 
 
 if __name__ == "__main__":
-    readme = Path(sys.argv[1])
-    readme.write_text(update(readme.read_text(encoding="utf-8")), encoding="utf-8")
+    document = Path(sys.argv[1])
+    document.write_text(update(document.read_text(encoding="utf-8")), encoding="utf-8")

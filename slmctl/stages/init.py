@@ -139,7 +139,7 @@ def _head(name: str, file: str) -> str:
 # Written by `slmctl init`. Check it: slmctl validate {file} --inputs
 # Run it: slmctl run {file}; after a stop, run it again.
 # A first try in minutes: slmctl run {file} -o pretrain.steps=20 -o output_dir=runs/{name}-try
-# Every key that there is stands in the README's configuration reference.
+# Every key that there is stands in slmctl's docs/configuration.md.
 
 name: {_quoted(name)}{MARK}an output_dir belongs to one name
 output_dir: {_quoted(f"runs/{name}")}{MARK}every file of the run lies here

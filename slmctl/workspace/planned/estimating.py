@@ -37,7 +37,7 @@ from slmctl.workspace.stale import moved_aside, shards_of
 
 ALL = SelectionConfig(criterion="all", group_rows=1)
 PREPARE_BYTES = 1.95e6
-"""Bytes of text that a core prepares in a second (README: 3.9 MB on two)."""
+"""Bytes of text that a core prepares in a second (docs/how-it-works.md: 3.9 MB on two)."""
 ASSUMED_BYTES = 4.0
 """Of text a token, where no tokenizer is here that could tell."""
 SAMPLED = 20
