@@ -10,9 +10,7 @@ from typing import Any
 from slmctl.comparison.compared import Arm, Model, Scores
 from slmctl.comparison.reach import VERSION as REACHING
 from slmctl.comparison.results import SCHEMA
-from slmctl.config.decides import Decides, decided
 from slmctl.config.evaluation import AnyTask, SuiteConfig, TaskConfig
-from slmctl.config.pipeline import PipelineConfig
 from slmctl.corpus.text_files import content_id, is_folder
 from slmctl.evaluation.generation import VERSION
 from slmctl.evaluation.harness_data import data_files
@@ -20,19 +18,6 @@ from slmctl.evaluation.intervals import METHOD
 from slmctl.evaluation.tasks import TASKS
 from slmctl.store.manifest import Manifest
 from slmctl.system.files import HashCache
-
-_OF_TEXTS = {"contamination", "contamination_overlap"}
-"""Settings that decide what is said of the texts, which is an input by itself, and no figure of a model."""
-
-
-def settings_inputs(config: PipelineConfig) -> dict[str, Any]:
-    """What of the configuration decides figures, given models, texts and tasks."""
-    return {
-        "settings": {k: v for k, v in decided(config.eval, Decides.EVALUATION).items() if k not in _OF_TEXTS},
-        "seed": config.seed,
-        "intra_document_mask": config.data.intra_document_mask,
-        "attn_implementation": config.model.attn_implementation,
-    }
 
 
 def task_inputs(tasks: Sequence[AnyTask], hashes: HashCache) -> dict[str, Any]:
@@ -54,8 +39,8 @@ def task_inputs(tasks: Sequence[AnyTask], hashes: HashCache) -> dict[str, Any]:
 def figures_inputs(
     settings: dict[str, Any], corpus: Manifest, heldout: dict[str, str], tasks: dict[str, Any], curated: Manifest
 ) -> dict[str, Any]:
-    """All that figures of a model depend on, but for the model. `settings` are those of `settings_inputs`, in the precision that
-    was taken; `heldout` are hashes by set."""
+    """All that figures of a model depend on, but for the model. `settings` are those of `identity.measuring`, in the precision
+    that was taken; `heldout` are hashes by set."""
     return {
         **{"schema": SCHEMA, "intervals": METHOD, "corpus": corpus.content_hash},
         **settings,

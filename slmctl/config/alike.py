@@ -29,7 +29,7 @@ def _decides(config: PipelineConfig, arm: ArmConfig) -> dict[str, Any]:
     if arm.epochs is None:  # else how many steps that makes is known with the corpus
         found |= {**dict.fromkeys(BUDGET_KEYS), "steps": total_steps(arm, config.data.seq_len, 0)}
     found["seed"] = config.seed if arm.seed is None else arm.seed
-    selection = arm.selection.model_dump(mode="json")
+    selection = found["selection"]
     if arm.selection.criterion == "all":
         selection = {"criterion": "all"}
     elif not arm.selection.needs_reference:

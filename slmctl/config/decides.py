@@ -4,6 +4,8 @@ Results lie in a chain: tokens, then weights (of base and reference), scores, we
 the first that it changes; what comes after follows. So a stage's inputs are read from the declarations (`decided`), and what
 decides something only under another setting is a rule of `RULES`.
 
+A field that says where something lies decides by what is found there: `path: Weights[ByContent[str]]`. It is no input itself.
+
 A field that holds a section declares nothing: the section's own fields do. Any other without a declaration is refused when
 its class is made.
 """
@@ -29,6 +31,8 @@ class Decides(Enum):
     """The losses of a reference."""
     EVALUATION = "evaluation"
     """Figures: what is measured, at which steps, and of which kept checkpoints."""
+    FINDINGS = "findings"
+    """What is said of the texts: an input of what says it, as it was found, and no figure of a model."""
     ROUNDING = "rounding"
     """Nothing but the order in which numbers are summed: results are equal to rounding."""
     NOTHING = "nothing"
@@ -39,8 +43,18 @@ Tokens = Annotated[T, Decides.TOKENS]
 Weights = Annotated[T, Decides.WEIGHTS]
 Scores = Annotated[T, Decides.SCORES]
 Evaluation = Annotated[T, Decides.EVALUATION]
+Findings = Annotated[T, Decides.FINDINGS]
 Rounding = Annotated[T, Decides.ROUNDING]
 Nothing = Annotated[T, Decides.NOTHING]
+
+
+class Place(Enum):
+    BY_CONTENT = "by content"
+
+
+ByContent = Annotated[T, Place.BY_CONTENT]
+RESULTS = (Decides.TOKENS, Decides.WEIGHTS, Decides.SCORES, Decides.EVALUATION, Decides.FINDINGS)
+"""What decides any result at all."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +103,11 @@ def declared(model: type[BaseModel]) -> dict[str, Decides | None]:
     return found
 
 
+def by_content(model: type[BaseModel]) -> set[str]:
+    """The fields of a section's class that say where something lies."""
+    return {name for name, field in model.model_fields.items() if Place.BY_CONTENT in field.metadata}
+
+
 def _holds_sections(annotation: Any) -> bool:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return True
@@ -105,25 +124,29 @@ def decides(section: BaseModel) -> dict[str, Decides | None]:
     return found
 
 
-def decided(section: BaseModel, *kinds: Decides) -> dict[str, Any]:
-    """The fields that decide one of `kinds`, with their values as plain data; of sections within, theirs."""
+def decided(section: BaseModel, *kinds: Decides, places: bool = False) -> dict[str, Any]:
+    """The fields that decide one of `kinds`, with their values as plain data; of sections within, theirs. Without those that say
+    where something lies, unless `places` are asked for."""
     plain = section.model_dump(mode="json")
+    left_out = set() if places else by_content(type(section))
     found = {}
     for name, kind in decides(section).items():
+        if name in left_out:
+            continue
         if kind is None:
-            found[name] = _decided_in(getattr(section, name), plain[name], kinds)
+            found[name] = _decided_in(getattr(section, name), plain[name], kinds, places)
         elif kind in kinds:
             found[name] = plain[name]
     return found
 
 
-def _decided_in(value: Any, plain: Any, kinds: tuple[Decides, ...]) -> Any:
+def _decided_in(value: Any, plain: Any, kinds: tuple[Decides, ...], places: bool) -> Any:
     if isinstance(value, BaseModel):
-        return decided(value, *kinds)
+        return decided(value, *kinds, places=places)
     if isinstance(value, list):
-        return [_decided_in(v, p, kinds) for v, p in zip(value, plain, strict=True)]
+        return [_decided_in(v, p, kinds, places) for v, p in zip(value, plain, strict=True)]
     if isinstance(value, dict):
-        return {k: _decided_in(v, plain[k], kinds) for k, v in value.items()}
+        return {k: _decided_in(v, plain[k], kinds, places) for k, v in value.items()}
     return plain
 
 

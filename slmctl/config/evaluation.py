@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
-from slmctl.config.decides import Evaluation, Rounding
+from slmctl.config.decides import Evaluation, Findings, Rounding
 from slmctl.config.types import Name, NonNegativeInt, OffToo, PositiveInt, Section, TextTemplate
 
 SUITES = ("rho-math", "rho-general")
@@ -95,10 +95,10 @@ class EvalConfig(Section):
     tasks: list[Annotated[AnyTask, BeforeValidator(_by_name)]] = Field(default=[])
     """Tasks: a file of one's own (`name`, `path`, …; greedy generation, exact match on the final number), a suite
     (`rho-math`, `rho-general`) or a task of lm-evaluation-harness by its name."""
-    contamination: Evaluation[Annotated[Literal["warn", "stop", "off"], OffToo]] = "warn"
+    contamination: Findings[Annotated[Literal["warn", "stop", "off"], OffToo]] = "warn"
     """Held-out documents that also stand in curated or corpus text: warn and go on, stop (`prepare` and `eval` refuse), or do not
     look for any."""
-    contamination_overlap: Evaluation[Annotated[float, Field(gt=0, le=1)]] = 0.5
+    contamination_overlap: Findings[Annotated[float, Field(gt=0, le=1)]] = 0.5
     """Share of a held-out document's runs of 13 words (GPT-3's measure) that stand in the other text from which on it counts as
     contaminated; one that is there word for word always does. One changed word spoils 13 runs, so a copy with changes stays well
     below 1, while texts that share phrases alone stay near 0."""

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from slmctl.config.decides import Evaluation, Nothing, Rounding, Scores, Tokens, Weights
+from slmctl.config.decides import ByContent, Evaluation, Nothing, Rounding, Scores, Tokens, Weights
 from slmctl.config.evaluation import EvalConfig
 from slmctl.config.types import (
     AsList,
@@ -61,13 +61,13 @@ class ScratchConfig(Section):
 
 
 class ModelConfig(Section):
-    path: Weights[str | None] = None
+    path: Weights[ByContent[str | None]] = None
     """The base model: a local directory or a Hub id. The reference and every arm start from it."""
-    revision: Weights[str | None] = None
+    revision: Weights[ByContent[str | None]] = None
     """Hub revision of `path`; null is the default branch."""
-    gguf_file: Weights[str | None] = None
+    gguf_file: Weights[ByContent[str | None]] = None
     """Name of a GGUF file in `path`, loaded dequantised (needs the extra `gguf`)."""
-    tokenizer: Tokens[str | None] = None
+    tokenizer: Tokens[ByContent[str | None]] = None
     """Directory or Hub id of the tokenizer; null takes the model's own. Its tokenizer.json decides, not a class that is named."""
     attn_implementation: Weights[Literal["sdpa", "eager", "flash_attention_2", "flex_attention", "varlen"]] = "sdpa"
     """Attention kernel, as transformers names it; sdpa takes the GPU's flash kernels. varlen computes nothing between
@@ -88,15 +88,15 @@ class ModelConfig(Section):
 
 
 class SourceConfig(Section):
-    path: Tokens[Annotated[list[str], AsList] | None] = None
+    path: Tokens[ByContent[Annotated[list[str], AsList] | None]] = None
     """File, glob or list of them: .jsonl, .jsonl.gz, .jsonl.zst, .parquet, .txt (also .txt.gz, .txt.zst)."""
-    hub: Tokens[str | None] = None
+    hub: Tokens[ByContent[str | None]] = None
     """Instead of `path`: a dataset that `datasets.load_dataset` opens, streamed (a Hub id or a local directory)."""
-    hub_config: Tokens[str | None] = None
+    hub_config: Tokens[ByContent[str | None]] = None
     """Configuration name of the Hub dataset."""
-    split: Tokens[str] = "train"
+    split: Tokens[ByContent[str]] = "train"
     """Split of the Hub dataset."""
-    revision: Tokens[str | None] = None
+    revision: Tokens[ByContent[str | None]] = None
     """Revision of the Hub dataset. Give a full commit: else a change on the Hub makes the set anew at the next run, and every
     stage has to reach the Hub."""
     text: Tokens[TextTemplate] = "{text}"
@@ -123,7 +123,7 @@ Sources = Annotated[list[SourceConfig], AsList, Field(min_length=1)]
 
 
 class DataConfig(Section):
-    root: Tokens[str | None] = None
+    root: Tokens[ByContent[str | None]] = None
     """Folder that relative paths of texts and tasks start from; null is the folder where slmctl runs."""
     seq_len: Tokens[Annotated[int, Field(ge=2)]] = 2048
     """Tokens in a row."""
@@ -298,16 +298,16 @@ class PretrainConfig(ArmConfig):
 
 
 class ReferenceModel(Section):
-    path: Scores[str]
+    path: Scores[ByContent[str]]
     """A local directory or a Hub id."""
-    revision: Scores[str | None] = None
+    revision: Scores[ByContent[str | None]] = None
     """Hub revision; null is the default branch."""
-    gguf_file: Scores[str | None] = None
+    gguf_file: Scores[ByContent[str | None]] = None
     """Name of a GGUF file in `path`, loaded dequantised (needs the extra `gguf`)."""
 
 
 class ScoreConfig(Section):
-    references: dict[Name, str | ReferenceModel] = Field(default={"curated": "reference"}, min_length=1)
+    references: ByContent[dict[Name, str | ReferenceModel]] = Field(default={"curated": "reference"}, min_length=1)
     """Score sets to make: name to model (`reference` is the trained one, else a directory, a Hub id, or `path`, `revision`
     and `gguf_file`), of any size that shares the corpus's vocabulary. More may be added at any time."""
     entropy: Scores[bool] = True

@@ -52,8 +52,6 @@ class Slice:
 
 
 TO_THE_END = 2**62
-_PLACE = {"path", "hub", "hub_config", "split", "revision"}
-"""What says where a source's texts lie, which are known by their content."""
 """The stop of a file's last slice where its uncompressed size is an estimate."""
 
 
@@ -160,7 +158,7 @@ def input_fingerprint(sources: list[SourceConfig], hashes: HashCache) -> list[di
 
 def reading_of(source: SourceConfig) -> dict[str, Any]:
     """What decides a source's documents, given its content."""
-    return {k: v for k, v in decided(source, Decides.TOKENS).items() if k not in _PLACE}
+    return decided(source, Decides.TOKENS)
 
 
 def unhashed_bytes(sources: list[SourceConfig], hashes: HashCache) -> int:

@@ -6,10 +6,8 @@ from typing import Any, Literal, Required, TypedDict
 
 from slmctl.comparison.reaching_words import headline_of
 from slmctl.report.card_text import hub_id
-from slmctl.system.files import sha256_json
 
 UNSCORED = ("all", "random")
-_NOT_THE_RESULT = ("output_dir", "store_dir", "device", "tracking")
 
 
 class DataFacts(TypedDict, total=False):
@@ -76,7 +74,7 @@ class CardFacts(TypedDict, total=False):
     seeds: list[dict[str, Any]]
     """As in results.json."""
     command: list[str]
-    config_fingerprint: str
+    config_fingerprint: str | None
     versions: dict[str, str | None]
     hardware: str | None
 
@@ -90,14 +88,15 @@ def card_facts(
     reference_metrics: list[dict[str, Any]] | None = None,
     flops: float | None = None,
     bos: str | None = None,
+    fingerprint: str | None = None,
 ) -> CardFacts:
     """Facts of the card of `name`: `base` (one that was made from scratch), `reference` or an arm.
 
     `config` is `PipelineConfig.model_dump(mode="json")` (or config.resolved.yaml), `metrics` and `environments` are the
     records of the run's metrics.jsonl and environment.jsonl, `results` is results.json (schema 2), where there is one yet.
     `reference_metrics` are those of the pipeline's reference, `flops` the operations of this model's training by its shape,
-    `bos` the token that its rows began with. What results.json says of an arm, which is what it was trained as, goes before
-    what the configuration says now.
+    `bos` the token that its rows began with, `fingerprint` that of the configuration. What results.json says of an arm, which
+    is what it was trained as, goes before what the configuration says now.
     """
     results = results or {}
     kind = name if name in ("base", "reference") else "arm"
@@ -135,7 +134,7 @@ def card_facts(
         "control": headline_of(arm.get("control")) or None,
         "differences": results.get("differences", []),
         "seeds": results.get("seeds", []),
-        "config_fingerprint": sha256_json({k: v for k, v in config.items() if k not in _NOT_THE_RESULT}),
+        "config_fingerprint": fingerprint,
         **_made_by((environments or [{}])[-1]),
     }
     return facts  # type: ignore[return-value]

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from slmctl.comparison.costs import forward_flops
+from slmctl.config.decides import RESULTS, decided
 from slmctl.config.pipeline import PipelineConfig
 from slmctl.corpus.bos import Bos
 from slmctl.model.loading import ModelSource, empty_model
 from slmctl.report.card import model_card
 from slmctl.report.card_facts import card_facts
 from slmctl.system.errors import InputError
-from slmctl.system.files import publishing
+from slmctl.system.files import publishing, sha256_json
 from slmctl.training.telemetry import read_log
 from slmctl.workspace.places import Places
 
@@ -24,7 +25,8 @@ def write_card(places: Places, config: PipelineConfig, name: str, bos: Bos | Non
     reference = read_log(places.training("reference") / "metrics.jsonl")
     flops = _flops(model, config, name, metrics)
     token = bos.token if bos is not None else None
-    facts = card_facts(name, config.model_dump(mode="json"), metrics, environments, results, reference, flops, token)
+    plain, fingerprint = config.model_dump(mode="json"), sha256_json(decided(config, *RESULTS, places=True))
+    facts = card_facts(name, plain, metrics, environments, results, reference, flops, token, fingerprint)
     with publishing(model / "README.md") as temporary:
         temporary.write_text(model_card(facts), encoding="utf-8")
 

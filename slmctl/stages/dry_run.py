@@ -17,20 +17,15 @@ from slmctl.config.pipeline import PipelineConfig
 from slmctl.config.sweeps import made_by, read_sweeps
 from slmctl.stages.validate import look
 from slmctl.system.console import out, quiet
-from slmctl.system.errors import ConfigError, SlmError
-from slmctl.system.files import read_json
-from slmctl.system.storage import LocalFolder
+from slmctl.system.errors import ConfigError
 from slmctl.workspace.build import duration
-from slmctl.workspace.changes import few
-from slmctl.workspace.contamination_told import read_report
-from slmctl.workspace.folders import INPUTS
-from slmctl.workspace.gone import Kept
-from slmctl.workspace.planned.decide import KEPT, Decision, Found, Wanted, decide, differing, order
+from slmctl.workspace.graph import key_of
+from slmctl.workspace.identity import Inputs
+from slmctl.workspace.planned.decide import KEPT, Decision
 from slmctl.workspace.planned.estimating import Estimate, Estimator
-from slmctl.workspace.planned.looking import Looking
-from slmctl.workspace.stale import same_results, strict
+from slmctl.workspace.planned.walk import Walk, walk
+from slmctl.workspace.workspace import Workspace
 
-RESULTS = "results.json"
 FEWEST_STEPS, MOST_EPOCHS = 10, 5
 """Of a training stage; less, and more passes over the corpus, are seldom meant."""
 
@@ -87,27 +82,25 @@ def dry_run(config: PipelineConfig, as_json: bool = False) -> None:
 def plan_run(config: PipelineConfig) -> Planned:
     """Looks at what is there, and decides on every stage. Raises `ConfigError` where output_dir is another pipeline's."""
     with quiet():
-        workspace = Looking(config)
-        problems: list[str] = []
-        decisions: dict[str, Decision] = {}
-        for label, depends in order(workspace.config).items():
-            decided = _eval(workspace, depends, decisions, problems) if label == "eval" else None
-            decisions[label] = decided or _stage(workspace, label, depends, decisions, problems)
-            if decisions[label].action not in KEPT and label != "eval":
-                workspace.put(label, None)
-            elif decisions[label].action == "taken back" and label != "eval":
-                workspace.put(label, Path(str(decisions[label].place)))
-        made = frozenset(made_by(workspace.config, read_sweeps(workspace.root)))
+        found = walk(config, resolve_results)
+        looking, decisions = found.looking, found.decisions
+        made = frozenset(made_by(looking.config, read_sweeps(looking.root)))
         seen = look(config, made_by_sweeps=made)
         alike = identical_arms(config, made)
-        problems = [*(m for m in seen.mistakes if m not in alike), *_that_matter(workspace, seen.wrong, decisions), *problems]
-        estimator = Estimator(workspace, decisions)
+        problems = [*(m for m in seen.mistakes if m not in alike), *_that_matter(found, seen.wrong), *found.problems]
+        estimator = Estimator(looking.workspace, decisions)
         stages = [(d, estimator.of(d)) for d in decisions.values()]
-        problems += [*estimator.problems, *_unwritable(workspace)]
+        problems += [*estimator.problems, *_unwritable(looking.root)]
         told, elsewhere = list(dict.fromkeys(problems)), config.store_dir is not None
-        return Planned(
-            stages, told, [*alike, *seen.warnings, *unusual_budgets(stages)], estimator.how, _free(workspace), elsewhere
-        )
+        warnings = [*alike, *seen.warnings, *unusual_budgets(stages)]
+        return Planned(stages, told, warnings, estimator.how, _free(looking.root), elsewhere)
+
+
+def resolve_results(workspace: Workspace) -> Inputs:
+    """What results.json would be made from, of the arms that are complete. Raises `SlmError` where that cannot be told."""
+    from slmctl.stages.evaluate import resolve
+
+    return resolve(workspace).inputs
 
 
 def unusual_budgets(stages: list[tuple[Decision, Estimate]]) -> list[str]:
@@ -134,90 +127,11 @@ def counted(estimate: Estimate) -> str:
     return f"{steps}, {short} epoch{'s' * (short != '1')}"
 
 
-def _stage(
-    workspace: Looking, label: str, depends: tuple[str, ...], before: dict[str, Decision], problems: list[str]
-) -> Decision:
-    found = workspace.found(label)
-    if label.startswith("tokens/") and (kept := _kept_without_texts(workspace, label, found, problems)) is not None:
-        return kept
-    stale_possible = (workspace.root / "stale").is_dir()
-    if found is None and not stale_possible:
-        return decide(label, Wanted({}, depends), None, None, before)
-    try:
-        inputs, unknown = workspace.wanted(label)
-    except SlmError as e:
-        if not label.startswith("token"):  # of texts it is told by what names all that is absent
-            problems.append(f"{label}: {e}")
-        inputs, unknown = {}, str(e)
-    inputs = workspace.settle(label, inputs, found)
-    settled = not unknown and all(before[d].action in KEPT for d in depends if d in before)
-    stale = workspace.in_stale(label, inputs) if settled and stale_possible else None
-    decision = decide(label, Wanted(inputs, depends, unknown), found, stale, before)
-    if decision.action == "made anew" and label.startswith(("tokens/", "scores/")) and not _moves_aside(workspace):
-        problems.append(
-            f"{workspace.store / label} holds a set that was made from other inputs. Give another store_dir, or delete that "
-            "folder."
-        )
-    return decision
-
-
-def _moves_aside(workspace: Looking) -> bool:
-    return isinstance(workspace.store, LocalFolder) and workspace.config.store_dir is None
-
-
-def _kept_without_texts(workspace: Looking, label: str, found: Found | None, problems: list[str]) -> Decision | None:
-    """A set whose texts are gone, where the configuration accepts that; None for any other."""
-    if found is None or workspace.config.missing_inputs == "stop":
-        return None
-    name = label.partition("/")[2]
-    if any(s.hub and not Path(s.hub).is_dir() for s in workspace.sources(name)):  # which would be asked for over the network
-        return None
-    try:
-        here = workspace.inputs_here(name, found.inputs)
-    except SlmError:  # which is told with the others
-        return None
-    if not isinstance(here, Kept):
-        return None
-    wanted = {**workspace.packing_inputs(), **here.inputs}
-    if not found.complete or differing(found.inputs or {}, wanted, partly=True):
-        problems.append(f"{label} cannot be made as the configuration wants it now: {here.why}")
-    return Decision(label, "skipped", ("its texts are gone, which missing_inputs accepts",), place=found.place)
-
-
-def _eval(workspace: Looking, depends: tuple[str, ...], before: dict[str, Decision], problems: list[str]) -> Decision | None:
-    """eval where all that it measures is there already; None where something is made first."""
-    folder = workspace.evaluation
-    found = folder / RESULTS
-    if not found.is_file():
-        work = [d for d in depends if before[d].action not in KEPT]
-        if work or not (workspace.root / "stale").is_dir():
-            return Decision("eval", "made")
-    elif any(before[d].action not in KEPT for d in depends):
-        made = [d for d in depends if before[d].action not in KEPT]
-        return Decision("eval", "made anew", tuple(few([f"depends on {d}, which is {before[d].action}" for d in made])))
-    from slmctl.stages.evaluate import resolve
-
-    told = read_report(workspace.root)
-    if told is not None and told["overlap"] != workspace.config.eval.contamination_overlap:
-        return Decision("eval", "made anew", ("eval.contamination_overlap has changed",))
-    try:
-        inputs = resolve(workspace).inputs
-    except SlmError as e:
-        problems.append(f"eval: {e}")
-        return Decision("eval", "made anew" if found.is_file() else "made", (str(e),))
-    record = folder / INPUTS
-    was = strict(read_json(record)) if record.is_file() and not (folder / "under_way.json").is_file() else None
-    there = Found(was, True, place=str(folder)) if found.is_file() else None
-    aside = same_results(workspace.root, inputs, RESULTS)
-    stale = Found(inputs, True, place=str(aside)) if aside is not None else None
-    return decide("eval", Wanted(inputs, depends), there, stale, before)
-
-
-def _that_matter(workspace: Looking, wrong: list[str], decisions: dict[str, Decision]) -> list[str]:
+def _that_matter(found: Walk, wrong: list[str]) -> list[str]:
     """What is absent, without the texts of sets that are kept without them."""
-    if workspace.config.missing_inputs == "stop":
+    if found.looking.config.missing_inputs == "stop":
         return wrong
-    kept = [f"data.{label.removeprefix('tokens/').replace('/', '.')}" for label, d in decisions.items() if d.action in KEPT]
+    kept = [key_of(s.name) for label, s in found.stages.items() if label.startswith("tokens/") and found.ready(label)]
     return [line for line in wrong if not line.startswith(tuple(f"{k}{end}" for k in kept for end in (":", ".")))]
 
 
@@ -229,18 +143,17 @@ def _existing(place: Path) -> Path:
     return place
 
 
-def _unwritable(workspace: Looking) -> list[str]:
+def _unwritable(root: Path) -> list[str]:
     """Says that nothing can be written where every run writes at least its locks and its report."""
-    place = _existing(workspace.root)
+    place = _existing(root)
     if os.access(place, os.W_OK | os.X_OK):
         return []
     return [f"cannot write to {place}. Choose another output_dir, or change its rights."]
 
 
-def _free(workspace: Looking) -> int | None:
-    place = _existing(workspace.root)
+def _free(root: Path) -> int | None:
     try:
-        return shutil.disk_usage(place).free
+        return shutil.disk_usage(_existing(root)).free
     except OSError:
         return None
 
@@ -250,7 +163,8 @@ def _free(workspace: Looking) -> int | None:
 
 def as_data(planned: Planned) -> dict[str, Any]:
     """The same as plain data, for --json."""
-    stages = [{**asdict(d), "why": list(d.why), **asdict(e)} for d, e in planned.stages]
+    of_decisions = ("label", "action", "why", "done", "place")
+    stages = [{**{k: getattr(d, k) for k in of_decisions}, "why": list(d.why), **asdict(e)} for d, e in planned.stages]
     return {
         "stages": stages,
         "problems": planned.problems,

@@ -17,7 +17,7 @@ from slmctl.comparison.compared import Arm, Compared, Conditions, Model, Scores
 from slmctl.comparison.costs import ForwardFlops, costs_of_references, flops_of_references, forward_flops
 from slmctl.comparison.diagnose import Diagnosis
 from slmctl.comparison.differences import loss_differences, task_differences
-from slmctl.comparison.inputs import figures_inputs, results_inputs, settings_inputs, task_inputs
+from slmctl.comparison.inputs import figures_inputs, results_inputs, task_inputs
 from slmctl.comparison.measure import Measure
 from slmctl.comparison.notes import notes_of, warn_once
 from slmctl.comparison.provenance import made_on, parameters, trained
@@ -40,6 +40,7 @@ from slmctl.training.ranks import Ranks, joined
 from slmctl.training.telemetry import finite
 from slmctl.workspace import contamination
 from slmctl.workspace.folders import DONE
+from slmctl.workspace.identity import measuring
 from slmctl.workspace.precisions import chosen, precision_in, tell, with_precision
 from slmctl.workspace.stale import same_results
 from slmctl.workspace.workspace import Workspace
@@ -151,7 +152,7 @@ def resolve_conditions(workspace: Workspace, base: ModelSource) -> Conditions:
     begun = precision_in(begun_from(workspace.evaluation)) if config.eval.precision == "auto" else config.eval.precision
     precision = begun or chosen(workspace.device, partial(hidden_size, base), "bfloat16")
     corpus = workspace.open_tokens("corpus")
-    settings = with_precision(settings_inputs(config), precision)
+    settings = with_precision(measuring(config), precision)
     heldout = {n: workspace.open_tokens(f"heldout/{n}") for n in workspace.heldout_names()}
     contents = {n: tokens.manifest.content_hash for n, tokens in heldout.items()}
     tasks = task_inputs(config.eval.tasks, workspace.hashes)

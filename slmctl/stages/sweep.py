@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from slmctl.config.pipeline import PipelineConfig
 from slmctl.config.sweeps import FILE, add_sweeps, made_by, parse_over, points_of, read_sweeps
@@ -18,14 +17,14 @@ def sweep(workspace: Workspace, overs: list[str]) -> Path:
     config = workspace.config
     added = made_by(config, read_sweeps(workspace.root))
     new = [s for over in overs for s in parse_over(config, over, added)]
+
+    def add() -> PipelineConfig:
+        """The configuration with the new arms, and those that another process has added meanwhile."""
+        with workspace.locks.alone(FILE):
+            return add_sweeps(workspace.root, workspace.config, new)
+
     with joined(workspace.device) as ranks:
-        workspace.config = ranks.first(lambda: _add(workspace, new))
+        workspace.config = ranks.first(add)
         for one in new:
             say(f"sweep: {one['arm']} over {one['key']}: {', '.join(name for _, name in points_of(config, one))}")
         return run(workspace)
-
-
-def _add(workspace: Workspace, new: list[dict[str, Any]]) -> PipelineConfig:
-    """The configuration with the arms of `new`, and of whatever another process has added meanwhile."""
-    with workspace.locks.alone(FILE):
-        return add_sweeps(workspace.root, workspace.config, new)

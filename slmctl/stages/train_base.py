@@ -12,7 +12,6 @@ from slmctl.evaluation.heldout import Measured
 from slmctl.model.loading import save_model
 from slmctl.model.split import SplitModel
 from slmctl.report.model_cards import write_card
-from slmctl.stages.validate import RANDOM_BASE
 from slmctl.store.order import mix_seed
 from slmctl.store.reader import RowReader
 from slmctl.system.console import say, waiting, warn
@@ -21,6 +20,7 @@ from slmctl.system.files import publishing
 from slmctl.training.batches import OneSet
 from slmctl.training.loop import Beat, Evaluator, train
 from slmctl.training.ranks import Ranks, joined
+from slmctl.workspace.named import RANDOM_BASE
 from slmctl.workspace.runs import (
     ALL_TOKENS,
     ModelStage,

@@ -18,49 +18,37 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeGuard
 
-import yaml
-
-from slmctl.config.file import dump_config
 from slmctl.config.pipeline import PipelineConfig
 from slmctl.config.sweeps import read_sweeps, with_sweeps
 from slmctl.store.build import PLAN, read_plan
 from slmctl.store.manifest import differences
 from slmctl.system.console import say
-from slmctl.system.errors import ConfigError, InputError, MismatchError, SlmError
-from slmctl.system.files import HashCache, disk_errors, is_temporary, publishing, read_json, sweep, why_no_folder, write_json
-from slmctl.system.storage import Folder, LocalFolder, is_url
+from slmctl.system.errors import InputError, MismatchError, SlmError
+from slmctl.system.files import disk_errors, read_json, sweep, write_json
+from slmctl.system.storage import Folder, LocalFolder
+from slmctl.workspace import mismatch, output_dir
 from slmctl.workspace.changes import changes, few
-from slmctl.workspace.locks import Locks
-from slmctl.workspace.places import Places
+from slmctl.workspace.means import SETS as SETS
+from slmctl.workspace.means import Means, to_work
+from slmctl.workspace.output_dir import RESOLVED as RESOLVED
 from slmctl.workspace.stale import ACCEPTED as ACCEPTED
 from slmctl.workspace.stale import INPUTS as INPUTS
 from slmctl.workspace.stale import STALE, name_in_stale, same_set, same_stage, strict
 
-RESOLVED = "config.resolved.yaml"
 DONE = "done.json"
-
-SETS = ("tokens/", "scores/")
-"""How the labels of sets of shards begin."""
-
-_OURS = {
-    *("tokens", "scores", "tokenizer", "base", "reference", "pretrain", "eval", "report", STALE),
-    *("contamination", "contamination.json", "sweeps.json"),
-}
-"""What stages make in output_dir."""
 
 
 class Folders:
     """The folders of one pipeline, their locks and the hashes of what they were made from."""
 
-    def __init__(self, config: PipelineConfig) -> None:
-        """Raises `ConfigError` where output_dir or store_dir can be no folder."""
-        refuse_places(config)
+    def __init__(self, config: PipelineConfig, means: Means | None = None) -> None:
+        """`means` to look and nothing more, or to work, which is the default. Raises `ConfigError` where output_dir or store_dir
+        can be no folder."""
+        output_dir.refuse_places(config)
         self.config = config
-        self.root = Path(config.output_dir)
-        self.store = Folder.at(config.store_dir or self.root)
-        self.places = Places(self.root, self.store)
-        self.locks = Locks(self.root, self.store, SETS)
-        self.hashes = HashCache(self.root / ".cache" / "hashes.json")
+        self.means = means = means or to_work(config)
+        self.places, self.locks, self.hashes = means.places, means.locks, means.hashes
+        self.root, self.store = means.places.root, means.places.store
         self.accepted: list[str] = []
         """What `accept_mismatch` let through since a stage began."""
         self.noted: set[str] = set()
@@ -76,43 +64,23 @@ class Folders:
         self.config = with_sweeps(self.config, read_sweeps(self.root))
         sweep(self.root)
         sweep(self.root / ".cache")
-        self.refuse_others()
+        output_dir.refuse_others(self.root, self.config.name)
         return self
-
-    def refuse_others(self) -> None:
-        """Raises `ConfigError` where another pipeline's files, or others, are in output_dir. Changes nothing."""
-        others = self._others()  # before the record, which whoever makes others publishes first
-        if (self.root / RESOLVED).is_file():
-            self._refuse_other_name()
-        elif others:
-            raise ConfigError(f"output_dir {self.root} holds other files. Choose a new or empty folder (-o output_dir=...).")
-
-    def _refuse_other_name(self) -> None:
-        with open(self.root / RESOLVED, encoding="utf-8") as f:
-            found = yaml.safe_load(f)
-        name = found.get("name") if isinstance(found, dict) else None
-        if name != self.config.name:
-            raise ConfigError(
-                f"output_dir {self.root} belongs to pipeline {name!r}, this one is {self.config.name!r}. "
-                "Choose another output_dir (-o output_dir=...)."
-            )
-
-    def _others(self) -> list[Path]:
-        """Files in output_dir that no pipeline's first steps put there; where slmctl has worked, those that no stage makes."""
-        known = {"data", ".cache", RESOLVED, *(_OURS if (self.root / ".cache" / "locks").is_dir() else ())}
-        return [f for f in self.root.iterdir() if f.name not in known and not is_temporary(f)] if self.root.is_dir() else []
 
     def record(self, made: bool = True) -> None:
         """Keeps the configuration that a stage was made with, once it is complete: a command that fails, and one that makes
         nothing (not `made`, nothing taken back), leave what was kept. Raises `ConfigError` where another pipeline's is kept."""
-        path = self.root / RESOLVED
-        if path.is_file():
+        if output_dir.is_kept(self.root):
             if not (made or self.took_back):
                 return
-            self._refuse_other_name()
-        with publishing(path) as temporary:
-            temporary.write_text(dump_config(self.config), encoding="utf-8")
+            output_dir.refuse_other_name(self.root, self.config.name)
+        output_dir.keep(self.root, self.config)
         self.took_back = False
+
+    def refuse(self, label: str, found: dict[str, Any], wanted: dict[str, Any], advice: str) -> None:
+        """Raises `MismatchError` naming each differing field, what was found and what was wanted; a field that
+        `accept_mismatch` names is let through with a warning, and kept in `accepted` for the run's record."""
+        mismatch.refuse(label, found, wanted, advice, self.config.accept_mismatch, self.accepted)
 
     def is_complete(self, directory: Path, inputs: dict[str, Any], last: str = DONE) -> bool:
         """Whether a stage's folder was completed with these very inputs."""
@@ -398,21 +366,3 @@ class SetFolder:
     def record(self, made: bool = True) -> None:
         """As `Folders.record`."""
         self.folders.record(made)
-
-
-def refuse_places(config: PipelineConfig) -> None:
-    """Raises `ConfigError` that names output_dir and store_dir where these can be no folders."""
-    places = {"output_dir": config.output_dir, "store_dir": config.store_dir or ""}
-    found = {
-        key: why_no_folder(Path(p.removeprefix("file://")))
-        for key, p in places.items()
-        if p and not is_url(p.removeprefix("file://"))
-    }
-    if wrong := [
-        f"{k} {_short(places[k])} {why}. Choose another {k} (-o {k}=...)." for k, why in found.items() if why is not None
-    ]:
-        raise ConfigError("\n".join(wrong))
-
-
-def _short(place: str) -> str:
-    return place if len(place) <= 200 else f"{place[:80]}…{place[-40:]}"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from tiny_pipeline import tiny_settings
 
 from slmctl.config import decides as config_decides
 from slmctl.config import evaluation as config_eval
 from slmctl.config import pipeline as config
-from slmctl.config.decides import RULES, Decides, Nothing, Weights, decided, decides, declared
+from slmctl.config.decides import RESULTS, RULES, Decides, Nothing, Weights, by_content, decided, decides, declared
+from slmctl.config.file import check
 from slmctl.config.pipeline import ArmConfig, ReferenceConfig, TrainingConfig
 from slmctl.config.types import Section
 
@@ -67,4 +69,26 @@ def test_rules_are_of_fields_that_there_are():
     known = set(TrainingConfig.model_fields)
     assert {name for rule in RULES for name in rule.fields} <= known
     assert config_decides.Decides.TOKENS in declared(config.DataConfig).values()
-    assert set(declared(config_eval.EvalConfig).values()) == {Decides.EVALUATION, Decides.ROUNDING, None}
+    assert set(declared(config_eval.EvalConfig).values()) == {Decides.EVALUATION, Decides.FINDINGS, Decides.ROUNDING, None}
+
+
+def test_what_says_where_something_lies_is_no_input_but_where_places_are_asked_for():
+    source = config.SourceConfig(path=["a.jsonl"], text="{q}")
+    found = decided(source, Decides.TOKENS)
+    assert "text" in found
+    assert not set(found) & by_content(config.SourceConfig)
+    assert by_content(config.SourceConfig) == {"path", "hub", "hub_config", "split", "revision"}
+    assert decided(source, Decides.TOKENS, places=True)["path"] == ["a.jsonl"]
+    score = config.ScoreConfig(references={"a": {"path": "b"}})
+    assert set(decided(score, Decides.SCORES)) == {"entropy", "dtype", "precision"}
+    assert decided(score, Decides.SCORES, places=True)["references"] == {"a": {"path": "b", "revision": None, "gguf_file": None}}
+
+
+def test_what_decides_any_result_changes_with_that_and_with_places_alone(tmp_path):
+    settings = tiny_settings(tmp_path)
+    before = decided(check(settings, "tiny"), *RESULTS, places=True)
+    settings["pretrain"] |= {"log_every": 3, "loader_threads": 0}
+    assert decided(check({**settings, "name": "other", "device": "auto"}, "tiny"), *RESULTS, places=True) == before
+    settings["data"]["corpus"]["path"] = "elsewhere.jsonl"
+    assert decided(check(settings, "tiny"), *RESULTS, places=True) != before
+    assert "path" not in decided(check(settings, "tiny"), *RESULTS)["data"]["corpus"][0]

@@ -23,7 +23,6 @@ from slmctl.config.sweeps import add_sweeps, parse_over
 from slmctl.stages import run as running
 from slmctl.stages.validate import look
 from slmctl.system.errors import ConfigError
-from slmctl.workspace.workspace import Workspace
 
 TASK = [{"question": f"{a} + 1 =", "answer": str(a + 1)} for a in range(5)]
 
@@ -89,12 +88,12 @@ def test_validate_refuses_identical_arms_and_run_tells_of_them_but_not_of_those_
     assert e.value.code == 2
     said = "pretrain.arms.again: trains the same weights as arm 'slm'"
     assert said in capsys.readouterr().err
-    running._tell_identical_arms(Workspace(config))
+    running._tell_identical_arms(config)
     assert f"warning: {said}" in capsys.readouterr().err
     config = with_arms(settings, slm={})
     swept = add_sweeps(tmp_path / "run", config, parse_over(config, "pretrain.arms.slm.micro_batch=4,8"))
     assert len(identical_arms(swept)) == 1
-    running._tell_identical_arms(Workspace(swept))
+    running._tell_identical_arms(swept)
     assert not capsys.readouterr().err
 
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from slmctl.comparison.inputs import settings_inputs
 from slmctl.config import evaluation as config_eval
 from slmctl.config import pipeline as config
-from slmctl.config.decides import Decides, declared, result_settings
+from slmctl.config.decides import Decides, by_content, declared, result_settings
+from slmctl.workspace import identity
 
 TASK = {"name": "mine", "path": "{texts}/target.jsonl", "prompt": "{text}", "answer": "{text}", "shots": 1}
 SUITE = {"suite": "rho-math", "data": "{texts}"}
@@ -94,27 +94,20 @@ VALUES: dict[type, tuple[str, dict[str, Any]]] = {
     ),
 }
 """Where a section is, and a value to try of each of its fields."""
-BY_CONTENT = {
-    config.ModelConfig: {"path", "revision", "gguf_file", "tokenizer"},
-    config.SourceConfig: {"path", "hub", "hub_config", "split", "revision"},
-    config.DataConfig: {"root"},
-    config.ReferenceModel: {"path", "revision", "gguf_file"},
-    config.PipelineConfig: {"output_dir", "store_dir"},
-}
-"""Fields that say where something lies: what is read there is an input, by its content (test_what_decides.py moves the last)."""
+MOVED = {"output_dir", "store_dir"}
+"""Fields that say where results lie: test_what_decides.py moves them."""
 FIRST = {config_eval.TaskConfig: TASK, config_eval.SuiteConfig: SUITE, config_eval.HarnessConfig: HARNESS}
 KINDS = {
     Decides.TOKENS: {"tokens", "weights"},
     Decides.WEIGHTS: {"weights"},
     Decides.SCORES: {"scores"},
     Decides.EVALUATION: {"evaluation"},
+    Decides.FINDINGS: set(),
     Decides.ROUNDING: set(),
     Decides.NOTHING: set(),
 }
 RECORDED = {"eval_every", "eval_tokens", "save_every", "keep_last", "keep_every"}
 """Of a run: what they decide of the evaluation is an input as the run has left it, its curve and its checkpoints."""
-SAID_BY_ITSELF = {"contamination", "contamination_overlap"}
-"""Of `eval`: what they decide is an input as it was found."""
 ALSO = {
     (config.DataConfig, "intra_document_mask"): {"scores", "evaluation"},
     (config.ModelConfig, "attn_implementation"): {"scores", "evaluation"},
@@ -126,7 +119,7 @@ ALSO = {
 def cases():
     for section, kinds in ((s, declared(s)) for s in sections()):
         for name, kind in kinds.items():
-            if kind is not None and name not in BY_CONTENT.get(section, ()):
+            if kind is not None and name not in by_content(section) | MOVED:
                 yield pytest.param(section, name, kind, id=f"{section.__name__}-{name}")
 
 
@@ -147,7 +140,7 @@ def inputs(workspace) -> dict[str, Any]:
         "tokens": {n: workspace.set_inputs(n) for n in ("curated", "corpus", "heldout/target")},
         "weights": [common, scratch, reference, arms],
         "scores": workspace.score_inputs(),
-        "evaluation": settings_inputs(settings),
+        "evaluation": identity.measuring(settings),
     }
 
 
@@ -158,7 +151,7 @@ def opened(scored, configured, section, over):
     for part in reversed(where.split(".") if where and where != "eval.tasks" else []):
         over = {part: over}
     workspace = configured(over)
-    workspace._tokenizer = scored.tokenizer()
+    workspace.models.kept_tokenizer = scored.tokenizer()
     return workspace
 
 
@@ -168,7 +161,7 @@ def placed(task, texts):
 
 def test_every_field_has_a_value_to_try():
     for section, kinds in ((s, declared(s)) for s in sections()):
-        wanted = {n for n, kind in kinds.items() if kind is not None} - BY_CONTENT.get(section, set())
+        wanted = {n for n, kind in kinds.items() if kind is not None} - by_content(section) - MOVED
         assert wanted <= set(VALUES[section][1] if section in VALUES else ()), f"{section.__name__}: give a value to try"
 
 
@@ -179,7 +172,7 @@ def test_a_field_changes_the_inputs_of_what_it_decides_and_no_others(section, fi
     before, after = (inputs(opened(scored, configured, section, given)) for given in ({}, over))
     changed = {k for k in before if before[k] != after[k]}
     wanted = KINDS[kind]
-    if field in (SAID_BY_ITSELF if section is config_eval.EvalConfig else RECORDED):
+    if field in RECORDED:
         wanted = set()
     also = ALSO.get((section, field), set())
     assert changed <= wanted | also, f"{section.__name__}.{field} decides {kind.value}, and changes the inputs of {changed}"

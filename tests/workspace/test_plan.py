@@ -13,7 +13,8 @@ from slmctl.comparison.costs import forward_flops
 from slmctl.config.file import check
 from slmctl.config.pipeline import ScoreConfig, SelectionConfig, TrainingConfig
 from slmctl.stages.dry_run import sizes
-from slmctl.workspace.planned.decide import Decision, Found, Wanted, decide, order
+from slmctl.workspace.graph import COMMANDS, By, by_command, graph, joined_scores, token_sets
+from slmctl.workspace.planned.decide import Decision, Found, Wanted, decide
 from slmctl.workspace.planned.estimate import score_bytes, scratch_shape, training_bytes, training_flops
 
 ONE, TWO = {"lr": 1, "corpus": "a"}, {"lr": 2, "corpus": "a"}
@@ -72,15 +73,46 @@ def test_what_cannot_be_told_is_said():
 
 def test_the_order_of_a_run_and_what_depends_on_what(tmp_path: Path):
     settings = tiny_settings(tmp_path)
-    found = order(check(settings, "tiny"))
+    found = graph(check(settings, "tiny"))
     assert list(found) == [
         *("tokenizer", "tokens/curated", "tokens/corpus", "tokens/heldout/target", "base", "reference", "scores/curated"),
-        *("pretrain/slm", "pretrain/clm", "pretrain/random", "eval"),
+        *("pretrain/slm", "pretrain/clm", "pretrain/random", "eval", "report"),
     ]
-    assert found["pretrain/slm"] == ("base", "tokens/corpus", "scores/curated")
-    assert found["pretrain/clm"] == ("base", "tokens/corpus")
+    assert found["pretrain/slm"].needs == ("base", "tokens/corpus", "scores/curated")
+    assert found["pretrain/clm"].needs == ("base", "tokens/corpus")
+    assert found["eval"].needs == tuple(list(found)[:-2])
     del settings["pretrain"]["arms"]["slm"]
-    assert not {"reference", "scores/curated"} & set(order(check(settings, "tiny")))
+    assert not {"reference", "scores/curated"} & set(graph(check(settings, "tiny")))
+
+
+def test_every_stage_stands_behind_those_that_it_needs(tmp_path: Path):
+    settings = tiny_settings(tmp_path)
+    settings["reference"] |= {"mix": 0.5, "keep_best_on": "target", "eval_every": 2}
+    settings["score"]["references"] = {"other": str(tmp_path), "curated": "reference"}
+    settings["pretrain"]["arms"]["slm"]["selection"]["reference"] = "curated"
+    for change in (lambda: None, lambda: settings.update(model={"path": str(tmp_path)})):
+        change()
+        config = check(settings, "tiny")
+        stages, seen = graph(config), set()
+        for label, stage in stages.items():
+            assert set(stage.needs) <= seen, label
+            seen.add(label)
+        assert set(stages["reference"].needs) >= {"tokens/curated", "tokens/corpus", "tokens/heldout/target"}
+        assert stages["scores/other"].needs == ("tokens/corpus",)
+        assert stages["scores/curated"].needs == ("tokens/corpus", "reference")
+        assert joined_scores(config, config.pretrain.arms["slm"]) == "curated"
+        assert [s.name for s in stages.values() if s.command == "prepare" and s.name] == token_sets(config)
+
+
+def test_commands_in_their_order_and_who_works_on_what_they_make(tmp_path: Path):
+    settings = tiny_settings(tmp_path)
+    found = by_command(graph(check(settings, "tiny")))
+    assert tuple(found) == COMMANDS == ("prepare", "train-base", "train-ref", "score", "pretrain", "eval", "report")
+    by = {command: {stage.kind.by for stage in stages} for command, stages in found.items()}
+    assert {c for c, b in by.items() if By.WORKERS in b} == {"prepare", "score"}
+    assert {c for c, b in by.items() if By.RANKS in b} == {"train-base", "train-ref", "pretrain"}
+    del settings["pretrain"]["arms"]["slm"]
+    assert by_command(graph(check(settings, "tiny")))["score"] == []
 
 
 # --- estimates ---

@@ -1,6 +1,6 @@
 """What a run would do with each stage: pure functions of what is there, what is wanted, and what becomes of the stages before.
 
-Nothing here reads or writes a file. `slmctl.stages.dry_run` looks, and asks `decide` stage by stage, in the order of a run.
+Nothing here reads or writes a file. `slmctl.workspace.planned.walk` looks, and asks `decide` stage by stage, in a run's order.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from slmctl.config.pipeline import ArmConfig, PipelineConfig
 from slmctl.workspace.changes import changes, few
 
 Action = Literal["skipped", "taken back", "gone on with", "made", "made anew", "to be seen"]
@@ -28,6 +27,8 @@ class Found:
     done: int = 0
     """Steps or shards."""
     place: str = ""
+    of: int | None = None
+    """Shards in all; None for what is not counted in shards."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,10 @@ class Decision:
     """Steps or shards that are there already, where it is gone on with."""
     place: str | None = None
     """Where the result lies that is kept or taken back."""
+    changed: tuple[str, ...] = ()
+    """Of `why`: what it was made from and is other now."""
+    after: tuple[str, ...] = ()
+    """Stages before it that are not as they were when it was made: made anew, or still to be made."""
 
     @property
     def is_other(self) -> bool:
@@ -77,10 +82,12 @@ def decide(label: str, wanted: Wanted, found: Found | None, stale: Found | None,
     if why:
         if stale is not None and not others and not open_:
             return _taken_back(label, stale, tuple(changed[:1]))
-        return Decision(label, "made anew", why)
+        return Decision(label, "made anew", why, changed=tuple(few(changed)), after=tuple(others))
     if open_:
         first = ", ".join(f"{d} ({before[d].action})" for d in open_)
-        return Decision(label, "to be seen", (f"kept if it still fits what comes of {first}, else made anew",))
+        return Decision(
+            label, "to be seen", (f"kept if it still fits what comes of {first}, else made anew",), after=tuple(open_)
+        )
     as_far = (f"as far as can be told: {wanted.unknown}",) if wanted.unknown else ()
     if found.complete:
         return Decision(label, "skipped", as_far, place=found.place)
@@ -91,39 +98,9 @@ def _taken_back(label: str, stale: Found, why: tuple[str, ...]) -> Decision:
     done = 0 if stale.complete else stale.done
     more = () if stale.complete else (f"and then gone on with after {done}",)
     action: Action = "taken back" if stale.complete else "gone on with"
-    return Decision(label, action, (*why, f"taken back from {stale.place}", *more), done, stale.place)
+    return Decision(label, action, (*why, f"taken back from {stale.place}", *more), done, stale.place, changed=why)
 
 
 def differing(was: dict[str, Any], now: dict[str, Any], partly: bool = False) -> list[str]:
     """What has changed since a result was made; with `partly` only what `now` can tell yet."""
     return changes({k: v for k, v in was.items() if k in now} if partly else was, now)
-
-
-def order(config: PipelineConfig) -> dict[str, tuple[str, ...]]:
-    """The stages of a run, in order, each with those that its result depends on."""
-    scratch = config.model.scratch is not None
-    made: dict[str, tuple[str, ...]] = {"tokenizer": ()} if scratch else {}
-    sets = ["curated", "corpus", *(f"heldout/{n}" for n in config.data.heldout)]
-    made |= {f"tokens/{name}": ("tokenizer",) if scratch else () for name in sets}
-    base = ("base",) if scratch else ()
-    if scratch:
-        made["base"] = ("tokenizer", "tokens/corpus")
-    arms = config.pretrain.arms
-    if any(a.selection.needs_reference for a in arms.values()):
-        references = config.score.references
-        if "reference" in references.values():
-            mixed = ("tokens/corpus",) if config.reference.mix > 0 else ()
-            best = config.reference.keep_best_on
-            made["reference"] = (*base, "tokens/curated", *mixed, *((f"tokens/heldout/{best}",) if best else ()))
-        for name, model in references.items():
-            made[f"scores/{name}"] = ("tokens/corpus", *(("reference",) if model == "reference" else ()))
-    for name, arm in arms.items():
-        scores = (f"scores/{reference_of(config, arm)}",) if arm.selection.needs_reference else ()
-        made[f"pretrain/{name}"] = (*base, "tokens/corpus", *scores)
-    made["eval"] = tuple(made)
-    return made
-
-
-def reference_of(config: PipelineConfig, arm: ArmConfig) -> str:
-    """The score set that an arm joins."""
-    return arm.selection.reference or next(iter(config.score.references))

@@ -32,8 +32,9 @@ from slmctl.workspace.planned.estimate import (
     training_bytes,
     training_flops,
 )
-from slmctl.workspace.planned.looking import Looking
+from slmctl.workspace.planned.steps import epoch_rows
 from slmctl.workspace.stale import moved_aside, shards_of
+from slmctl.workspace.workspace import Workspace
 
 ALL = SelectionConfig(criterion="all", group_rows=1)
 PREPARE_BYTES = 1.95e6
@@ -59,7 +60,7 @@ class Estimate:
 class Estimator:
     """Estimates of a plan's stages. `how` says, as they are asked for, what they rest on."""
 
-    def __init__(self, workspace: Looking, decisions: dict[str, Decision]) -> None:
+    def __init__(self, workspace: Workspace, decisions: dict[str, Decision]) -> None:
         self.workspace, self.config, self.decisions = workspace, workspace.config, decisions
         self.seq_len = self.config.data.seq_len
         self.how: list[str] = []
@@ -119,20 +120,17 @@ class Estimator:
         assert scratch is not None
         if scratch.train is None:
             return Estimate(1.0, (4.0 * scratch_shape(self.config).parameters,) * 2)
-        return self._training("base", scratch.train, ALL, decision, self.rows_of("corpus"))
+        return self._training("base", scratch.train, ALL, decision)
 
     def _reference(self, _name: str, decision: Decision) -> Estimate:
-        settings, rows = self.config.reference, self.rows_of("curated")
-        mixed = rows / (1 - settings.mix) if rows is not None else None
-        return self._training("reference", settings, ALL, decision, mixed)
+        return self._training("reference", self.config.reference, ALL, decision)
 
     def _pretrain(self, name: str, decision: Decision) -> Estimate:
         arm = self.config.pretrain.arms[name]
-        return self._training(name, arm, arm.selection, decision, self.rows_of("corpus"))
+        return self._training(name, arm, arm.selection, decision)
 
-    def _training(
-        self, name: str, run: TrainingConfig, selection: SelectionConfig, decision: Decision, rows: float | None
-    ) -> Estimate:
+    def _training(self, name: str, run: TrainingConfig, selection: SelectionConfig, decision: Decision) -> Estimate:
+        rows = epoch_rows(self.config, decision.label, self.rows_of)
         if rows is None and run.epochs is not None:
             return Estimate()
         from slmctl.training.budget import check_budget
