@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from slmctl import __version__
-from slmctl.system.console import err, out, say, waiting, warn
+from slmctl.system.console import err, out, waiting
 from slmctl.system.errors import ConfigError, Interrupted, SlmError
 from slmctl.system.files import is_full
 from slmctl.system.signals import raising
@@ -306,6 +306,22 @@ def run(
 
 
 @app.command()
+def status(
+    config: Config,
+    override: Override = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the same as JSON.")] = False,
+) -> None:
+    """How every stage stands: complete, unfinished and how far, stale and why, or not there. Only looks: nothing is written.
+
+    Examples: `slmctl status pipelines/math-smollm2.yaml` · `slmctl status CONFIG --json`
+    """
+    from slmctl.config.file import load_config
+    from slmctl.stages.status import status as stage
+
+    stage(load_config(config, override), as_json)
+
+
+@app.command()
 def sweep(
     config: Config,
     over: Annotated[
@@ -344,21 +360,9 @@ def validate(
     Example: `slmctl validate pipelines/rho-math-1b.yaml`
     """
     from slmctl.config.file import load_config
-    from slmctl.stages.validate import look
-    from slmctl.workspace.folders import refuse_places
+    from slmctl.stages.validate import validate as stage
 
-    loaded = load_config(config, override)
-    refuse_places(loaded)
-    seen = look(loaded, inputs)
-    told = [f"{len(seen.mistakes)} mistake{'s' * (len(seen.mistakes) > 1)}", *seen.mistakes] if seen.mistakes else []
-    told += ["inputs that are not here, or not whole", *seen.wrong] if inputs and seen.wrong else []
-    if told:
-        raise ConfigError(f"{config}: " + "\n  ".join(told))
-    for line in [*seen.wrong, *seen.notes]:
-        say(f"note: {line}")
-    for line in seen.warnings:
-        warn(line)
-    out.print(f"{config}: valid")
+    stage(load_config(config, override), config, inputs)
 
 
 Texts = Annotated[list[str] | None, typer.Option(metavar="PATH", help="File or pattern; repeatable.", show_default=False)]
