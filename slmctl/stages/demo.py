@@ -11,6 +11,7 @@ from rich.table import Table
 from slmctl.config.file import check
 from slmctl.config.yaml import apply_overrides, parse_yaml
 from slmctl.corpus.demo_data import is_noise, write_demo_data
+from slmctl.corpus.tokenizer import Tokenizer
 from slmctl.stages.report import report
 from slmctl.stages.run import run
 from slmctl.system.console import out, say, waiting
@@ -45,30 +46,30 @@ def demo(output_dir: Path, overrides: list[str]) -> Path:
             write_demo_data(temporary)
         say(f"demo: wrote generated texts to {texts}")
     run(workspace)
-    notes = noise_shares(workspace)
+    arms = {name: workspace.arm(name) for name in workspace.config.pretrain.arms}
+    notes = noise_shares(workspace.tokenizer(), arms, workspace.root / "noise.json")
     page = report(workspace, notes)
     out.print(f"report: {page.resolve()}", soft_wrap=True)
     return page
 
 
-def noise_shares(workspace: Workspace) -> list[str]:
-    """Prints, for each arm, how much of the known noise it trained on; keeps it in noise.json; returns it in words."""
-    tokenizer = workspace.tokenizer().hf
-    noisy = {
-        i for i, t in enumerate(tokenizer.convert_ids_to_tokens(range(len(tokenizer)))) if is_noise(t) and not t.startswith("<|")
-    }
+def noise_shares(tokenizer: Tokenizer, arms: dict[str, Path], file: Path) -> list[str]:
+    """Prints, for each arm (name to folder), how much of the known noise it trained on; keeps it in `file`; returns it in
+    words."""
+    texts = tokenizer.hf.convert_ids_to_tokens(range(len(tokenizer.hf)))
+    noisy = {i for i, t in enumerate(texts) if is_noise(t) and not t.startswith("<|")}
     table = Table(title="known noise tokens in training")
     for column in ("arm", "noise tokens seen", "noise tokens trained on", "share of the noise", "noise in what it trained on"):
         table.add_column(column, justify="left" if column == "arm" else "right")
     found, notes = {}, []
-    for arm in workspace.config.pretrain.arms:
-        counts = pq.read_table(workspace.arm(arm) / "token_counts.parquet").to_pydict()
+    for arm, folder in arms.items():
+        counts = pq.read_table(folder / "token_counts.parquet").to_pydict()
         seen = sum(n for i, n in zip(counts["token_id"], counts["seen"], strict=True) if i in noisy)
         chosen = sum(n for i, n in zip(counts["token_id"], counts["selected"], strict=True) if i in noisy)
         total = sum(counts["selected"])
         found[arm] = {"noise_seen": seen, "noise_selected": chosen, "selected": total}
         table.add_row(arm, f"{seen:,}", f"{chosen:,}", f"{chosen / max(seen, 1):.1%}", f"{chosen / max(total, 1):.1%}")
         notes.append(f"{arm} trained on {chosen / max(seen, 1):.1%} of the known noise tokens that it saw")
-    write_json(workspace.root / "noise.json", found)
+    write_json(file, found)
     out.print(table)
     return notes

@@ -1,0 +1,98 @@
+"""A stage asks the workspace at its head and nowhere else: what works below the heads takes what it needs, and no workspace."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+SLMCTL = Path(__file__).parents[1] / "slmctl"
+WORKSPACES = {"Workspace", "Looking", "Folders"}
+OWN = {f"workspace/{name}.py" for name in ("workspace", "models", "folders", "gone")} | {"workspace/planned/looking.py"}
+"""What the workspace is made of; and `planned/`, which looks at all of it."""
+LOOKS = {f"workspace/planned/{name}.py" for name in ("estimating", "walk")}
+NOT_YET = {
+    *("comparison/arms.py", "comparison/diagnose.py", "comparison/measure.py", "comparison/provenance.py"),
+    *("comparison/results.py", "comparison/shots.py", "report/model_cards.py", "stages/evaluate.py", "stages/inspect.py"),
+    *("stages/look.py", "stages/prepare.py", "stages/report.py", "stages/score.py", "stages/storage_costs.py", "stages/train.py"),
+    *("workspace/contamination.py", "workspace/contamination_told.py", "workspace/start.py"),
+}
+"""Files that still hand it on."""
+
+
+def commands(package: Path) -> set[tuple[str, str]]:
+    """(file, function) of what the command line and a run import of the stages."""
+    found = set()
+    for file in (package / "cli.py", package / "stages" / "run.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("slmctl.stages."):
+                stage = str(node.module).rpartition(".")[2]
+                found |= {(f"stages/{stage}.py", alias.name) for alias in node.names}
+    return found
+
+
+def takers(file: Path) -> Iterator[tuple[str, int]]:
+    """The functions of a file that take a workspace, and the classes that keep one in a field; and on which line."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ClassDef):
+            fields = [f for f in node.body if isinstance(f, ast.AnnAssign) and _is_workspace(f.annotation)]
+            yield from ((node.name, f.lineno) for f in fields)
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            a = node.args
+            given = [*a.posonlyargs, *a.args, *a.kwonlyargs, *(x for x in (a.vararg, a.kwarg) if x is not None)]
+            if any(arg.arg == "workspace" or _is_workspace(arg.annotation) for arg in given):
+                yield getattr(node, "name", "lambda"), node.lineno
+
+
+def _is_workspace(annotation: ast.expr | None) -> bool:
+    """Also one in quotes, or within another annotation."""
+    return annotation is not None and bool(WORKSPACES & set(re.findall(r"\w+", ast.unparse(annotation))))
+
+
+def below_the_heads(package: Path) -> list[str]:
+    """A line on each function below the heads that takes the workspace."""
+    found, heads = [], commands(package)
+    for file in sorted(package.rglob("*.py")):
+        place = file.relative_to(package).as_posix()
+        if place in OWN | LOOKS:
+            continue
+        for name, line in takers(file):
+            resolves = name.startswith("resolve") and place.partition("/")[0] in ("stages", "workspace")
+            if not resolves and (place, name) not in heads:
+                found.append(f"{place}:{line}: {name} takes the workspace: give it what it needs of it")
+    return found
+
+
+def test_below_the_heads_of_stages_nothing_takes_the_workspace():
+    found = [line for line in below_the_heads(SLMCTL) if line.partition(":")[0] not in NOT_YET]
+    assert not found, "\n".join(found)
+
+
+def test_no_file_is_excused_without_need():
+    guilty = {line.partition(":")[0] for line in below_the_heads(SLMCTL)}
+    assert guilty >= NOT_YET, f"take these from the list: {sorted(NOT_YET - guilty)}"
+
+
+def test_who_takes_it_is_told_by_name_and_by_annotation(tmp_path):
+    copy = tmp_path / "slmctl"
+    shutil.copytree(SLMCTL, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    before = set(below_the_heads(copy))
+    more = {
+        "stages/sweep.py": "\n\ndef _add(workspace, new):\n    return new\n",
+        "training/step.py": "\n\ndef late(w: 'Workspace | None'):\n    return w\n",
+        "model/rope.py": "\n\nclass Kept:\n    workspace: Workspace\n",
+        "report/page.py": "\n\nasync def other(*, folders: Folders):\n    return folders\n",
+        "stages/run.py": "\n\ndef resolve_all(workspace: Workspace):\n    return workspace\n",
+        "workspace/locks.py": "\n\ndef own(workspace):\n    return workspace\n",
+    }
+    for name, text in more.items():
+        (copy / name).write_text((copy / name).read_text(encoding="utf-8") + text, encoding="utf-8")
+    added = sorted(set(below_the_heads(copy)) - before)
+    assert [(line.partition(":")[0], line.split(": ")[1].split()[0]) for line in added] == [
+        ("model/rope.py", "Kept"),
+        ("report/page.py", "other"),
+        ("stages/sweep.py", "_add"),
+        ("training/step.py", "late"),
+    ]
