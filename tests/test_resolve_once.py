@@ -10,16 +10,10 @@ from pathlib import Path
 
 SLMCTL = Path(__file__).parents[1] / "slmctl"
 WORKSPACES = {"Workspace", "Looking", "Folders"}
-OWN = {f"workspace/{name}.py" for name in ("workspace", "models", "folders", "gone")} | {"workspace/planned/looking.py"}
-"""What the workspace is made of; and `planned/`, which looks at all of it."""
-LOOKS = {f"workspace/planned/{name}.py" for name in ("estimating", "walk")}
-NOT_YET = {
-    *("comparison/arms.py", "comparison/diagnose.py", "comparison/measure.py", "comparison/provenance.py"),
-    *("comparison/results.py", "comparison/shots.py", "report/model_cards.py", "stages/evaluate.py", "stages/inspect.py"),
-    *("stages/look.py", "stages/prepare.py", "stages/report.py", "stages/score.py", "stages/storage_costs.py", "stages/train.py"),
-    *("workspace/contamination.py", "workspace/contamination_told.py", "workspace/start.py"),
-}
-"""Files that still hand it on."""
+OWN = {f"workspace/{name}.py" for name in ("workspace", "models", "folders", "handles", "gone")}
+"""What the workspace is made of."""
+LOOKS = {f"workspace/planned/{name}.py" for name in ("looking", "walk", "estimating")}
+"""What looks at all of it."""
 
 
 def commands(package: Path) -> set[tuple[str, str]]:
@@ -66,13 +60,8 @@ def below_the_heads(package: Path) -> list[str]:
 
 
 def test_below_the_heads_of_stages_nothing_takes_the_workspace():
-    found = [line for line in below_the_heads(SLMCTL) if line.partition(":")[0] not in NOT_YET]
+    found = below_the_heads(SLMCTL)
     assert not found, "\n".join(found)
-
-
-def test_no_file_is_excused_without_need():
-    guilty = {line.partition(":")[0] for line in below_the_heads(SLMCTL)}
-    assert guilty >= NOT_YET, f"take these from the list: {sorted(NOT_YET - guilty)}"
 
 
 def test_who_takes_it_is_told_by_name_and_by_annotation(tmp_path):
@@ -85,7 +74,8 @@ def test_who_takes_it_is_told_by_name_and_by_annotation(tmp_path):
         "model/rope.py": "\n\nclass Kept:\n    workspace: Workspace\n",
         "report/page.py": "\n\nasync def other(*, folders: Folders):\n    return folders\n",
         "stages/run.py": "\n\ndef resolve_all(workspace: Workspace):\n    return workspace\n",
-        "workspace/locks.py": "\n\ndef own(workspace):\n    return workspace\n",
+        "workspace/locks.py": "\n\ndef resolve_locks(workspace):\n    pass\n\n\ndef late(workspace):\n    pass\n",
+        "workspace/gone.py": "\n\ndef own(workspace):\n    return workspace\n",
     }
     for name, text in more.items():
         (copy / name).write_text((copy / name).read_text(encoding="utf-8") + text, encoding="utf-8")
@@ -95,4 +85,5 @@ def test_who_takes_it_is_told_by_name_and_by_annotation(tmp_path):
         ("report/page.py", "other"),
         ("stages/sweep.py", "_add"),
         ("training/step.py", "late"),
+        ("workspace/locks.py", "late"),
     ]

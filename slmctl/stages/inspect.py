@@ -21,6 +21,7 @@ from slmctl.store.reader import ScoreSet, ShardSet, TokenSet
 from slmctl.store.scores import SENTINEL
 from slmctl.system.console import out
 from slmctl.system.errors import ConfigError, InputError
+from slmctl.workspace.graph import score_sets, token_sets
 from slmctl.workspace.workspace import Workspace
 
 EDGES = (0.0, 0.01, 0.1, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, np.inf)
@@ -123,8 +124,7 @@ def resolve_storage(workspace: Workspace, which: str) -> Asked:
 
 def full_name(config: PipelineConfig, which: str, kinds: tuple[str, ...] = ("tokens", "scores")) -> str:
     """`tokens/corpus` for `corpus`, `scores/NAME` for a reference's name that no token set has; any other stays as it is."""
-    names = {"tokens": ["curated", "corpus", *[f"heldout/{n}" for n in config.data.heldout]]}
-    names["scores"] = list(config.score.references)
+    names = {"tokens": token_sets(config), "scores": score_sets(config)}
     return next((f"{kind}/{which}" for kind in kinds if which in names[kind]), which)
 
 

@@ -20,6 +20,7 @@ from slmctl.workspace import contamination
 from slmctl.workspace.build import Build, finalize, status, verify_all
 from slmctl.workspace.folders import INPUTS
 from slmctl.workspace.gone import inputs_here, refuse_unreadable
+from slmctl.workspace.graph import token_sets
 from slmctl.workspace.own_tokenizer import OwnTokenizer, make_tokenizer
 from slmctl.workspace.token_sets import Recipe, TextSet, build_of, claim_sets, impossible_tokens, made_before, plan_set
 from slmctl.workspace.workers import Share
@@ -83,7 +84,7 @@ def resolve(workspace: Workspace) -> Resolved:
     """Opens texts and tokenizer, which is made first where the pipeline has its own. To be called while `planning`: whoever does
     it first hashes the texts, and the others look it up. Raises `ConfigError` or `InputError` for whatever of them is wrong."""
     config = workspace.config
-    names = set_names(config)
+    names = token_sets(config)
     if config.missing_inputs == "stop":
         refuse_unreadable({n: workspace.sources(n) for n in names}, lambda n: manifests.exists(workspace.tokens(n)))
     if config.model.scratch is not None:
@@ -135,7 +136,7 @@ def resolve_planned(workspace: Workspace) -> list[Build]:
     """The token sets as they were planned, for those who only look. Raises `InputError` where one was not planned yet,
     `MismatchError` where it was planned under other settings."""
     planned: dict[str, dict[str, Any]] = {}
-    for name in set_names(workspace.config):
+    for name in token_sets(workspace.config):
         if (plan := read_plan(workspace.tokens(name))) is None:
             raise InputError(f"{workspace.tokens(name)} was not planned yet. Run `slmctl prepare` first.")
         planned[name] = plan
@@ -143,10 +144,6 @@ def resolve_planned(workspace: Workspace) -> list[Build]:
     for name, plan in planned.items():
         workspace.refuse_other_packing(name, plan["made_from"], recipe.inputs)
     return [build_of(recipe, name, workspace.tokens(name), plan) for name, plan in planned.items()]
-
-
-def set_names(config: PipelineConfig) -> list[str]:
-    return ["curated", "corpus", *[f"heldout/{n}" for n in config.data.heldout]]
 
 
 def refuse_long_rows(recipe: Recipe) -> None:

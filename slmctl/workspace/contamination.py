@@ -27,6 +27,7 @@ from slmctl.system.files import HashCache, publishing, sha256_json, sweep, write
 from slmctl.system.processes import cores, spread
 from slmctl.system.storage import Folder, is_private
 from slmctl.workspace.contamination_told import EXAMPLES, FILE, SIDES, read_report, refuse, tell
+from slmctl.workspace.graph import token_sets
 from slmctl.workspace.workers import Share
 from slmctl.workspace.workspace import Workspace
 
@@ -61,7 +62,7 @@ class Search:
 def resolve(workspace: Workspace) -> Search:
     """What the configuration asks for; nothing is read for it."""
     config = workspace.config
-    names = [*SIDES, *(f"heldout/{n}" for n in config.data.heldout)]
+    names = token_sets(config)
     sources, folders = {n: workspace.sources(n) for n in names}, {n: workspace.tokens(n) for n in names}
     how = config.eval.contamination, config.eval.contamination_overlap
     return Search(workspace.root, sources, folders, *how, config.data.shard_bytes, workspace.hashes)

@@ -14,7 +14,6 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeGuard
 
@@ -28,14 +27,15 @@ from slmctl.system.files import disk_errors, read_json, sweep, write_json
 from slmctl.system.storage import Folder, LocalFolder
 from slmctl.workspace import mismatch, output_dir
 from slmctl.workspace.changes import changes, few
+from slmctl.workspace.handles import SetFolder as SetFolder
+from slmctl.workspace.handles import StageFolder as StageFolder
 from slmctl.workspace.means import SETS as SETS
 from slmctl.workspace.means import Means, to_work
 from slmctl.workspace.output_dir import RESOLVED as RESOLVED
 from slmctl.workspace.stale import ACCEPTED as ACCEPTED
+from slmctl.workspace.stale import DONE as DONE
 from slmctl.workspace.stale import INPUTS as INPUTS
 from slmctl.workspace.stale import STALE, name_in_stale, same_set, same_stage, strict
-
-DONE = "done.json"
 
 
 class Folders:
@@ -273,96 +273,3 @@ class Folders:
         """Marks a stage complete."""
         write_json(directory / DONE, {"completed": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **(facts or {})})
         self.locks.share(str(directory.relative_to(self.root)))
-
-
-@dataclass(frozen=True)
-class StageFolder:
-    """One stage's folder: what a stage has below its head, where it asks the workspace for nothing else."""
-
-    folders: Folders
-    path: Path
-
-    @property
-    def label(self) -> str:
-        return str(self.path.relative_to(self.folders.root))
-
-    def is_complete(self, inputs: dict[str, Any], last: str = DONE) -> bool:
-        """As `Folders.is_complete`."""
-        return self.folders.is_complete(self.path, inputs, last)
-
-    def will_be_complete(self, inputs: dict[str, Any]) -> bool:
-        """As `Folders.will_be_complete`."""
-        return self.folders.will_be_complete(self.path, inputs)
-
-    def begin(self, inputs: dict[str, Any], last: str = DONE, fresh: bool = False, lock: bool = True) -> bool:
-        """As `Folders.begin`."""
-        return self.folders.begin(self.path, inputs, last, fresh, lock)
-
-    def refuse_change(self, inputs: dict[str, Any], advice: str) -> None:
-        """As `Folders.refuse_change`."""
-        self.folders.refuse_change(self.path, inputs, advice)
-
-    def lock(self) -> None:
-        """Keeps every other process out. Raises `SlmError` where one works on the folder."""
-        self.folders.locks.lock(self.label)
-
-    def hold(self) -> None:
-        """Keeps others from changing what is read here."""
-        self.folders.locks.hold(self.label)
-
-    @property
-    def accepted(self) -> list[str]:
-        """What `accept_mismatch` let through since the stage began."""
-        return self.folders.accepted
-
-    def changed(self, found: Any, inputs: Any) -> bool:
-        """As `Folders.changed`."""
-        return self.folders.changed(self.label, found, inputs)
-
-    def stale_place(self) -> Path:
-        """A new name in stale/, for what the folder has been."""
-        return self.folders.stale_place(self.label)
-
-    def record(self, made: bool = True) -> None:
-        """As `Folders.record`."""
-        self.folders.record(made)
-
-    def complete(self, facts: dict[str, Any] | None = None) -> None:
-        """Marks the stage complete; the configuration is kept by the command that it is a part of."""
-        self.folders.finish(self.path, facts)
-
-    def finish(self, facts: dict[str, Any] | None = None) -> None:
-        """Marks the stage complete, and keeps the configuration that it was made with."""
-        self.complete(facts)
-        self.folders.record()
-
-
-@dataclass(frozen=True)
-class SetFolder:
-    """One folder of shards: what the making of a set has below its stage's head, as `StageFolder`."""
-
-    folders: Folders
-    label: str
-    """`tokens/<set>` or `scores/<reference>`."""
-
-    @property
-    def folder(self) -> Folder:
-        """Where its shards lie."""
-        return self.folders.places.set(self.label)
-
-    def begin(
-        self,
-        made_from: dict[str, Any],
-        plan: Callable[[], dict[str, Any]],
-        settle: Callable[[dict[str, Any], dict[str, Any] | None], dict[str, Any]] = lambda wanted, _: wanted,
-    ) -> dict[str, Any]:
-        """As `Folders.begin_set`."""
-        return self.folders.begin_set(self.folder, self.label, made_from, plan, settle)
-
-    def claim_changed(self, made_from: dict[str, Any]) -> None:
-        """As `Folders.claim_changed`."""
-        self.folders.claim_changed(self.folder, self.label, made_from)
-
-    def record(self, made: bool = True) -> None:
-        """As `Folders.record`."""
-        self.folders.record(made)

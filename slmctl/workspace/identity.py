@@ -63,6 +63,11 @@ def token_set(config: PipelineConfig, texts: Any, tokenizer: Hash, bos: BosInput
     return known({"texts": texts, **packing(config, tokenizer, bos)})
 
 
+def packing_found(made: Inputs, wanted: Inputs) -> Inputs:
+    """What a token set was made from, as far as `wanted` names it; and its BOS, which is not named where there is none."""
+    return {k: made.get(k) for k in (*wanted, "bos")}
+
+
 # --- models ---
 
 

@@ -15,6 +15,7 @@ from slmctl.corpus.train_tokenizer import train_tokenizer
 from slmctl.system.console import say, waiting
 from slmctl.system.errors import InputError
 from slmctl.system.files import HashCache
+from slmctl.workspace import identity
 from slmctl.workspace.folders import StageFolder
 from slmctl.workspace.gone import Inputs, Kept, Texts
 
@@ -38,8 +39,7 @@ def make_tokenizer(wanted: OwnTokenizer) -> None:
     """Trains the tokenizer unless it is there. Raises `InputError` where texts are gone and it is not there as it is wanted."""
     folder, scratch, inputs = wanted.folder, wanted.scratch, wanted.inputs
     if isinstance(inputs, Kept):
-        sizes = {"vocab_size": scratch.vocab_size, "sample_mb": scratch.tokenizer_sample_mb}
-        if not folder.is_complete({**sizes, **inputs.inputs}):
+        if not folder.is_complete(identity.tokenizer(scratch, **inputs.inputs)):
             raise InputError(f"the tokenizer cannot be made as the configuration wants it now: {inputs.why}")
         return
     if folder.begin(inputs, lock=False):

@@ -21,7 +21,7 @@ from slmctl.system.storage import Folder
 STALE = "stale"
 ACCEPTED = "accepted_mismatches"
 """Key of what `accept_mismatch` let through, in the record of what was made from it."""
-INPUTS = "inputs.json"
+INPUTS, DONE = "inputs.json", "done.json"
 _WHEN = r"-\d{8}T\d{6}-\d{6}"
 """How a name in stale/ ends: when its folder was moved there."""
 

@@ -27,7 +27,7 @@ from slmctl.system.storage import Folder
 from slmctl.workspace.build import Build
 from slmctl.workspace.folders import SetFolder
 from slmctl.workspace.gone import Inputs, Kept
-from slmctl.workspace.workspace import packing_found
+from slmctl.workspace.identity import packing_found
 
 
 @dataclass(frozen=True)

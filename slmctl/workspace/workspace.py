@@ -19,7 +19,7 @@ from slmctl.workspace import graph, identity
 from slmctl.workspace.checked import Checked
 from slmctl.workspace.folders import Folders
 from slmctl.workspace.gone import Kept, fewer_than_made, inputs_here
-from slmctl.workspace.identity import Inputs
+from slmctl.workspace.identity import Inputs, packing_found
 from slmctl.workspace.means import Means
 from slmctl.workspace.models import Models
 from slmctl.workspace.precisions import as_recorded
@@ -27,11 +27,6 @@ from slmctl.workspace.precisions import as_recorded
 HASHED_BY_READERS = 2**33
 """Bytes of texts, not hashed from here before, up to which a stage that only reads a set still compares them by content;
 `prepare` always does."""
-
-
-def packing_found(made: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
-    """What a token set was made from, as far as `wanted` names it; and its BOS, which is not named where there is none."""
-    return {k: made.get(k) for k in (*wanted, "bos")}
 
 
 class Workspace(Folders):
