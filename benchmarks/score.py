@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from slmctl.config.pipeline import ScoreConfig
+from slmctl.config.score import ScoreConfig
 from slmctl.model.losses import chunk_rows
 from slmctl.model.scoring import score_group
 from slmctl.model.split import SplitModel

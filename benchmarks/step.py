@@ -37,7 +37,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from slmctl.config.pipeline import SelectionConfig, TrainingConfig
+from slmctl.config.selection import SelectionConfig
+from slmctl.config.training import TrainingConfig
 from slmctl.model.flops import flops_per_token, peak_flops
 from slmctl.model.split import SplitModel
 from slmctl.store.manifest import Manifest, Shard

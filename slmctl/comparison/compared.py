@@ -7,8 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from slmctl.config.data import DataConfig
 from slmctl.config.evaluation import EvalConfig
-from slmctl.config.pipeline import DataConfig, PipelineConfig
+from slmctl.config.pipeline import PipelineConfig
 from slmctl.corpus.bos import Bos
 from slmctl.corpus.tokenizer import Tokenizer
 from slmctl.model.loading import pick_device

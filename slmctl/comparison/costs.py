@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from slmctl.comparison.compared import Compared
-from slmctl.config.pipeline import ReferenceModel
+from slmctl.config.score import ReferenceModel
 from slmctl.model.flops import flops_per_token
 from slmctl.model.loading import ModelSource, empty_model
 from slmctl.system.console import say

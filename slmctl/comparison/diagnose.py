@@ -22,7 +22,7 @@ from slmctl.comparison.diagnostics import excess_mask, line_fit, mask_curves, pe
 from slmctl.comparison.kinds import by_frequency, by_kind, by_position
 from slmctl.comparison.token_losses import TokenLosses
 from slmctl.comparison.token_text import token_texts
-from slmctl.config.pipeline import SelectionConfig
+from slmctl.config.selection import SelectionConfig
 from slmctl.evaluation.dynamics import CATEGORIES, categorise, category_curves, fluctuating
 from slmctl.selection.select import random_scores, select_top, selected_count
 from slmctl.store.order import mix_seed

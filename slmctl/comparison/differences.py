@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from slmctl.comparison.measure import Measure
-from slmctl.config.pipeline import UNSCORED
+from slmctl.config.selection import UNSCORED
 from slmctl.evaluation.intervals import difference_interval, paired_accuracy
 from slmctl.store.order import mix_seed
 

@@ -9,7 +9,7 @@ from typing import Any
 from slmctl.comparison.compared import Arm
 from slmctl.comparison.results import is_under_way
 from slmctl.config.decides import result_settings
-from slmctl.config.pipeline import ArmConfig
+from slmctl.config.training import ArmConfig
 from slmctl.store.manifest import differences
 from slmctl.system.console import warn
 from slmctl.system.files import read_json

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from slmctl.config.data import DataConfig, SourceConfig
 from slmctl.config.evaluation import TaskConfig
-from slmctl.config.pipeline import DataConfig, SourceConfig
 from slmctl.config.template import FieldError
 from slmctl.corpus.sources import plan, whole_records
 from slmctl.evaluation.generation import Item, few_shot_prefix, make_item

@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from slmctl.config.pipeline import ScoreConfig, SelectionConfig
+from slmctl.config.score import ScoreConfig
+from slmctl.config.selection import SelectionConfig
 from slmctl.corpus.packing import target_mask
 from slmctl.model.loading import ModelSource, load_model
 from slmctl.model.precision import autocast, weights_of

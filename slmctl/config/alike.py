@@ -6,7 +6,8 @@ from collections.abc import Set
 from typing import Any
 
 from slmctl.config.decides import result_settings
-from slmctl.config.pipeline import BUDGET_KEYS, ArmConfig, PipelineConfig, total_steps
+from slmctl.config.pipeline import PipelineConfig
+from slmctl.config.training import BUDGET_KEYS, ArmConfig, total_steps
 
 
 def identical_arms(config: PipelineConfig, but: Set[str] = frozenset()) -> list[str]:

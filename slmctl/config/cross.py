@@ -6,8 +6,10 @@ import difflib
 from collections.abc import Iterator
 from typing import Any
 
+from slmctl.config.data import DataConfig
 from slmctl.config.evaluation import SUITES, EvalConfig
-from slmctl.config.pipeline import DataConfig, ReferenceConfig, ScoreConfig, TrainingConfig
+from slmctl.config.score import ScoreConfig
+from slmctl.config.training import ReferenceConfig, TrainingConfig
 from slmctl.config.yaml import Path_, mapping_at, value_at
 
 

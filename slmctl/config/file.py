@@ -13,12 +13,9 @@ from pydantic import ValidationError
 
 from slmctl.config.cross import cross_mistakes
 from slmctl.config.evaluation import TASK_KINDS, TaskConfig
-from slmctl.config.pipeline import (
-    UNSCORED,
-    PipelineConfig,
-    ReferenceModel,
-    SelectionConfig,
-)
+from slmctl.config.pipeline import PipelineConfig
+from slmctl.config.score import ReferenceModel
+from slmctl.config.selection import UNSCORED, SelectionConfig
 from slmctl.config.yaml import Path_, apply_overrides, lay_over, mapping_at, parse_yaml, value_at
 from slmctl.system.cures import convert
 from slmctl.system.errors import ConfigError

@@ -11,27 +11,32 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from slmctl.config import evaluation as config_eval
-from slmctl.config import pipeline as config
+from slmctl.config.data import DataConfig, SourceConfig
 from slmctl.config.decides import RULES, Decides, declared
+from slmctl.config.model import ModelConfig, ScratchConfig
+from slmctl.config.pipeline import PipelineConfig
+from slmctl.config.score import ReferenceModel, ScoreConfig
+from slmctl.config.selection import SelectionConfig
+from slmctl.config.training import PretrainConfig, ReferenceConfig, TrackingConfig, TrainingConfig
 
 BEGIN, END = "<!-- configuration reference: begin (make docs) -->", "<!-- configuration reference: end -->"
 
 SECTIONS: tuple[tuple[str, type[BaseModel], str], ...] = (
-    ("top level", config.PipelineConfig, ""),
-    ("model", config.ModelConfig, ""),
-    ("model.scratch", config.ScratchConfig, "A tokenizer and a Llama-style base, made on the spot."),
-    ("data", config.DataConfig, "`curated`, `corpus` and each held-out set are a text source or a list of them."),
-    ("a text source", config.SourceConfig, ""),
+    ("top level", PipelineConfig, ""),
+    ("model", ModelConfig, ""),
+    ("model.scratch", ScratchConfig, "A tokenizer and a Llama-style base, made on the spot."),
+    ("data", DataConfig, "`curated`, `corpus` and each held-out set are a text source or a list of them."),
+    ("a text source", SourceConfig, ""),
     (
         "pretrain, reference and model.scratch.train",
-        config.TrainingConfig,
+        TrainingConfig,
         "`reference` defaults to 3 epochs, lr 5e-5 and 65,536 batch tokens.",
     ),
-    ("reference, besides", config.ReferenceConfig, ""),
-    ("pretrain, besides", config.PretrainConfig, ""),
-    ("selection", config.SelectionConfig, ""),
-    ("score", config.ScoreConfig, ""),
-    ("a model of score.references", config.ReferenceModel, ""),
+    ("reference, besides", ReferenceConfig, ""),
+    ("pretrain, besides", PretrainConfig, ""),
+    ("selection", SelectionConfig, ""),
+    ("score", ScoreConfig, ""),
+    ("a model of score.references", ReferenceModel, ""),
     ("eval", config_eval.EvalConfig, ""),
     ("a task of one's own in eval.tasks", config_eval.TaskConfig, "`[{name: mine, path: mine.jsonl}]`"),
     ("a suite in eval.tasks", config_eval.SuiteConfig, "`[rho-math]`, or `[{suite: rho-math, data: tasks}]`"),
@@ -40,7 +45,7 @@ SECTIONS: tuple[tuple[str, type[BaseModel], str], ...] = (
         config_eval.HarnessConfig,
         "`[arc_easy]`, or `[{harness: arc_easy, shots: 5}]`",
     ),
-    ("tracking", config.TrackingConfig, ""),
+    ("tracking", TrackingConfig, ""),
 )
 
 
@@ -54,11 +59,11 @@ MARKS: dict[Decides | None, str] = {
 
 def markdown() -> str:
     """One heading and table a section: key, type, default and what it means."""
-    shared = set(config.TrainingConfig.model_fields)
+    shared = set(TrainingConfig.model_fields)
     blocks = []
     for title, model, note in SECTIONS:
         fields = model.model_fields
-        if model in (config.ReferenceConfig, config.PretrainConfig):
+        if model in (ReferenceConfig, PretrainConfig):
             fields = {k: f for k, f in fields.items() if k not in shared}
         lines = [f"### {title}", "", *([note, ""] if note else []), "| key | type | default | |", "|---|---|---|---|"]
         told = {k: " ".join((f.description or "").split()).replace("|", r"\|") + _mark(model, k) for k, f in fields.items()}

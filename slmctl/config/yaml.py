@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from slmctl.config.pipeline import BUDGET_KEYS
+from slmctl.config.training import BUDGET_KEYS
 from slmctl.system.console import say
 from slmctl.system.errors import ConfigError
 

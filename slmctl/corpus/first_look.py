@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from slmctl.config.pipeline import SourceConfig
+from slmctl.config.data import SourceConfig
 from slmctl.config.template import FieldError, Template
 from slmctl.corpus.sources import TO_THE_END, Slice, Tally, documents, files_of, whole_records
 from slmctl.corpus.text_files import COMPRESSED, kind_of, open_raw, reading, stored_size, text_size

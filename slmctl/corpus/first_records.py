@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from slmctl.config.pipeline import SourceConfig
+from slmctl.config.data import SourceConfig
 from slmctl.corpus.sources import TO_THE_END, Slice, Tally, documents, files_of, plan
 from slmctl.corpus.text_files import BLOCK, COMPRESSED, kind_of, open_text, reading, stored_size
 from slmctl.corpus.unreadable import wrong_heads

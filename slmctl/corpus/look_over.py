@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from slmctl.config.pipeline import SourceConfig
+from slmctl.config.data import SourceConfig
 from slmctl.corpus.contamination import Found, HeldOut, Watch
 from slmctl.corpus.sources import Slice, Tally, documents
 from slmctl.corpus.text_files import stamp

@@ -9,7 +9,7 @@ from functools import partial
 
 import numpy as np
 
-from slmctl.config.pipeline import SourceConfig
+from slmctl.config.data import SourceConfig
 from slmctl.corpus.look_over import Part
 from slmctl.corpus.packing import PADDING, BosPlace, Packer
 from slmctl.corpus.sources import Slice, Tally, documents

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from slmctl.config.pipeline import SourceConfig
+from slmctl.config.data import SourceConfig
 from slmctl.corpus.sources import Slice, files_of
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 from pathlib import Path
 
-from slmctl.config.pipeline import SourceConfig
+from slmctl.config.data import SourceConfig
 from slmctl.corpus.text_files import is_folder, kind_of
 from slmctl.corpus.unreadable import dataset_problems, expand, folder, told
 from slmctl.system.errors import InputError

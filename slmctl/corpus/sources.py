@@ -15,8 +15,8 @@ from typing import Any, BinaryIO
 
 import pyarrow.parquet as pq
 
+from slmctl.config.data import SourceConfig
 from slmctl.config.decides import Decides, decided
-from slmctl.config.pipeline import SourceConfig
 from slmctl.config.template import FieldError, Template
 from slmctl.corpus.json_lines import parse
 from slmctl.corpus.source_files import MEND

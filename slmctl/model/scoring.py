@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from slmctl.config.pipeline import ScoreConfig
+from slmctl.config.score import ScoreConfig
 from slmctl.model.precision import autocast
 from slmctl.model.row_losses import row_losses
 from slmctl.model.split import SplitModel

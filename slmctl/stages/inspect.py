@@ -10,7 +10,8 @@ from functools import partial
 import numpy as np
 
 from slmctl.comparison.storage_costs import LIVE, REFERENCE, Asked, compare_storage, if_there
-from slmctl.config.pipeline import PipelineConfig, SourceConfig
+from slmctl.config.data import SourceConfig
+from slmctl.config.pipeline import PipelineConfig
 from slmctl.corpus.packing import bos_mask
 from slmctl.corpus.planned_slices import piece_of
 from slmctl.corpus.sources import Tally, documents

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from slmctl.config.pipeline import SelectionConfig
+from slmctl.config.selection import SelectionConfig
 from slmctl.model.loading import hidden_size
 from slmctl.report.model_cards import write_card
 from slmctl.store import manifest

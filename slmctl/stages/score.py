@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from slmctl.config.pipeline import ScoreConfig
+from slmctl.config.score import ScoreConfig
 from slmctl.corpus.tokenizer import Tokenizer
 from slmctl.model.forward_threads import settle_forward
 from slmctl.model.loading import ModelSource, hidden_size, load_model, pick_device

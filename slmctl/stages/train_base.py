@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from slmctl.config.pipeline import ScratchConfig
+from slmctl.config.model import ScratchConfig
 from slmctl.evaluation.heldout import Measured
 from slmctl.model.loading import save_model
 from slmctl.model.split import SplitModel

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from slmctl.config.pipeline import ScoreConfig
+from slmctl.config.score import ScoreConfig
 from slmctl.selection.storage import COMPACT_BITS
 
 SENTINEL = -1.0

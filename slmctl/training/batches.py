@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from slmctl.config.pipeline import SelectionConfig
+from slmctl.config.selection import SelectionConfig
 from slmctl.corpus.packing import PADDING, document_starts, restarting_positions, target_mask
 from slmctl.selection.select import places_of, selected_count
 from slmctl.store.order import MixedOrder, RowOrder, mix_seed, rank_slice

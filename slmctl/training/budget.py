@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from slmctl.config.pipeline import SelectionConfig, TrainingConfig, rows_per_step, total_steps
+from slmctl.config.selection import SelectionConfig
+from slmctl.config.training import TrainingConfig, rows_per_step, total_steps
 from slmctl.system.console import warn
 from slmctl.system.errors import ConfigError
 from slmctl.training.optim import warmup_steps

@@ -19,7 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from slmctl.config.pipeline import SelectionConfig, TrackingConfig, TrainingConfig, rows_per_step, total_steps
+from slmctl.config.selection import SelectionConfig
+from slmctl.config.training import TrackingConfig, TrainingConfig, rows_per_step, total_steps
 from slmctl.corpus.tokenizer import Tokenizer
 from slmctl.evaluation.heldout import Measured
 from slmctl.evaluation.measures import measure_of, why_unlike

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from slmctl.config.pipeline import TrainingConfig
+from slmctl.config.training import TrainingConfig
 from slmctl.model.losses import head_memory
 from slmctl.model.precision import autocast
 from slmctl.selection.select import selected_count

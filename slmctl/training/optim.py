@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 
-from slmctl.config.pipeline import TrainingConfig
+from slmctl.config.training import TrainingConfig
 
 
 def build_optimizer(model: nn.Module, settings: TrainingConfig) -> torch.optim.AdamW:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from slmctl.config.pipeline import TrainingConfig
+from slmctl.config.training import TrainingConfig
 from slmctl.model.split import SplitModel
 from slmctl.system.console import say
 from slmctl.system.errors import ConfigError

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from slmctl.config.pipeline import SelectionConfig
+from slmctl.config.selection import SelectionConfig
 from slmctl.model.losses import chunk_rows, live_losses, selected_loss
 from slmctl.model.split import SplitModel
 from slmctl.selection.quantile import select_top_of_all

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from slmctl.config.pipeline import UNSCORED, TrainingConfig
+from slmctl.config.selection import UNSCORED
+from slmctl.config.training import TrainingConfig
 from slmctl.selection.select import selected_count
 from slmctl.store.order import mix_seed
 from slmctl.training.alignment import SHIFTS

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from slmctl.config.pipeline import TrackingConfig
+from slmctl.config.training import TrackingConfig
 from slmctl.system.errors import ConfigError
 from slmctl.system.files import disk_errors, publishing, sha256_json
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from slmctl.config.pipeline import SelectionConfig
+from slmctl.config.selection import SelectionConfig
 from slmctl.system.console import say
 from slmctl.system.openmp import asked
 from slmctl.system.threads import SMALL, Record, most_threads, settle, use

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from slmctl.config.pipeline import SourceConfig
+from slmctl.config.data import SourceConfig
 from slmctl.corpus.contamination import Contamination, HeldOut, contamination, index_heldout
 from slmctl.corpus.look_over import Part, TextJob, look_over, looker
 from slmctl.corpus.make_shard import Job, document_number

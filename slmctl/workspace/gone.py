@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from slmctl.config.pipeline import SourceConfig
+from slmctl.config.data import SourceConfig
 from slmctl.corpus.source_files import MEND, files_of, look_for
 from slmctl.corpus.sources import reading_of
 from slmctl.corpus.unreadable import LISTED, told

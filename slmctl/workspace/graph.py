@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from slmctl.config.pipeline import ArmConfig, PipelineConfig, SourceConfig
+from slmctl.config.data import SourceConfig
+from slmctl.config.pipeline import PipelineConfig
+from slmctl.config.training import ArmConfig
 
 
 class By(Enum):

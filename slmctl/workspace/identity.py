@@ -13,7 +13,9 @@ from enum import Enum
 from typing import Any
 
 from slmctl.config.decides import Decides, decided, result_settings
-from slmctl.config.pipeline import ArmConfig, PipelineConfig, ScratchConfig
+from slmctl.config.model import ScratchConfig
+from slmctl.config.pipeline import PipelineConfig
+from slmctl.config.training import ArmConfig
 from slmctl.store.order import ORDER_VERSION
 
 Inputs = dict[str, Any]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any
 
-from slmctl.config.pipeline import PipelineConfig, ReferenceModel
+from slmctl.config.pipeline import PipelineConfig
+from slmctl.config.score import ReferenceModel
 from slmctl.corpus.bos import Bos, bos_of
 from slmctl.corpus.tokenizer import Tokenizer, load_tokenizer
 from slmctl.model.source import ModelSource, local_copy, model_fingerprint

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
-from slmctl.config.pipeline import PipelineConfig, ReferenceModel, SourceConfig
+from slmctl.config.data import SourceConfig
+from slmctl.config.pipeline import PipelineConfig
+from slmctl.config.score import ReferenceModel
 from slmctl.corpus.first_records import empty_sets, wrong_records
 from slmctl.corpus.sources import files_of
 from slmctl.corpus.unreadable import wrong_heads

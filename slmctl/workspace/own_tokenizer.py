@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from slmctl.config.pipeline import ScratchConfig
+from slmctl.config.model import ScratchConfig
 from slmctl.corpus.sources import Tally, documents, plan
 from slmctl.corpus.tokenizer import up_to_bytes
 from slmctl.corpus.train_tokenizer import train_tokenizer

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from slmctl import __version__
-from slmctl.config.pipeline import PipelineConfig, SelectionConfig, TrainingConfig
+from slmctl.config.pipeline import PipelineConfig
+from slmctl.config.selection import SelectionConfig
+from slmctl.config.training import TrainingConfig
 from slmctl.corpus.bos import Bos
 from slmctl.corpus.tokenizer import Tokenizer
 from slmctl.evaluation.heldout import HeldoutLoss, Measured, arithmetic, heldout_loss, rows_hash

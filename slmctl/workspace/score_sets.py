@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from slmctl.config.pipeline import ScoreConfig
+from slmctl.config.score import ScoreConfig
 from slmctl.corpus.packing import target_mask
 from slmctl.corpus.tokenizer import Tokenizer, load_vocabulary
 from slmctl.model.source import ModelSource

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from slmctl.config.pipeline import TrainingConfig
+from slmctl.config.training import TrainingConfig
 from slmctl.model.split import SplitModel
 from slmctl.system.errors import SlmError, StoppedError
 from slmctl.system.files import read_json, write_json

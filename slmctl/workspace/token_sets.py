@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from slmctl.config.pipeline import SourceConfig
+from slmctl.config.data import SourceConfig
 from slmctl.corpus.bos import Bos
 from slmctl.corpus.make_shard import BOS_TOKENS, COUNTS, ENDS, Job, Packing, refuse_other_ends
 from slmctl.corpus.packing import PADDING, bos_mask

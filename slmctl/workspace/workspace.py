@@ -6,7 +6,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from slmctl.config.pipeline import ArmConfig, PipelineConfig, SourceConfig
+from slmctl.config.data import SourceConfig
+from slmctl.config.pipeline import PipelineConfig
+from slmctl.config.training import ArmConfig
 from slmctl.corpus.bos import Bos
 from slmctl.corpus.sources import input_fingerprint, unhashed_bytes
 from slmctl.corpus.tokenizer import Tokenizer

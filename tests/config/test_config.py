@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from slmctl.config.file import check, dump_config, load_config
-from slmctl.config.pipeline import PipelineConfig, rows_per_step, total_steps
+from slmctl.config.pipeline import PipelineConfig
+from slmctl.config.training import rows_per_step, total_steps
 from slmctl.config.yaml import apply_override, parse_yaml
 from slmctl.system.errors import ConfigError
 

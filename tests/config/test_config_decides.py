@@ -7,10 +7,11 @@ from tiny_pipeline import tiny_settings
 
 from slmctl.config import decides as config_decides
 from slmctl.config import evaluation as config_eval
-from slmctl.config import pipeline as config
+from slmctl.config.data import DataConfig, SourceConfig
 from slmctl.config.decides import RESULTS, RULES, Decides, Nothing, Weights, by_content, decided, decides, declared
 from slmctl.config.file import check
-from slmctl.config.pipeline import ArmConfig, ReferenceConfig, TrainingConfig
+from slmctl.config.score import ScoreConfig
+from slmctl.config.training import ArmConfig, ReferenceConfig, TrainingConfig
 from slmctl.config.types import Section
 
 
@@ -47,7 +48,7 @@ def test_what_is_decided_is_read_from_the_declarations_of_sections_within():
     assert found["log_every"] == 7
     assert found["selection"]["ratio"] == 0.5
     assert "micro_batch" not in found
-    tasks = decided(config.EvalConfig(tasks=["arc_easy", {"name": "a", "path": "b"}]), Decides.EVALUATION)["tasks"]
+    tasks = decided(config_eval.EvalConfig(tasks=["arc_easy", {"name": "a", "path": "b"}]), Decides.EVALUATION)["tasks"]
     assert [("batch_size" in t, t.get("limit", 0)) for t in tasks] == [(False, None), (False, None)]
 
 
@@ -68,18 +69,18 @@ def test_rules_say_where_a_field_decides_more(before, after, names):
 def test_rules_are_of_fields_that_there_are():
     known = set(TrainingConfig.model_fields)
     assert {name for rule in RULES for name in rule.fields} <= known
-    assert config_decides.Decides.TOKENS in declared(config.DataConfig).values()
+    assert config_decides.Decides.TOKENS in declared(DataConfig).values()
     assert set(declared(config_eval.EvalConfig).values()) == {Decides.EVALUATION, Decides.FINDINGS, Decides.ROUNDING, None}
 
 
 def test_what_says_where_something_lies_is_no_input_but_where_places_are_asked_for():
-    source = config.SourceConfig(path=["a.jsonl"], text="{q}")
+    source = SourceConfig(path=["a.jsonl"], text="{q}")
     found = decided(source, Decides.TOKENS)
     assert "text" in found
-    assert not set(found) & by_content(config.SourceConfig)
-    assert by_content(config.SourceConfig) == {"path", "hub", "hub_config", "split", "revision"}
+    assert not set(found) & by_content(SourceConfig)
+    assert by_content(SourceConfig) == {"path", "hub", "hub_config", "split", "revision"}
     assert decided(source, Decides.TOKENS, places=True)["path"] == ["a.jsonl"]
-    score = config.ScoreConfig(references={"a": {"path": "b"}})
+    score = ScoreConfig(references={"a": {"path": "b"}})
     assert set(decided(score, Decides.SCORES)) == {"entropy", "dtype", "precision"}
     assert decided(score, Decides.SCORES, places=True)["references"] == {"a": {"path": "b", "revision": None, "gguf_file": None}}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from slmctl.config.pipeline import SourceConfig
+from slmctl.config.data import SourceConfig
 from slmctl.corpus import sources
 from slmctl.corpus.sources import Tally, documents, plan
 from slmctl.system.errors import InputError

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from slmctl.config.data import SourceConfig
 from slmctl.config.evaluation import TaskConfig
-from slmctl.config.pipeline import SourceConfig
 from slmctl.config.template import FieldError, Template
 from slmctl.corpus.sources import Tally, documents, plan
 from slmctl.evaluation.generation import make_item

@@ -16,7 +16,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slmctl.config.pipeline import SourceConfig
+from slmctl.config.data import SourceConfig
 from slmctl.corpus.sources import Tally, documents, input_fingerprint, plan, whole_records
 from slmctl.system.files import HashCache
 

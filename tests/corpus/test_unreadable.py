@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from slmctl.config.pipeline import SourceConfig
+from slmctl.config.data import SourceConfig
 from slmctl.corpus.sources import Tally, documents, files_of, input_fingerprint, plan
 from slmctl.corpus.unreadable import place_problems
 from slmctl.system.errors import InputError

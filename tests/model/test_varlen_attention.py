@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from slmctl.config.pipeline import SelectionConfig
+from slmctl.config.selection import SelectionConfig
 from slmctl.corpus.packing import document_starts, restarting_positions
 from slmctl.evaluation.heldout import heldout_loss
 from slmctl.model.attention import VARLEN, plain_attention, register, varlen_attention

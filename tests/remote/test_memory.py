@@ -18,7 +18,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.spec import AbstractFileSystem
 
-from slmctl.config.pipeline import SourceConfig
+from slmctl.config.data import SourceConfig
 from slmctl.corpus import shard_jobs
 from slmctl.corpus.sources import Tally, documents, files_of, plan
 from slmctl.stages.prepare import look as look_at_tokens

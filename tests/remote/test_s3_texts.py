@@ -15,8 +15,8 @@ import pytest
 import s3fs
 import zstandard
 
+from slmctl.config.data import SourceConfig
 from slmctl.config.file import check
-from slmctl.config.pipeline import SourceConfig
 from slmctl.corpus.sources import Tally, documents, files_of, input_fingerprint, plan
 from slmctl.system.errors import InputError
 from slmctl.system.files import HashCache

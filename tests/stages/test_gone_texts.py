@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from tiny_pipeline import sentences, tiny_settings, write_jsonl
 
+from slmctl.config.data import SourceConfig
 from slmctl.config.file import check
-from slmctl.config.pipeline import SourceConfig
 from slmctl.corpus import sources
 from slmctl.stages.prepare import prepare
 from slmctl.system.errors import InputError, MismatchError

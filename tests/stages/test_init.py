@@ -17,7 +17,7 @@ from tiny_pipeline import sentences, write_jsonl
 from slmctl.cli import main
 from slmctl.config.file import load_config
 from slmctl.config.first_sizes import sizes
-from slmctl.config.pipeline import total_steps
+from slmctl.config.training import total_steps
 from slmctl.corpus.first_look import guess, look_at
 from slmctl.stages import run as running
 from slmctl.stages.init import Given, configuration, init

@@ -10,7 +10,7 @@ import torch
 import transformers as tf
 
 from slmctl.comparison.token_losses import token_losses_of
-from slmctl.config.pipeline import SelectionConfig
+from slmctl.config.selection import SelectionConfig
 from slmctl.model.split import SplitModel
 from slmctl.store.reader import RowReader, ScoreSet
 from slmctl.training.alignment import SHIFTS, AlignmentWatch

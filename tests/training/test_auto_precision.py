@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from test_training_loop import STEPS, assert_same, at_step, result, send, train_arm
 
-from slmctl.config.pipeline import ArmConfig
+from slmctl.config.training import ArmConfig
 from slmctl.model import precision
 from slmctl.stages import score as scoring
 from slmctl.stages.score import score

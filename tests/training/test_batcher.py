@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from slmctl.config.pipeline import SelectionConfig
+from slmctl.config.selection import SelectionConfig
 from slmctl.store.order import RowOrder, mix_seed
 from slmctl.store.read_ahead import ReadAhead
 from slmctl.store.reader import RowReader

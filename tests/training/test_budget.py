@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from slmctl.config.pipeline import SelectionConfig, TrainingConfig
+from slmctl.config.selection import SelectionConfig
+from slmctl.config.training import TrainingConfig
 from slmctl.system.errors import ConfigError
 from slmctl.training.budget import check_budget, warn_of_few_rows
 from slmctl.training.optim import lr_at

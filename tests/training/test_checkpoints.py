@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.distributed.checkpoint import state_dict_saver
 
-from slmctl.config.pipeline import TrainingConfig
+from slmctl.config.training import TrainingConfig
 from slmctl.system.errors import CorruptError, MismatchError, SlmError
 from slmctl.system.files import read_json, sha256_json, temporary_beside, write_json
 from slmctl.training import checkpoint

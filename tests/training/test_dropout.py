@@ -12,7 +12,8 @@ import transformers as tf
 from test_training_loop import result, train_arm
 from torch.nn import functional
 
-from slmctl.config.pipeline import SelectionConfig, TrainingConfig
+from slmctl.config.selection import SelectionConfig
+from slmctl.config.training import TrainingConfig
 from slmctl.model.split import SplitModel
 from slmctl.store.order import mix_seed
 from slmctl.training.batches import Batcher

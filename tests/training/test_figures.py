@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from slmctl.config.pipeline import SelectionConfig
+from slmctl.config.selection import SelectionConfig
 from slmctl.training.alignment import SHIFTS
 from slmctl.training.batches import Batcher
 from slmctl.training.figures import QUANTILES, StepFigures

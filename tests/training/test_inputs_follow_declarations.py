@@ -12,8 +12,14 @@ from typing import Any
 import pytest
 
 from slmctl.config import evaluation as config_eval
-from slmctl.config import pipeline as config
+from slmctl.config.data import DataConfig, SourceConfig
 from slmctl.config.decides import Decides, by_content, declared, result_settings
+from slmctl.config.model import ModelConfig, ScratchConfig
+from slmctl.config.pipeline import PipelineConfig
+from slmctl.config.score import ScoreConfig
+from slmctl.config.selection import SelectionConfig
+from slmctl.config.training import ArmConfig, PretrainConfig, ReferenceConfig, TrackingConfig, TrainingConfig
+from slmctl.config.types import Section
 from slmctl.workspace import identity
 
 TASK = {"name": "mine", "path": "{texts}/target.jsonl", "prompt": "{text}", "answer": "{text}", "shots": 1}
@@ -28,30 +34,30 @@ TRAINING: dict[str, Any] = {
     **{"profile": [7, 7], "alignment_check": "warn"},
 }
 VALUES: dict[type, tuple[str, dict[str, Any]]] = {
-    config.TrainingConfig: ("model.scratch.train", TRAINING),
-    config.ReferenceConfig: ("reference", {**TRAINING, "mix": 0.3, "keep_best_on": "target"}),
-    config.ArmConfig: ("pretrain", TRAINING),
-    config.PretrainConfig: ("pretrain", TRAINING),
-    config.SelectionConfig: (
+    TrainingConfig: ("model.scratch.train", TRAINING),
+    ReferenceConfig: ("reference", {**TRAINING, "mix": 0.3, "keep_best_on": "target"}),
+    ArmConfig: ("pretrain", TRAINING),
+    PretrainConfig: ("pretrain", TRAINING),
+    SelectionConfig: (
         "pretrain.arms.slm.selection",
         {"criterion": "random", "ratio": 0.5, "group_rows": 4, "scope": "global", "reference": "curated"},
     ),
-    config.ScratchConfig: (
+    ScratchConfig: (
         "model.scratch",
         {
             **{"vocab_size": 290, "tokenizer_sample_mb": 3, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4},
             **{"intermediate_size": 48, "tie_word_embeddings": False},
         },
     ),
-    config.ModelConfig: ("model", {"attn_implementation": "eager"}),
-    config.SourceConfig: (
+    ModelConfig: ("model", {"attn_implementation": "eager"}),
+    SourceConfig: (
         "data.corpus",
         {"text": "{text}!", "txt_split": "line", "max_documents": 5, "on_bad": "skip", "parse_special_tokens": True},
     ),
-    config.DataConfig: ("data", {"seq_len": 16, "intra_document_mask": True, "bos": "always", "shard_bytes": 9000}),
-    config.ScoreConfig: ("score", {"entropy": False, "dtype": "float32", "precision": "bfloat16", "batch_rows": 3}),
-    config.TrackingConfig: ("tracking", {"tensorboard": True, "wandb_project": "tiny"}),
-    config.PipelineConfig: (
+    DataConfig: ("data", {"seq_len": 16, "intra_document_mask": True, "bos": "always", "shard_bytes": 9000}),
+    ScoreConfig: ("score", {"entropy": False, "dtype": "float32", "precision": "bfloat16", "batch_rows": 3}),
+    TrackingConfig: ("tracking", {"tensorboard": True, "wandb_project": "tiny"}),
+    PipelineConfig: (
         "",
         {
             **{"name": "another", "seed": 5, "device": "auto"},
@@ -109,9 +115,9 @@ KINDS = {
 RECORDED = {"eval_every", "eval_tokens", "save_every", "keep_last", "keep_every"}
 """Of a run: what they decide of the evaluation is an input as the run has left it, its curve and its checkpoints."""
 ALSO = {
-    (config.DataConfig, "intra_document_mask"): {"scores", "evaluation"},
-    (config.ModelConfig, "attn_implementation"): {"scores", "evaluation"},
-    (config.PipelineConfig, "seed"): {"evaluation"},
+    (DataConfig, "intra_document_mask"): {"scores", "evaluation"},
+    (ModelConfig, "attn_implementation"): {"scores", "evaluation"},
+    (PipelineConfig, "seed"): {"evaluation"},
 }
 """What comes after is decided too; of these it shows in its own inputs."""
 
@@ -123,9 +129,9 @@ def cases():
                 yield pytest.param(section, name, kind, id=f"{section.__name__}-{name}")
 
 
-def sections(parent=config.Section):
+def sections(parent=Section):
     for one in parent.__subclasses__():
-        if one.__module__ in ("slmctl.config.pipeline", "slmctl.config.evaluation"):
+        if one.__module__.startswith("slmctl.config."):
             yield one
             yield from sections(one)
 

@@ -11,7 +11,8 @@ import torch
 import transformers as tf
 from torch import nn
 
-from slmctl.config.pipeline import SelectionConfig, TrainingConfig
+from slmctl.config.selection import SelectionConfig
+from slmctl.config.training import TrainingConfig
 from slmctl.model.split import SplitModel
 from slmctl.system.errors import ConfigError, TrainingError
 from slmctl.training.batches import Batcher

@@ -23,7 +23,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 import slmctl
-from slmctl.config.pipeline import SelectionConfig, TrainingConfig
+from slmctl.config.selection import SelectionConfig
+from slmctl.config.training import TrainingConfig
 from slmctl.stages.score import score
 from slmctl.stages.train_base import train_base
 from slmctl.stages.train_ref import train_reference

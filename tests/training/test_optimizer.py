@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from slmctl.config.pipeline import TrainingConfig
+from slmctl.config.training import TrainingConfig
 from slmctl.training.optim import build_optimizer, lr_at
 
 PEAK = 0.25

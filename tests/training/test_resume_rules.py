@@ -14,7 +14,8 @@ from test_training_loop import STEPS, assert_same, at_step, result, send, train_
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 
 from slmctl.config.decides import result_settings
-from slmctl.config.pipeline import ArmConfig, SelectionConfig, TrainingConfig
+from slmctl.config.selection import SelectionConfig
+from slmctl.config.training import ArmConfig, TrainingConfig
 from slmctl.system.errors import Interrupted, SlmError, StoppedError, TrainingError
 from slmctl.system.signals import raising
 from slmctl.training import checkpoint, loop

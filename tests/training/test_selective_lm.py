@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from slmctl.config.pipeline import SelectionConfig, TrainingConfig
+from slmctl.config.selection import SelectionConfig
+from slmctl.config.training import TrainingConfig
 from slmctl.model import losses
 from slmctl.training import selective
 from slmctl.training.batches import Batcher

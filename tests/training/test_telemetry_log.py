@@ -11,7 +11,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from slmctl.config.pipeline import TrackingConfig
+from slmctl.config.training import TrackingConfig
 from slmctl.training.telemetry import Log, Trackers, not_finite, read_log
 
 

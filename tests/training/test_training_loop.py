@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from slmctl.config.pipeline import ArmConfig
+from slmctl.config.training import ArmConfig
 from slmctl.evaluation import heldout
 from slmctl.evaluation.heldout import Measured
 from slmctl.evaluation.measures import measure_of, why_unlike

@@ -21,7 +21,9 @@ from test_training_loop import result, train_arm
 
 from slmctl.config.decides import Decides, declared
 from slmctl.config.evaluation import EvalConfig, HarnessConfig, SuiteConfig, TaskConfig
-from slmctl.config.pipeline import ArmConfig, PipelineConfig, ScoreConfig, TrackingConfig
+from slmctl.config.pipeline import PipelineConfig
+from slmctl.config.score import ScoreConfig
+from slmctl.config.training import ArmConfig, TrackingConfig
 from slmctl.stages.pretrain import pretrain
 from slmctl.stages.score import score
 

@@ -11,7 +11,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from slmctl.comparison.costs import forward_flops
 from slmctl.config.file import check
-from slmctl.config.pipeline import ScoreConfig, SelectionConfig, TrainingConfig
+from slmctl.config.score import ScoreConfig
+from slmctl.config.selection import SelectionConfig
+from slmctl.config.training import TrainingConfig
 from slmctl.stages.dry_run import sizes
 from slmctl.workspace.graph import COMMANDS, By, by_command, graph, joined_scores, token_sets
 from slmctl.workspace.planned.decide import Decision, Found, Wanted, decide

@@ -5,7 +5,10 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from slmctl.config.pipeline import PipelineConfig, ScoreConfig, SelectionConfig, TrainingConfig
+from slmctl.config.pipeline import PipelineConfig
+from slmctl.config.score import ScoreConfig
+from slmctl.config.selection import SelectionConfig
+from slmctl.config.training import TrainingConfig
 
 TOKEN_BYTES = (0.5, 1.5)
 """Bytes of a token shard a token."""

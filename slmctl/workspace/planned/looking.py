@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from slmctl.config.pipeline import PipelineConfig, ReferenceModel
+from slmctl.config.pipeline import PipelineConfig
+from slmctl.config.score import ReferenceModel
 from slmctl.config.sweeps import read_sweeps, with_sweeps
 from slmctl.corpus.sources import input_fingerprint, unhashed_bytes
 from slmctl.store.build import names_in, read_plan

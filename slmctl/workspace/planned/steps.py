@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from slmctl.config.pipeline import PipelineConfig, TrainingConfig, total_steps
+from slmctl.config.pipeline import PipelineConfig
+from slmctl.config.training import TrainingConfig, total_steps
 
 Rows = Callable[[str], float | None]
 """By name of a token set: its rows; None where that is not known."""
