@@ -16,7 +16,8 @@ from slmctl.system.cures import from_table
 from slmctl.system.errors import InputError, SlmError
 from slmctl.system.files import HashCache
 from slmctl.system.heads import HEAD, not_text
-from slmctl.system.storage import filesystem, is_url, remote_errors
+from slmctl.system.remote_storage import filesystem, remote_errors
+from slmctl.system.storage import is_url
 
 COMPRESSED = (".gz", ".zst")
 BLOCK = 1 << 20

@@ -20,7 +20,8 @@ from typing import Any
 from slmctl.corpus.text_files import COMPRESSED, is_folder, kind_of, open_raw
 from slmctl.system.errors import InputError
 from slmctl.system.heads import HEAD, not_stored_as, not_text, pointer, unpacked
-from slmctl.system.storage import filesystem, is_url, remote_errors
+from slmctl.system.remote_storage import filesystem, remote_errors
+from slmctl.system.storage import is_url
 
 POINTER_BYTES = 1024
 """Files below this size are looked into: pointers are that small."""

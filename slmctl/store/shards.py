@@ -30,7 +30,8 @@ from slmctl.store.footer import footer
 from slmctl.store.manifest import Shard, differences
 from slmctl.system.errors import CorruptError, InputError
 from slmctl.system.files import disk_errors
-from slmctl.system.storage import Folder, LocalFolder, Source
+from slmctl.system.local_storage import LocalFolder
+from slmctl.system.storage import Folder, OpenFile
 
 GROUP_TOKENS = 2**18
 _META = "slmctl"
@@ -235,7 +236,7 @@ class ShardFile:
         self.wanted = wanted
         self._lock = threading.Lock()
         try:
-            self.source: Source = folder.open(name)
+            self.source: OpenFile = folder.open(name)
         except FileNotFoundError:
             raise CorruptError(f"{self.name} does not exist. Run its stage again.") from None
         except OSError as e:

@@ -24,7 +24,8 @@ from slmctl.store.manifest import differences
 from slmctl.system.console import say
 from slmctl.system.errors import InputError, MismatchError, SlmError
 from slmctl.system.files import disk_errors, read_json, sweep, write_json
-from slmctl.system.storage import Folder, LocalFolder
+from slmctl.system.local_storage import LocalFolder
+from slmctl.system.storage import Folder
 from slmctl.workspace import mismatch, output_dir
 from slmctl.workspace.changes import changes, few
 from slmctl.workspace.handles import SetFolder as SetFolder

@@ -14,7 +14,8 @@ from typing import IO
 from slmctl.system.console import waiting, warn
 from slmctl.system.errors import SlmError
 from slmctl.system.files import disk_errors, make_folder_of
-from slmctl.system.storage import Folder, LocalFolder
+from slmctl.system.local_storage import LocalFolder
+from slmctl.system.storage import Folder
 
 PATIENCE = 600
 """Seconds without a sign of life after which a worker no longer waits for the one that plans."""

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from slmctl.system.storage import Folder, LocalFolder
+from slmctl.system.local_storage import LocalFolder
+from slmctl.system.storage import Folder
 from slmctl.system.threads import Record
 
 

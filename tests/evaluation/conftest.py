@@ -17,7 +17,7 @@ from slmctl.model.split import SplitModel
 from slmctl.store.manifest import Manifest
 from slmctl.store.reader import RowReader, TokenSet
 from slmctl.store.shards import ShardWriter, shard_name
-from slmctl.system.storage import LocalFolder
+from slmctl.system.local_storage import LocalFolder
 
 VOCAB = 300
 

@@ -30,7 +30,8 @@ from slmctl.store.reader import RowReader, ScoreSet, TokenSet
 from slmctl.store.shards import ShardFile, ShardWriter
 from slmctl.system.errors import CorruptError, InputError, MismatchError, SlmError
 from slmctl.system.files import temporary_beside
-from slmctl.system.storage import Folder, LocalFolder
+from slmctl.system.local_storage import LocalFolder
+from slmctl.system.storage import Folder
 from slmctl.workspace.workers import Share
 
 Files = dict[str, bytes]

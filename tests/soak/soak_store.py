@@ -41,7 +41,7 @@ from transformers.models.llama import modeling_llama  # noqa: F401 - so that no 
 
 from slmctl.cli import main
 from slmctl.stages import prepare, score  # noqa: F401
-from slmctl.system.storage import LocalFolder
+from slmctl.system.local_storage import LocalFolder
 from slmctl.workspace.workspace import Workspace
 
 WORKERS = 3

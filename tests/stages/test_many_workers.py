@@ -19,7 +19,7 @@ from slmctl.store import build
 from slmctl.store.manifest import FILE
 from slmctl.store.shards import shard_name
 from slmctl.system.files import ABANDONED_AFTER
-from slmctl.system.storage import LocalFolder
+from slmctl.system.local_storage import LocalFolder
 from slmctl.workspace.workers import Share
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from slmctl.store.manifest import Manifest, Shard
 from slmctl.store.shards import ShardWriter, shard_name
-from slmctl.system.storage import LocalFolder
+from slmctl.system.local_storage import LocalFolder
 
 
 def write_set(

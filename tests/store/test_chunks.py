@@ -17,7 +17,7 @@ from slmctl.store.chunks import MAX_ID, decode, encode
 from slmctl.store.footer import footer
 from slmctl.store.reader import RowReader, ScoreSet, TokenSet
 from slmctl.store.shards import ShardFile, ShardWriter
-from slmctl.system.storage import LocalFolder
+from slmctl.system.local_storage import LocalFolder
 
 GOLDEN = Path(__file__).parent / "golden"
 

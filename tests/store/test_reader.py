@@ -19,7 +19,7 @@ from slmctl.store import reader as module
 from slmctl.store.reader import RowReader, ScoreSet, ShardSet, TokenSet
 from slmctl.store.shards import ShardFile
 from slmctl.system.errors import CorruptError, MismatchError
-from slmctl.system.storage import LocalFolder
+from slmctl.system.local_storage import LocalFolder
 
 Make = Callable[..., tuple[Any, Any]]
 SETTINGS = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

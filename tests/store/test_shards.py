@@ -18,7 +18,7 @@ from slmctl.store import shards as module
 from slmctl.store.manifest import Shard
 from slmctl.store.shards import ShardFile, ShardWriter, rows_per_group, shard_name, whole_shard
 from slmctl.system.errors import CorruptError
-from slmctl.system.storage import LocalFolder
+from slmctl.system.local_storage import LocalFolder
 
 TYPES = {"input_id": "uint16", "document": "int64"}
 NAME = shard_name(0)

@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
-from slmctl.system import storage
+from slmctl.system import local_storage
 from slmctl.system.errors import CorruptError, SlmError
 from slmctl.system.files import ABANDONED_AFTER
-from slmctl.system.storage import Folder, LocalFolder
+from slmctl.system.local_storage import LocalFolder
+from slmctl.system.storage import Folder
 
 
 def names(directory: Path) -> list[str]:
@@ -30,7 +31,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
         def refused(*_: Any, **__: Any) -> None:
             raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
-        monkeypatch.setattr(storage.os, "link", refused)
+        monkeypatch.setattr(local_storage.os, "link", refused)
     return LocalFolder(tmp_path / "set")
 
 
@@ -95,7 +96,7 @@ def test_a_temporary_that_vanishes_at_the_last_moment_is_told(folder: LocalFolde
         fsync(fd)
         temporary.unlink(missing_ok=True)
 
-    monkeypatch.setattr(storage.os, "fsync", swept)
+    monkeypatch.setattr(local_storage.os, "fsync", swept)
     with pytest.raises(FileNotFoundError):
         folder.publish(temporary, "a")
     assert names(folder.path) == []
@@ -210,7 +211,7 @@ def test_files_may_vanish_while_they_are_listed(folder: LocalFolder, monkeypatch
                     os.unlink(e.path)
                 yield e
 
-    monkeypatch.setattr(storage.os, "scandir", Vanishing)
+    monkeypatch.setattr(local_storage.os, "scandir", Vanishing)
     assert sorted(folder.listing()) == ["f0", "f1", "f3"]
 
 

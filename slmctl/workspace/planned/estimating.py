@@ -19,8 +19,8 @@ from slmctl.corpus.text_files import COMPRESSED, kind_of, open_raw, stored_size,
 from slmctl.store.build import read_plan
 from slmctl.store.manifest import Manifest, load_manifest
 from slmctl.system.errors import SlmError
+from slmctl.system.local_storage import LocalFolder
 from slmctl.system.processes import cores
-from slmctl.system.storage import LocalFolder
 from slmctl.training.telemetry import read_log
 from slmctl.workspace.planned.decide import KEPT, Decision
 from slmctl.workspace.planned.estimate import (

@@ -18,7 +18,8 @@ from slmctl.store.build import names_in, read_plan
 from slmctl.store.manifest import Manifest, load_manifest
 from slmctl.system.errors import InputError
 from slmctl.system.files import read_json
-from slmctl.system.storage import Folder, LocalFolder
+from slmctl.system.local_storage import LocalFolder
+from slmctl.system.storage import Folder
 from slmctl.training.telemetry import read_log
 from slmctl.workspace import identity
 from slmctl.workspace.folders import DONE, SETS
