@@ -26,7 +26,8 @@ from slmctl.model.scoring import score_group
 from slmctl.model.split import SplitModel
 from slmctl.store.reader import Rows
 from slmctl.store.scores import columns_of
-from slmctl.store.shards import ShardWriter, shard_name
+from slmctl.store.shard_format import shard_name
+from slmctl.store.shard_writer import ShardWriter
 from slmctl.system.console import Ticker
 from slmctl.system.storage import Folder
 

@@ -44,7 +44,8 @@ from slmctl.model.split import SplitModel
 from slmctl.store.manifest import Manifest, Shard
 from slmctl.store.read_ahead import ReadAhead
 from slmctl.store.reader import RowReader, ScoreSet, TokenSet
-from slmctl.store.shards import ShardWriter, shard_name
+from slmctl.store.shard_format import shard_name
+from slmctl.store.shard_writer import ShardWriter
 from slmctl.system.storage import Folder
 from slmctl.training.batches import Batcher, OneSet
 from slmctl.training.optim import build_optimizer

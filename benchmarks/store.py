@@ -57,7 +57,8 @@ def make_values(rows: int, losses: str | None) -> tuple[np.ndarray, np.ndarray, 
 def write_slmctl(root: Path, ids: np.ndarray, document: np.ndarray, losses: np.ndarray, dtype: str) -> None:
     from slmctl.selection.storage import stored
     from slmctl.store.manifest import Manifest, Shard
-    from slmctl.store.shards import ShardWriter, shard_name
+    from slmctl.store.shard_format import shard_name
+    from slmctl.store.shard_writer import ShardWriter
     from slmctl.system.storage import Folder
 
     losses = np.where(losses < 0, np.float32(-1), stored(losses.astype(np.float32), dtype))

@@ -30,7 +30,8 @@ from slmctl.corpus.train_tokenizer import train_tokenizer
 from slmctl.stages.prepare import prepare
 from slmctl.stages.score import score
 from slmctl.store.manifest import load_manifest
-from slmctl.store.shards import ShardWriter, shard_name
+from slmctl.store.shard_format import shard_name
+from slmctl.store.shard_writer import ShardWriter
 from slmctl.system import console
 from slmctl.workspace import locks
 from slmctl.workspace.workers import Share

@@ -24,7 +24,8 @@ from slmctl.selection.select import excess_loss, select_top, selected_count
 from slmctl.selection.storage import excess_given_up, loss_differences, share_replaced, stored
 from slmctl.store.reader import RowReader, Rows, ScoreSet, TokenSet
 from slmctl.store.scores import SENTINEL, columns_of
-from slmctl.store.shards import ShardWriter, rows_per_group, shard_name
+from slmctl.store.shard_format import rows_per_group, shard_name
+from slmctl.store.shard_writer import ShardWriter
 from slmctl.system.console import progress, say
 from slmctl.system.errors import InputError
 from slmctl.system.storage import Folder

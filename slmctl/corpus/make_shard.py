@@ -17,7 +17,8 @@ from slmctl.corpus.text_files import kind_of, stamp
 from slmctl.corpus.tokenizer import Encoder
 from slmctl.store.build import make
 from slmctl.store.order import permutation
-from slmctl.store.shards import ShardWriter, rows_per_group, shard_name
+from slmctl.store.shard_format import rows_per_group, shard_name
+from slmctl.store.shard_writer import ShardWriter
 from slmctl.system.errors import InputError, MismatchError
 from slmctl.system.storage import Folder
 

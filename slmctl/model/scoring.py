@@ -14,7 +14,8 @@ from slmctl.selection.storage import stored
 from slmctl.store.read_ahead import ReadAhead
 from slmctl.store.reader import RowReader, Rows, TokenSet
 from slmctl.store.scores import SENTINEL, columns_of
-from slmctl.store.shards import ShardWriter, shard_name
+from slmctl.store.shard_format import shard_name
+from slmctl.store.shard_writer import ShardWriter
 from slmctl.system.errors import TrainingError
 from slmctl.system.storage import Folder
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from slmctl.store.manifest import Shard
-from slmctl.store.shards import ShardFile, shard_name, whole_shard
+from slmctl.store.shard_file import ShardFile, whole_shard
+from slmctl.store.shard_format import shard_name
 from slmctl.system.console import say
 from slmctl.system.errors import CorruptError, SlmError
 from slmctl.system.storage import Entry, Folder

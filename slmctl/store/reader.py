@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from slmctl.store.manifest import Manifest, load_manifest, refuse_mismatch
-from slmctl.store.shards import ShardFile
+from slmctl.store.shard_file import ShardFile
 from slmctl.system.errors import CorruptError
 from slmctl.system.memory import keep_freed_blocks
 from slmctl.system.storage import Folder

@@ -19,7 +19,7 @@ from slmctl.store import manifest as manifests
 from slmctl.store.build import Coverage, in_order, read_plan
 from slmctl.store.manifest import Manifest, differences, is_complete, library_versions, load_manifest
 from slmctl.store.reader import ShardSet
-from slmctl.store.shards import rows_per_group
+from slmctl.store.shard_format import rows_per_group
 from slmctl.system.console import say, waiting
 from slmctl.system.errors import InputError
 from slmctl.system.files import HashCache, sha256_json

@@ -16,7 +16,8 @@ from slmctl.corpus.train_tokenizer import train_tokenizer
 from slmctl.model.split import SplitModel
 from slmctl.store.manifest import Manifest
 from slmctl.store.reader import RowReader, TokenSet
-from slmctl.store.shards import ShardWriter, shard_name
+from slmctl.store.shard_format import shard_name
+from slmctl.store.shard_writer import ShardWriter
 from slmctl.system.local_storage import LocalFolder
 
 VOCAB = 300

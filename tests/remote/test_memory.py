@@ -25,9 +25,10 @@ from slmctl.stages.prepare import look as look_at_tokens
 from slmctl.stages.prepare import prepare
 from slmctl.stages.score import look as look_at_scores
 from slmctl.stages.score import score
-from slmctl.store import shards
+from slmctl.store import shard_writer
 from slmctl.store.reader import RowReader, ScoreSet, TokenSet
-from slmctl.store.shards import ShardFile, ShardWriter
+from slmctl.store.shard_file import ShardFile
+from slmctl.store.shard_writer import ShardWriter
 from slmctl.system.errors import CorruptError, InputError, MismatchError, SlmError
 from slmctl.system.files import temporary_beside
 from slmctl.system.local_storage import LocalFolder
@@ -320,7 +321,7 @@ def spool(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 @pytest.mark.usefixtures("memory")
 def test_a_full_disk_here_is_not_laid_at_the_store_s_door(spool: Path, finished: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards, "open", lambda *_: open("/dev/full", "wb"), raising=False)
+    monkeypatch.setattr(shard_writer, "open", lambda *_: open("/dev/full", "wb"), raising=False)
     with pytest.raises(SlmError, match=f"no space left while writing {spool}/"):
         prepare(finished.opened(store_dir="memory://run"))
     assert not list(spool.iterdir())

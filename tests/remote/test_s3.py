@@ -23,7 +23,8 @@ from slmctl.stages.run import run
 from slmctl.stages.score import look as look_at_scores
 from slmctl.stages.score import score
 from slmctl.store.reader import RowReader, ScoreSet, TokenSet
-from slmctl.store.shards import ShardFile, ShardWriter
+from slmctl.store.shard_file import ShardFile
+from slmctl.store.shard_writer import ShardWriter
 from slmctl.system.errors import CorruptError, InputError, MismatchError, SlmError
 from slmctl.system.files import read_json
 from slmctl.system.storage import Folder

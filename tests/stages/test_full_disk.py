@@ -17,7 +17,7 @@ from tiny_store import content, of, temporaries
 from slmctl.cli import main
 from slmctl.stages.prepare import prepare
 from slmctl.stages.score import score
-from slmctl.store.shards import ShardFile
+from slmctl.store.shard_file import ShardFile
 from slmctl.system.storage import Folder
 
 PAGE = 4096

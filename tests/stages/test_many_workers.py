@@ -17,7 +17,7 @@ from slmctl.corpus import shard_jobs
 from slmctl.stages.prepare import prepare
 from slmctl.store import build
 from slmctl.store.manifest import FILE
-from slmctl.store.shards import shard_name
+from slmctl.store.shard_format import shard_name
 from slmctl.system.files import ABANDONED_AFTER
 from slmctl.system.local_storage import LocalFolder
 from slmctl.workspace.workers import Share

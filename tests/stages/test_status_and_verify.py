@@ -15,7 +15,8 @@ from tiny_store import CORPUS, SCORES, Child, Store, content, of, orphan, stop_a
 from slmctl.stages.prepare import prepare
 from slmctl.store.manifest import FILE, Manifest, load_manifest
 from slmctl.store.reader import ShardSet
-from slmctl.store.shards import ShardWriter, shard_name
+from slmctl.store.shard_format import shard_name
+from slmctl.store.shard_writer import ShardWriter
 from slmctl.system.storage import Folder
 from slmctl.workspace.workers import Share
 

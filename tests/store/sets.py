@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from slmctl.store.manifest import Manifest, Shard
-from slmctl.store.shards import ShardWriter, shard_name
+from slmctl.store.shard_format import shard_name
+from slmctl.store.shard_writer import ShardWriter
 from slmctl.system.local_storage import LocalFolder
 
 

@@ -16,7 +16,8 @@ from slmctl.store import chunks, thrift
 from slmctl.store.chunks import MAX_ID, decode, encode
 from slmctl.store.footer import footer
 from slmctl.store.reader import RowReader, ScoreSet, TokenSet
-from slmctl.store.shards import ShardFile, ShardWriter
+from slmctl.store.shard_file import ShardFile
+from slmctl.store.shard_writer import ShardWriter
 from slmctl.system.local_storage import LocalFolder
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -24,9 +24,10 @@ from slmctl.config.file import check
 from slmctl.stages.prepare import prepare
 from slmctl.stages.score import score
 from slmctl.stages.train_base import train_base
-from slmctl.store import shards as shards_module
+from slmctl.store import shard_format
 from slmctl.store.reader import ScoreSet, TokenSet
-from slmctl.store.shards import ShardWriter
+from slmctl.store.shard_writer import ShardWriter
+from slmctl.system.storage import Folder
 from slmctl.workspace.workspace import Workspace
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "format.md"
@@ -74,7 +75,7 @@ def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     settings["model"]["scratch"]["train"] = None
     settings["score"] = {**settings["score"], "dtype": request.param, "references": {"curated": str(folder / "run/base")}}
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(shards_module, "GROUP_TOKENS", 512)
+        monkeypatch.setattr(shard_format, "GROUP_TOKENS", 512)
         for stage in (prepare, train_base, score):
             stage(Workspace(check(settings, "tiny")).open())
     return Store(folder, intra)
@@ -276,7 +277,7 @@ def test_the_documents_verification_finds_damage(store: Store, ran: Ran, tmp_pat
 
 def test_large_vocabularies_are_read_as_well(tmp_path: Path) -> None:
     ids = np.random.default_rng(0).integers(0, 2**18, 1000).astype(np.int32)
-    with ShardWriter(shards_module.Folder.at(tmp_path), "shard-00000.parquet", {"input_id": "int32"}, 256) as writer:
+    with ShardWriter(Folder.at(tmp_path), "shard-00000.parquet", {"input_id": "int32"}, 256) as writer:
         for at in range(0, 1000, 256):
             writer.write(input_id=ids[at : at + 256])
         writer.facts = {"rows": 1, "tokens": 1000}
@@ -289,7 +290,7 @@ def test_which_tools_check_page_checksums_is_as_described(tmp_path: Path) -> Non
     """One flipped bit in the data of each column: pyarrow finds it when asked to, the others give another value."""
     rng = np.random.default_rng(0)
     columns = {"input_id": rng.integers(0, 2**16, 4096), "ref_loss": rng.random(4096, np.float32)}
-    with ShardWriter(shards_module.Folder.at(tmp_path), "x", {"input_id": "uint16", "ref_loss": "float32"}, 4096) as writer:
+    with ShardWriter(Folder.at(tmp_path), "x", {"input_id": "uint16", "ref_loss": "float32"}, 4096) as writer:
         writer.write(**columns)
         writer.facts = {"rows": 1, "tokens": 4096}
     raw = (tmp_path / "x").read_bytes()

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from slmctl.store import reader as module
 from slmctl.store.reader import RowReader, ScoreSet, ShardSet, TokenSet
-from slmctl.store.shards import ShardFile
+from slmctl.store.shard_file import ShardFile
 from slmctl.system.errors import CorruptError, MismatchError
 from slmctl.system.local_storage import LocalFolder
 

@@ -14,9 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from slmctl.store import shards as module
+from slmctl.store import shard_file, shard_writer
 from slmctl.store.manifest import Shard
-from slmctl.store.shards import ShardFile, ShardWriter, rows_per_group, shard_name, whole_shard
+from slmctl.store.shard_file import ShardFile, whole_shard
+from slmctl.store.shard_format import rows_per_group, shard_name
+from slmctl.store.shard_writer import ShardWriter
 from slmctl.system.errors import CorruptError
 from slmctl.system.local_storage import LocalFolder
 
@@ -195,7 +197,7 @@ def test_a_footer_is_verified_before_it_is_parsed(
     """A flipped bit in the code of a compression makes pyarrow abort the process, which no `except` stops."""
     parsed: list[object] = []
     true = pq.ParquetFile
-    monkeypatch.setattr(module.pq, "ParquetFile", lambda *a, **k: (parsed.append(a), true(*a, **k))[1])
+    monkeypatch.setattr(shard_file.pq, "ParquetFile", lambda *a, **k: (parsed.append(a), true(*a, **k))[1])
     _, raw, _ = small
     (tmp_path / NAME).write_bytes(raw)
     assert is_adopted(tmp_path)
@@ -210,14 +212,14 @@ def test_a_footer_is_verified_before_it_is_parsed(
 
 
 def test_what_reads_back_otherwise_than_written_is_not_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    true = module._decode
+    true = shard_writer.decode_group
 
     def lying(*args: Any) -> dict[str, np.ndarray]:
         group = {n: c.copy() for n, c in true(*args).items()}
         group["input_id"][3] += 1
         return group
 
-    monkeypatch.setattr(module, "_decode", lying)
+    monkeypatch.setattr(shard_writer, "decode_group", lying)
     with pytest.raises(CorruptError, match=r"shard-00000\.parquet: what was read back is not what was written"):
         write(tmp_path, [{"input_id": np.arange(9), "document": np.arange(9)}], TYPES)
     assert list(tmp_path.iterdir()) == []

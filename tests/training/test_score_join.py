@@ -21,7 +21,9 @@ from slmctl.stages.pretrain import pretrain
 from slmctl.stages.score import score
 from slmctl.store.manifest import load_manifest
 from slmctl.store.scores import SENTINEL
-from slmctl.store.shards import ShardFile, ShardWriter, shard_name
+from slmctl.store.shard_file import ShardFile
+from slmctl.store.shard_format import shard_name
+from slmctl.store.shard_writer import ShardWriter
 from slmctl.system.errors import CorruptError, InputError, MismatchError, TrainingError
 from slmctl.training.telemetry import read_log
 from slmctl.workspace.workspace import Workspace
