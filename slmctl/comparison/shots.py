@@ -8,7 +8,8 @@ from typing import Any
 from slmctl.config.data import DataConfig, SourceConfig
 from slmctl.config.evaluation import TaskConfig
 from slmctl.config.template import FieldError
-from slmctl.corpus.sources import plan, whole_records
+from slmctl.corpus.documents import whole_records
+from slmctl.corpus.slices import plan
 from slmctl.evaluation.generation import Item, few_shot_prefix, make_item
 from slmctl.system.errors import ConfigError
 

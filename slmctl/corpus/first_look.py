@@ -11,7 +11,9 @@ import pyarrow.parquet as pq
 
 from slmctl.config.data import SourceConfig
 from slmctl.config.template import FieldError, Template
-from slmctl.corpus.sources import TO_THE_END, Slice, Tally, documents, files_of, whole_records
+from slmctl.corpus.documents import Tally, documents, whole_records
+from slmctl.corpus.records import TO_THE_END, Slice
+from slmctl.corpus.source_files import files_of
 from slmctl.corpus.text_files import COMPRESSED, kind_of, open_raw, reading, stored_size, text_size
 from slmctl.corpus.unreadable import told, wrong_heads
 from slmctl.system.errors import InputError

@@ -6,7 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from slmctl.config.data import SourceConfig
-from slmctl.corpus.sources import TO_THE_END, Slice, Tally, documents, files_of, plan
+from slmctl.corpus.documents import Tally, documents
+from slmctl.corpus.records import TO_THE_END, Slice
+from slmctl.corpus.slices import plan
+from slmctl.corpus.source_files import files_of
 from slmctl.corpus.text_files import BLOCK, COMPRESSED, kind_of, open_text, reading, stored_size
 from slmctl.corpus.unreadable import wrong_heads
 from slmctl.system.errors import SlmError

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from slmctl.config.data import SourceConfig
 from slmctl.corpus.contamination import Found, HeldOut, Watch
-from slmctl.corpus.sources import Slice, Tally, documents
+from slmctl.corpus.documents import Tally, documents
+from slmctl.corpus.records import Slice
 from slmctl.corpus.text_files import stamp
 from slmctl.system.errors import InputError
 from slmctl.system.files import read_json, write_json

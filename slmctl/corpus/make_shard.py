@@ -10,9 +10,10 @@ from functools import partial
 import numpy as np
 
 from slmctl.config.data import SourceConfig
+from slmctl.corpus.documents import Tally, documents
 from slmctl.corpus.look_over import Part
 from slmctl.corpus.packing import PADDING, BosPlace, Packer
-from slmctl.corpus.sources import Slice, Tally, documents
+from slmctl.corpus.records import Slice
 from slmctl.corpus.text_files import kind_of, stamp
 from slmctl.corpus.tokenizer import Encoder
 from slmctl.store.build import make

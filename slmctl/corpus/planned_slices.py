@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from slmctl.config.data import SourceConfig
-from slmctl.corpus.sources import Slice, files_of
+from slmctl.corpus.records import Slice
+from slmctl.corpus.source_files import files_of
 
 
 def as_planned(sources: list[SourceConfig], pieces: list[Slice]) -> list[list[Any]]:

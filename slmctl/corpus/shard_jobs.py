@@ -7,8 +7,8 @@ from contextlib import suppress
 from functools import partial
 from itertools import islice
 
+from slmctl.corpus.documents import Tally, documents
 from slmctl.corpus.make_shard import Job, make_shard, maker
-from slmctl.corpus.sources import Tally, documents
 from slmctl.corpus.tokenizer import Tokenizer
 from slmctl.system.console import progress
 from slmctl.system.errors import InputError

@@ -12,9 +12,9 @@ import numpy as np
 from slmctl.comparison.storage_costs import LIVE, REFERENCE, Asked, compare_storage, if_there
 from slmctl.config.data import SourceConfig
 from slmctl.config.pipeline import PipelineConfig
+from slmctl.corpus.documents import Tally, documents
 from slmctl.corpus.packing import bos_mask
 from slmctl.corpus.planned_slices import piece_of
-from slmctl.corpus.sources import Tally, documents
 from slmctl.corpus.tokenizer import Tokenizer
 from slmctl.store import manifest as manifests
 from slmctl.store.build import read_plan

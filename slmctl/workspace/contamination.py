@@ -14,10 +14,11 @@ from typing import Any, Literal
 
 from slmctl.config.data import SourceConfig
 from slmctl.corpus.contamination import Contamination, HeldOut, contamination, index_heldout
+from slmctl.corpus.documents import Tally, documents
 from slmctl.corpus.look_over import Part, TextJob, look_over, looker
 from slmctl.corpus.make_shard import Job, document_number
 from slmctl.corpus.planned_slices import pieces_of
-from slmctl.corpus.sources import Tally, documents, input_fingerprint
+from slmctl.corpus.source_identity import input_fingerprint
 from slmctl.corpus.text_files import stamp
 from slmctl.corpus.words import RULE, RUN
 from slmctl.store.build import read_plan

@@ -14,7 +14,7 @@ from typing import Any
 
 from slmctl.config.data import SourceConfig
 from slmctl.corpus.source_files import MEND, files_of, look_for
-from slmctl.corpus.sources import reading_of
+from slmctl.corpus.source_identity import reading_of
 from slmctl.corpus.unreadable import LISTED, told
 from slmctl.system.console import say
 from slmctl.system.errors import InputError

@@ -10,7 +10,7 @@ from slmctl.config.data import SourceConfig
 from slmctl.config.pipeline import PipelineConfig
 from slmctl.config.score import ReferenceModel
 from slmctl.corpus.first_records import empty_sets, wrong_records
-from slmctl.corpus.sources import files_of
+from slmctl.corpus.source_files import files_of
 from slmctl.corpus.unreadable import wrong_heads
 from slmctl.system.errors import SlmError
 from slmctl.workspace.graph import key_of, sources_of, token_sets

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slmctl.config.model import ScratchConfig
-from slmctl.corpus.sources import Tally, documents, plan
+from slmctl.corpus.documents import Tally, documents
+from slmctl.corpus.slices import plan
 from slmctl.corpus.tokenizer import up_to_bytes
 from slmctl.corpus.train_tokenizer import train_tokenizer
 from slmctl.system.console import say, waiting

@@ -12,7 +12,7 @@ from slmctl.corpus.bos import Bos
 from slmctl.corpus.make_shard import BOS_TOKENS, COUNTS, ENDS, Job, Packing, refuse_other_ends
 from slmctl.corpus.packing import PADDING, bos_mask
 from slmctl.corpus.planned_slices import as_planned, pieces_of
-from slmctl.corpus.sources import plan
+from slmctl.corpus.slices import plan
 from slmctl.corpus.text_files import stamp_of_hash
 from slmctl.corpus.tokenizer import Tokenizer
 from slmctl.store import manifest as manifests

@@ -10,7 +10,7 @@ from slmctl.config.data import SourceConfig
 from slmctl.config.pipeline import PipelineConfig
 from slmctl.config.training import ArmConfig
 from slmctl.corpus.bos import Bos
-from slmctl.corpus.sources import input_fingerprint, unhashed_bytes
+from slmctl.corpus.source_identity import input_fingerprint, unhashed_bytes
 from slmctl.corpus.tokenizer import Tokenizer
 from slmctl.model.source import ModelSource
 from slmctl.store.manifest import Manifest

@@ -12,7 +12,8 @@ import pytest
 import zstandard
 
 from slmctl.config.data import SourceConfig
-from slmctl.corpus.sources import Tally, documents, plan
+from slmctl.corpus.documents import Tally, documents
+from slmctl.corpus.slices import plan
 from slmctl.system.errors import InputError
 
 GOOD = b'{"text": "fine"}\n'

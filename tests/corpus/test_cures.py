@@ -19,7 +19,8 @@ import pytest
 import zstandard
 
 from slmctl.config.data import SourceConfig
-from slmctl.corpus.sources import Tally, documents, plan
+from slmctl.corpus.documents import Tally, documents
+from slmctl.corpus.slices import plan
 from slmctl.system.errors import InputError
 
 TEXTS = ["naïve café", "the second, with a comma", "third"]

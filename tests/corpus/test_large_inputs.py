@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from slmctl.config.data import SourceConfig
-from slmctl.corpus import sources
-from slmctl.corpus.sources import Tally, documents, plan
+from slmctl.corpus import records
+from slmctl.corpus.documents import Tally, documents
+from slmctl.corpus.slices import plan
 from slmctl.system.errors import InputError
 
 
@@ -21,13 +22,13 @@ def test_slices_of_a_compressed_file_read_in_turn_decompress_it_once(tmp_path: P
     source = SourceConfig(path=[str(path)])
     slices = plan([source], 300)
     assert len(slices) > 10
-    monkeypatch.setattr(sources, "skip", lambda *_: pytest.fail("decompressed what was read before"))
+    monkeypatch.setattr(records, "skip", lambda *_: pytest.fail("decompressed what was read before"))
     assert [text for piece in slices for _, text in documents(source, piece, Tally())] == texts
 
 
 def test_a_text_file_too_large_for_one_document_is_refused_with_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.txt").write_text("line\n" * 100)
-    monkeypatch.setattr(sources, "MAX_FILE_BYTES", 400)
+    monkeypatch.setattr(records, "MAX_FILE_BYTES", 400)
     source = SourceConfig(path=[str(tmp_path / "a.txt")])
     with pytest.raises(InputError, match="txt_split: paragraph or line"):
         list(documents(source, plan([source], 1024)[0], Tally()))

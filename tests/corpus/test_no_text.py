@@ -17,7 +17,8 @@ import pytest
 from slmctl.config.data import SourceConfig
 from slmctl.config.evaluation import TaskConfig
 from slmctl.config.template import FieldError, Template
-from slmctl.corpus.sources import Tally, documents, plan
+from slmctl.corpus.documents import Tally, documents
+from slmctl.corpus.slices import plan
 from slmctl.evaluation.generation import make_item
 from slmctl.system.errors import InputError
 

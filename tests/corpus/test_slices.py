@@ -17,7 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slmctl.config.data import SourceConfig
-from slmctl.corpus.sources import Tally, documents, input_fingerprint, plan, whole_records
+from slmctl.corpus.documents import Tally, documents, whole_records
+from slmctl.corpus.slices import plan
+from slmctl.corpus.source_identity import input_fingerprint
 from slmctl.system.files import HashCache
 
 SETTINGS = settings(max_examples=50, deadline=None)

@@ -20,7 +20,9 @@ from fsspec.spec import AbstractFileSystem
 
 from slmctl.config.data import SourceConfig
 from slmctl.corpus import shard_jobs
-from slmctl.corpus.sources import Tally, documents, files_of, plan
+from slmctl.corpus.documents import Tally, documents
+from slmctl.corpus.slices import plan
+from slmctl.corpus.source_files import files_of
 from slmctl.stages.prepare import look as look_at_tokens
 from slmctl.stages.prepare import prepare
 from slmctl.stages.score import look as look_at_scores

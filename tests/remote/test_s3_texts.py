@@ -17,7 +17,10 @@ import zstandard
 
 from slmctl.config.data import SourceConfig
 from slmctl.config.file import check
-from slmctl.corpus.sources import Tally, documents, files_of, input_fingerprint, plan
+from slmctl.corpus.documents import Tally, documents
+from slmctl.corpus.slices import plan
+from slmctl.corpus.source_files import files_of
+from slmctl.corpus.source_identity import input_fingerprint
 from slmctl.system.errors import InputError
 from slmctl.system.files import HashCache
 

@@ -13,7 +13,8 @@ from tiny_pipeline import sentences, tiny_settings, write_jsonl
 
 from slmctl.config.data import SourceConfig
 from slmctl.config.file import check
-from slmctl.corpus import sources
+from slmctl.corpus import records, slices
+from slmctl.corpus.source_identity import input_fingerprint
 from slmctl.stages.prepare import prepare
 from slmctl.system.errors import InputError, MismatchError
 from slmctl.system.files import HashCache, read_json
@@ -199,7 +200,7 @@ def test_a_dataset_of_a_full_commit_needs_no_hub(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda *_, **__: pytest.fail("asked the Hub"))
     hashes = HashCache(tmp_path / "hashes.json")
     commit = "0123456789abcdef0123456789abcdef01234567"
-    found = sources.input_fingerprint([SourceConfig(hub="some/dataset", revision=commit)], hashes)
+    found = input_fingerprint([SourceConfig(hub="some/dataset", revision=commit)], hashes)
     assert found[0]["hub"] == {"config": None, "split": "train", "hub": "some/dataset", "commit": commit}
 
 
@@ -211,7 +212,8 @@ def test_a_dataset_that_cannot_be_reached_is_gone(opened: Open, monkeypatch: pyt
         return type("Info", (), {"sha": "f" * 40})()
 
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", info)
-    monkeypatch.setattr(sources, "_load_hub", lambda _: FakeDataset(sentences(5, 30)))
+    for reader in (slices, records):
+        monkeypatch.setattr(reader, "load_hub", lambda _: FakeDataset(sentences(5, 30)))
     prepare(opened({"hub": "some/dataset"}))
 
     def unreachable(*_: Any, **__: Any) -> Any:

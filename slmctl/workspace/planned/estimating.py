@@ -14,7 +14,9 @@ import pyarrow.parquet as pq
 from slmctl.config.data import SourceConfig
 from slmctl.config.selection import SelectionConfig
 from slmctl.config.training import TrainingConfig, rows_per_step, total_steps
-from slmctl.corpus.sources import TO_THE_END, Slice, Tally, documents, files_of
+from slmctl.corpus.documents import Tally, documents
+from slmctl.corpus.records import TO_THE_END, Slice
+from slmctl.corpus.source_files import files_of
 from slmctl.corpus.text_files import COMPRESSED, kind_of, open_raw, stored_size, text_size
 from slmctl.store.build import read_plan
 from slmctl.store.manifest import Manifest, load_manifest

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from slmctl.config.pipeline import PipelineConfig
 from slmctl.config.score import ReferenceModel
 from slmctl.config.sweeps import read_sweeps, with_sweeps
-from slmctl.corpus.sources import input_fingerprint, unhashed_bytes
+from slmctl.corpus.source_identity import input_fingerprint, unhashed_bytes
 from slmctl.store.build import names_in, read_plan
 from slmctl.store.manifest import Manifest, load_manifest
 from slmctl.system.errors import InputError
