@@ -18,7 +18,7 @@ from slmctl.store.manifest import Manifest
 from slmctl.store.reader import TokenSet
 from slmctl.system.files import read_json, sha256_json
 from slmctl.system.storage import Folder
-from slmctl.training.checkpoint import all_checkpoints
+from slmctl.training.checkpoint_files import all_checkpoints
 from slmctl.training.telemetry import read_log
 from slmctl.workspace.checked import Checked
 from slmctl.workspace.folders import StageFolder

@@ -10,118 +10,30 @@ import copy
 import os
 import shutil
 import threading
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
-from torch import Tensor, nn
 
 from slmctl.store.manifest import refuse_mismatch
 from slmctl.system.console import warn
-from slmctl.system.errors import CorruptError, InputError, SlmError
-from slmctl.system.files import disk_errors, fsync_dir, read_json, sha256_file, sha256_json, sweep, temporary_beside, write_json
-from slmctl.training.checkpoint_names import parted, refuse_other_tensors, refuse_untied
+from slmctl.system.errors import CorruptError, SlmError
+from slmctl.system.files import disk_errors, fsync_dir, sha256_file, sha256_json, sweep, temporary_beside, write_json
+from slmctl.training.checkpoint_files import (
+    STATE,
+    all_checkpoints,
+    broken_file,
+    directory_of,
+    no_warnings,
+    read_state,
+    require_checkpoint,
+)
+from slmctl.training.checkpoint_names import refuse_other_tensors
 from slmctl.training.ranks import Ranks
-
-STATE = "state.json"
-
-
-@dataclass
-class Progress:
-    """All that a run is, besides weights, optimizer and token counts. The data order needs the step alone."""
-
-    step: int = 0
-    tokens_seen: int = 0
-    tokens_selected: int = 0
-    best: dict[str, Any] | None = None
-    """The best evaluation so far, where a run keeps the best: step, loss, and what all of it was measured on."""
-    threshold: float | None = None
-    """The running quantile of `scope: threshold`."""
-    recent_losses: list[float] = field(default_factory=list)
-    """What a loss spike is told by, where spikes are skipped."""
-    skipped: int = 0
-    skipped_in_a_row: int = 0
-    micro_batch: int | None = None
-    """What `micro_batch: auto` found."""
-    machine: dict[str, Any] = field(default_factory=dict)
-    """How many ranks the run has, of which device with how much memory."""
-    threads: int | None = None
-    """How many threads it computes with on a CPU."""
-    evaluated: int = -1
-    """Step after which it was evaluated last."""
-
-
-@dataclass
-class Training:
-    """What a checkpoint holds in tensors. `counts` [2, V] are this rank's; all ranks' sum is saved."""
-
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    counts: Tensor
-
-    @property
-    def on_gpu(self) -> bool:
-        return next(self.model.parameters()).is_cuda
-
-    def state(self, counts: Tensor) -> dict[str, Any]:
-        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
-
-        model, optimizer = get_state_dict(self.model, self.optimizer, options=StateDictOptions(cpu_offload=self.on_gpu))
-        return {"model": model, "optimizer": optimizer, "counts": counts}
-
-    def load(self, state: dict[str, Any], first: bool) -> None:
-        from torch.distributed.checkpoint.state_dict import set_state_dict
-
-        set_state_dict(self.model, self.optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
-        self.counts.copy_(state["counts"]) if first else self.counts.zero_()
-
-
-def directory_of(root: Path, step: int) -> Path:
-    return root / f"step-{step:08d}"
-
-
-def all_checkpoints(root: Path) -> list[Path]:
-    """Whole checkpoints, oldest first."""
-    return sorted(d for d in root.glob("step-*") if (d / STATE).is_file())
-
-
-def require_checkpoint(root: Path, step: int) -> Path:
-    """Raises `InputError` where there is no checkpoint of that step."""
-    found = all_checkpoints(root)
-    if directory_of(root, step) not in found:
-        there = ", ".join(str(int(d.name.removeprefix("step-"))) for d in found) or "none"
-        raise InputError(f"--resume {step}: there is no checkpoint of that step in {root} (found {there}).")
-    return directory_of(root, step)
-
-
-def load_weights(directory: Path, model: nn.Module) -> Progress:
-    """Loads the weights of a checkpoint, and nothing else of it, into a model that lies on one device.
-
-    Raises `CorruptError` where a file of it is absent or altered, `MismatchError` where its weights are another model's.
-    """
-    from torch.distributed.checkpoint import state_dict_loader
-    from torch.distributed.checkpoint.filesystem import FileSystemReader
-    from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
-
-    facts, problem = Checkpoints._facts(directory)
-    for name, wanted in facts.get("files", {}).items():
-        if not (directory / name).is_file() or sha256_file(directory / name) != wanted:
-            problem = f"checkpoint {directory} is broken: {name} is absent or altered."
-    if problem is not None:
-        raise CorruptError(f"{problem} Delete it, and evaluate the others.")
-    weights = get_model_state_dict(model)
-    refuse_other_tensors(directory, {"model": weights})
-    with _quiet():
-        read = parted(weights)
-        state_dict_loader.load({"model": read}, storage_reader=FileSystemReader(directory), no_dist=True)
-    refuse_untied(directory, weights, read)
-    set_model_state_dict(model, weights)
-    return Progress(**facts["progress"])
+from slmctl.training.state import Progress, TrainingState
 
 
 class Checkpoints:
@@ -136,7 +48,7 @@ class Checkpoints:
 
     # --- saving ---
 
-    def save(self, progress: Progress, training: Training) -> Path:
+    def save(self, progress: Progress, training: TrainingState) -> Path:
         """Begins to save, after the last save has ended. Returns where it will lie."""
         self.wait()
         final = directory_of(self.root, progress.step)
@@ -167,7 +79,7 @@ class Checkpoints:
 
         problem: BaseException | None = None
         try:
-            with _quiet():
+            with no_warnings():
                 writer = FileSystemWriter(temporary)
                 alone = self.ranks.size == 1
                 state_dict_saver.save(state, storage_writer=writer, process_group=self.ranks.writing, no_dist=alone)
@@ -233,7 +145,7 @@ class Checkpoints:
 
     # --- loading ---
 
-    def load(self, training: Training, step: int | None = None) -> Progress | None:
+    def load(self, training: TrainingState, step: int | None = None) -> Progress | None:
         """Loads the newest checkpoint that verifies, or that of `step`, in place; None where there is none.
 
         A broken one is named in a warning, and the one before it is taken. Raises `MismatchError` for a checkpoint of a run
@@ -243,7 +155,7 @@ class Checkpoints:
             sweep(self.root)
         for name in self.ranks.first(lambda: self._candidates(step)):
             directory = self.root / name
-            facts, problem = self.ranks.first(lambda d=directory: self._facts(d))  # type: ignore[misc]
+            facts, problem = self.ranks.first(lambda d=directory: read_state(d))  # type: ignore[misc]
             if problem is None:
                 refuse_mismatch(
                     f"checkpoint {directory}", facts["made_from"], self.made_from, "It belongs to another run. Move it away."
@@ -275,30 +187,12 @@ class Checkpoints:
                 shutil.rmtree(later, ignore_errors=True)
                 os.rename(directory, later)
 
-    @staticmethod
-    def _facts(directory: Path) -> tuple[dict[str, Any], str | None]:
-        try:
-            state = read_json(directory / STATE)
-            digest = state.pop("sha256")
-            Progress(**state["progress"])
-            if digest != sha256_json(state) or {"made_from", "files"} - set(state):
-                raise KeyError(STATE)
-        except CorruptError as e:
-            return {}, str(e)
-        except (TypeError, KeyError, AttributeError):
-            return {}, f"checkpoint {directory} is broken: {STATE} is altered."
-        return state, None
-
     def _broken_files(self, directory: Path, files: dict[str, str]) -> str | None:
         """Each rank hashes its share of the files."""
-        problem = None
-        for name in sorted(files)[self.ranks.rank :: self.ranks.size]:
-            file = directory / name
-            if not file.is_file() or sha256_file(file) != files[name]:
-                problem = f"checkpoint {directory} is broken: {name} is absent or altered."
-        return next((p for p in self._gather(problem) if p is not None), None)
+        mine = {name: files[name] for name in sorted(files)[self.ranks.rank :: self.ranks.size]}
+        return next((p for p in self._gather(broken_file(directory, mine)) if p is not None), None)
 
-    def _read(self, directory: Path, training: Training) -> str | None:
+    def _read(self, directory: Path, training: TrainingState) -> str | None:
         from torch.distributed.checkpoint import state_dict_loader
         from torch.distributed.checkpoint.api import CheckpointException
         from torch.distributed.checkpoint.filesystem import FileSystemReader
@@ -306,7 +200,7 @@ class Checkpoints:
         state = training.state(training.counts.cpu().clone())
         refuse_other_tensors(directory, state)
         try:
-            with _quiet():
+            with no_warnings():
                 reader, alone = FileSystemReader(directory), self.ranks.size == 1
                 state_dict_loader.load(state, storage_reader=reader, process_group=self.ranks.writing, no_dist=alone)
         except CheckpointException as e:
@@ -314,10 +208,3 @@ class Checkpoints:
             return f"checkpoint {directory} cannot be loaded ({cause})."
         training.load(state, self.ranks.is_first)
         return None
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

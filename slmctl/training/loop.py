@@ -36,7 +36,8 @@ from slmctl.system.threads import Record
 from slmctl.training.alignment import ADVICE, SHIFTS, WATCHED, AlignmentWatch
 from slmctl.training.batches import Batcher, RowSource
 from slmctl.training.budget import check_budget, warn_of_few_rows
-from slmctl.training.checkpoint import Checkpoints, Progress, Training, all_checkpoints, directory_of
+from slmctl.training.checkpoint import Checkpoints
+from slmctl.training.checkpoint_files import all_checkpoints, directory_of
 from slmctl.training.dashboard import dashboard
 from slmctl.training.environment import write_environment
 from slmctl.training.export import export_model
@@ -46,6 +47,7 @@ from slmctl.training.parallel import lay_out
 from slmctl.training.ranks import Ranks, machine
 from slmctl.training.safety import HangWatch, StepGuard
 from slmctl.training.selective import Objective
+from slmctl.training.state import Progress, TrainingState
 from slmctl.training.step import SIGNALS, StepMaker, StepResult
 from slmctl.training.telemetry import Log, Trackers, not_finite
 from slmctl.training.thread_number import settle_threads, training_pass
@@ -133,7 +135,7 @@ class Trainer:
         lay_out(run.model, settings, run.ranks, run.device)
         self.optimizer = build_optimizer(run.model, settings)
         self.counts = torch.zeros(2, run.model.vocab_size, dtype=torch.int64, device=run.device)  # seen and selected, by token id
-        self.state = Training(run.model, self.optimizer, self.counts)
+        self.state = TrainingState(run.model, self.optimizer, self.counts)
         self.checkpoints = Checkpoints(
             run.directory / "checkpoints", run.made_from, settings.keep_last, settings.keep_every, run.ranks
         )

@@ -13,8 +13,8 @@ from slmctl.system.console import say
 from slmctl.system.openmp import asked
 from slmctl.system.threads import SMALL, Record, most_threads, settle, use
 from slmctl.training.batches import Batcher
-from slmctl.training.checkpoint import Progress
 from slmctl.training.selective import Objective
+from slmctl.training.state import Progress
 
 PLAIN = SelectionConfig(criterion="all", group_rows=1)
 """What is measured does not depend on an arm's selection: all arms take the same number."""

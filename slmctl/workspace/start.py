@@ -14,7 +14,7 @@ from slmctl.config.training import TrainingConfig
 from slmctl.model.split import SplitModel
 from slmctl.system.errors import SlmError, StoppedError
 from slmctl.system.files import read_json, write_json
-from slmctl.training.checkpoint import require_checkpoint
+from slmctl.training.checkpoint_files import require_checkpoint
 from slmctl.training.loop import Evaluator
 from slmctl.training.ranks import Ranks
 from slmctl.workspace.folders import DONE, INPUTS, StageFolder

@@ -34,7 +34,8 @@ from transformers.models.llama import modeling_llama  # noqa: F401
 from slmctl.cli import main
 from slmctl.evaluation import heldout
 from slmctl.stages import evaluate, prepare, pretrain, run, score, train_base, train_ref  # noqa: F401
-from slmctl.training import checkpoint, loop
+from slmctl.training import loop
+from slmctl.training.checkpoint_files import all_checkpoints
 from slmctl.training.telemetry import read_log
 
 QUIET = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
@@ -360,7 +361,7 @@ def checkpoint_tensors(directory: Path, scratch: Path) -> dict[str, torch.Tensor
 
 
 def saved_steps(directory: Path) -> list[int]:
-    return [int(d.name.removeprefix("step-")) for d in checkpoint.all_checkpoints(directory / "checkpoints")]
+    return [int(d.name.removeprefix("step-")) for d in all_checkpoints(directory / "checkpoints")]
 
 
 def temporaries(root: Path) -> list[Path]:

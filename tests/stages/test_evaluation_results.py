@@ -21,7 +21,7 @@ from slmctl.evaluation.intervals import mean_interval
 from slmctl.model.loading import ModelSource, load_model
 from slmctl.model.split import SplitModel
 from slmctl.store.order import mix_seed
-from slmctl.training.checkpoint import load_weights
+from slmctl.training.checkpoint_files import load_weights
 from slmctl.training.telemetry import read_log
 
 SETS = {"target", "general"}

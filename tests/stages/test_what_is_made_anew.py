@@ -174,7 +174,7 @@ def test_an_interrupt_while_a_checkpoint_is_verified_breaks_nothing(opened: Open
     def stop(_: Path) -> str:
         raise Interrupted(2, "SIGINT")
 
-    monkeypatch.setattr("slmctl.training.checkpoint.sha256_file", stop)
+    monkeypatch.setattr("slmctl.training.checkpoint_files.sha256_file", stop)
     with pytest.raises(Interrupted):
         pretrain(workspace, ["clm"])
     assert sorted(p.name for p in (workspace.arm("clm") / "checkpoints").iterdir()) == checkpoints

@@ -16,9 +16,11 @@ from slmctl.config.training import TrainingConfig
 from slmctl.system.errors import CorruptError, MismatchError, SlmError
 from slmctl.system.files import read_json, sha256_json, temporary_beside, write_json
 from slmctl.training import checkpoint
-from slmctl.training.checkpoint import STATE, Checkpoints, Progress, Training
+from slmctl.training.checkpoint import Checkpoints
+from slmctl.training.checkpoint_files import STATE, all_checkpoints
 from slmctl.training.optim import build_optimizer
 from slmctl.training.ranks import Ranks
+from slmctl.training.state import Progress, TrainingState
 
 
 class State:
@@ -44,7 +46,7 @@ class State:
         return [*found, self.counts.clone()]
 
     def training(self):
-        return Training(self.model, self.optimizer, self.counts)
+        return TrainingState(self.model, self.optimizer, self.counts)
 
     def save(self, root, step, keep_last=2, keep_every=0):
         return saved(checkpoints(root, keep_last, keep_every), Progress(step, 100 * step, 60 * step), self.training())
@@ -154,7 +156,7 @@ def test_only_the_last_ones_are_kept(make_llama, tmp_path):
     state.step()
     for step in (2, 4, 6, 10):
         state.save(tmp_path, step, keep_last=3)
-    assert [d.name for d in checkpoint.all_checkpoints(tmp_path)] == ["step-00000004", "step-00000006", "step-00000010"]
+    assert [d.name for d in all_checkpoints(tmp_path)] == ["step-00000004", "step-00000006", "step-00000010"]
     assert len(list(tmp_path.iterdir())) == 3
 
 
@@ -185,23 +187,23 @@ def breakages():
         (directory / ".metadata").unlink()
 
     def cut_state(directory):
-        file = directory / checkpoint.STATE
+        file = directory / STATE
         file.write_bytes(file.read_bytes()[:-20])
 
     def change_a_digit(directory):
-        file = directory / checkpoint.STATE
+        file = directory / STATE
         data = json.loads(file.read_text())
         data["progress"]["tokens_seen"] += 1
         file.write_text(json.dumps(data))
 
     def change_what_it_was_made_from(directory):
-        file = directory / checkpoint.STATE
+        file = directory / STATE
         data = json.loads(file.read_text())
         data["made_from"]["corpus"] = "x"
         file.write_text(json.dumps(data))
 
     def empty_the_state(directory):
-        (directory / checkpoint.STATE).write_text("null")
+        (directory / STATE).write_text("null")
 
     return [cut, lose, lose_metadata, cut_state, change_a_digit, change_what_it_was_made_from, empty_the_state]
 
@@ -344,7 +346,7 @@ def test_a_save_waits_for_the_one_before(make_llama, tmp_path, monkeypatch):
     second.join(60)
     to.wait()
     assert to.failed() is None
-    assert [d.name for d in checkpoint.all_checkpoints(tmp_path)] == ["step-00000001", "step-00000002"]
+    assert [d.name for d in all_checkpoints(tmp_path)] == ["step-00000001", "step-00000002"]
 
 
 def test_a_failure_is_told_once_and_when_the_save_has_ended(make_llama, tmp_path, monkeypatch):

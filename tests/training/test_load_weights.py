@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from slmctl.system.errors import CorruptError, MismatchError
-from slmctl.training.checkpoint import STATE, Checkpoints, Progress, Training, all_checkpoints, load_weights
+from slmctl.training.checkpoint import Checkpoints
+from slmctl.training.checkpoint_files import STATE, all_checkpoints, load_weights
 from slmctl.training.ranks import Ranks
+from slmctl.training.state import Progress, TrainingState
 
 STEPS = 3
 IDS = torch.arange(24).reshape(2, 12) % 61
@@ -24,7 +26,7 @@ def saved(make_llama, tmp_path):
         split = make_llama(tied, dtype)
         split.model.train()
         optimizer = torch.optim.AdamW(split.parameters(), lr=0.05)
-        training = Training(split, optimizer, torch.zeros(2, 61, dtype=torch.int64))
+        training = TrainingState(split, optimizer, torch.zeros(2, 61, dtype=torch.int64))
         checkpoints = Checkpoints(tmp_path / "checkpoints", {"what": "this run"}, 99, 0, Ranks())
         copies = []
         for step in range(1, STEPS + 1):
@@ -137,7 +139,7 @@ def test_a_run_does_not_go_on_from_a_checkpoint_of_another_model(saved, make_lla
     other = make_llama(True, torch.float32).train()
     layers = other.model.model.layers
     layers.append(copy.deepcopy(layers[0])) if more else layers.pop(1)
-    training = Training(other, torch.optim.AdamW(other.parameters()), torch.zeros(2, 61, dtype=torch.int64))
+    training = TrainingState(other, torch.optim.AdamW(other.parameters()), torch.zeros(2, 61, dtype=torch.int64))
     told = r"36 missing \(" if more else r"36 that the model has no place for \("
     with pytest.raises(MismatchError, match=told):
         Checkpoints(tmp_path / "checkpoints", {"what": "this run"}, 99, 0, Ranks()).load(training)

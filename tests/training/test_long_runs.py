@@ -32,7 +32,7 @@ from slmctl.system.errors import Interrupted, TrainingError
 from slmctl.system.signals import raising
 from slmctl.training import loop, micro_batch
 from slmctl.training.batches import Batcher
-from slmctl.training.checkpoint import all_checkpoints
+from slmctl.training.checkpoint_files import all_checkpoints
 from slmctl.training.micro_batch import kept_bytes, rows_that_fit
 from slmctl.training.parallel import blocks_of, recompute
 from slmctl.training.ranks import Ranks

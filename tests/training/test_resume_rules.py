@@ -19,6 +19,7 @@ from slmctl.config.training import ArmConfig, TrainingConfig
 from slmctl.system.errors import Interrupted, SlmError, StoppedError, TrainingError
 from slmctl.system.signals import raising
 from slmctl.training import checkpoint, loop
+from slmctl.training.checkpoint_files import all_checkpoints
 from slmctl.training.telemetry import read_log
 from slmctl.workspace import runs, start
 
@@ -281,7 +282,7 @@ def test_a_run_starts_anew_under_settings_that_decide_the_weights(field, pipelin
     assert taken == list(range(1, STEPS + 1))
     assert field in capsys.readouterr().err
     [stale] = (workspace.root / "stale").glob("pretrain-slm-*")
-    assert [d.name for d in checkpoint.all_checkpoints(stale / "checkpoints")] == named(4)
+    assert [d.name for d in all_checkpoints(stale / "checkpoints")] == named(4)
 
 
 def test_a_run_in_the_order_of_an_older_slmctl_is_not_gone_on_with(pipeline, monkeypatch, taken, capsys):

@@ -16,7 +16,9 @@ from slmctl.system import threads
 from slmctl.system.errors import Interrupted
 from slmctl.system.files import read_json
 from slmctl.system.signals import raising
-from slmctl.training import checkpoint, loop, thread_number
+from slmctl.training import loop, thread_number
+from slmctl.training.checkpoint_files import STATE, all_checkpoints
+from slmctl.training.state import Progress
 
 
 @pytest.fixture
@@ -74,8 +76,8 @@ def test_the_arms_of_a_pipeline_take_one_number_and_a_resumed_run_its_own(pipeli
             train_arm(workspace)
     assert number[-1] == 2
     assert "slm: 2 of 4 threads, the fastest now" in capsys.readouterr().err
-    (saved,) = checkpoint.all_checkpoints(workspace.arm("slm") / "checkpoints")
-    assert read_json(saved / checkpoint.STATE)["progress"]["threads"] == 2
+    (saved,) = all_checkpoints(workspace.arm("slm") / "checkpoints")
+    assert read_json(saved / STATE)["progress"]["threads"] == 2
     (workspace.root / ".cache" / "threads.json").write_text("{}")
     number.append(3)
     train_arm(workspace)
@@ -92,7 +94,7 @@ def test_the_arms_of_a_pipeline_take_one_number_and_a_resumed_run_its_own(pipeli
 def test_what_a_checkpoint_tells_decides(before, wanted, number, monkeypatch, capsys):
     """Of older slmctl's it tells nothing: all cores were used. More than there are here is no number to go on with."""
     choosing(monkeypatch, 1)
-    progress = checkpoint.Progress(step=5, threads=before)
+    progress = Progress(step=5, threads=before)
     thread_number.settle_threads("slm", progress, batcher(), None, lambda: lambda: None)
     assert number[-1] == progress.threads == wanted
     assert ("more than there are cores here" in capsys.readouterr().err) == (before == 9)
@@ -109,14 +111,14 @@ def batcher(ranks=1):
 @pytest.mark.usefixtures("number")
 def test_a_number_that_was_asked_for_wins_and_what_it_changes_is_said(monkeypatch, capsys):
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
-    progress = checkpoint.Progress(step=5, threads=2)
+    progress = Progress(step=5, threads=2)
     thread_number.settle_threads("slm", progress, batcher(), None, lambda: pytest.fail("measured"))
     assert progress.threads == 4
     assert "it was trained with 2 threads so far, and goes on with 4, as OMP_NUM_THREADS asks" in capsys.readouterr().err
 
 
 def test_several_ranks_keep_what_they_were_started_with(number):
-    progress = checkpoint.Progress()
+    progress = Progress()
     thread_number.settle_threads("slm", progress, batcher(2), None, lambda: pytest.fail("measured"))
     assert (number, progress.threads) == ([4], None)
 

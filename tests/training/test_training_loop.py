@@ -31,9 +31,9 @@ from slmctl.store.reader import RowReader
 from slmctl.system.errors import Interrupted, TrainingError
 from slmctl.system.files import read_json, sha256_json, write_json
 from slmctl.system.signals import raising
-from slmctl.training import checkpoint, loop
+from slmctl.training import loop
 from slmctl.training.batches import OneSet
-from slmctl.training.checkpoint import all_checkpoints
+from slmctl.training.checkpoint_files import all_checkpoints
 from slmctl.training.selective import Objective
 from slmctl.training.step import StepMaker
 from slmctl.training.telemetry import read_log
@@ -167,7 +167,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint_and_ends_the_same(pipelin
         at_step(patch, 6, die)
         with pytest.raises(Killed):
             train_arm(workspace)
-    assert [d.name for d in checkpoint.all_checkpoints(workspace.arm("slm") / "checkpoints")] == ["step-00000003"]
+    assert [d.name for d in all_checkpoints(workspace.arm("slm") / "checkpoints")] == ["step-00000003"]
     with open(workspace.arm("slm") / "metrics.jsonl", "a") as f:
         f.write('{"step": 6, "lo')  # the line that it was writing
     taken = []
@@ -208,7 +208,7 @@ def test_resume_goes_through_a_corrupt_newest_checkpoint(pipeline, monkeypatch):
         with pytest.raises(Interrupted) as stopped:
             train_arm(workspace)
     assert stopped.value.exit_code == 143
-    newest = checkpoint.all_checkpoints(workspace.arm("slm") / "checkpoints")[-1]
+    newest = all_checkpoints(workspace.arm("slm") / "checkpoints")[-1]
     assert newest.name == "step-00000005"
     data = max(newest.iterdir(), key=lambda f: f.stat().st_size)
     data.write_bytes(data.read_bytes()[:-1] + b"\x00")
@@ -342,7 +342,7 @@ def test_a_loss_or_gradient_that_is_nan_stops_at_its_step_and_keeps_the_last_che
         with pytest.raises(TrainingError, match=r"slm: step 5 is not finite .*step-00000003") as stopped:
             train_arm(workspace)
     assert stopped.value.exit_code == 1
-    assert [d.name for d in checkpoint.all_checkpoints(checkpoints)] == ["step-00000003"]
+    assert [d.name for d in all_checkpoints(checkpoints)] == ["step-00000003"]
     logged = read_log(workspace.arm("slm") / "metrics.jsonl")
     assert [(r["step"], r["skipped"]) for r in logged] == [(1, None), (2, None), (3, None), (4, None), (5, "nonfinite")]
     assert "nan" in logged[-1]["nonfinite"].values()
