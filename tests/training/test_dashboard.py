@@ -13,7 +13,8 @@ from rich.console import Console
 
 from slmctl.system import console as console_module
 from slmctl.system.console import quiet
-from slmctl.training.dashboard import BARS, History, Lines, Screen, dashboard, has_room, sparkline
+from slmctl.training.dashboard import Lines, dashboard
+from slmctl.training.panel import BARS, History, Screen, has_room, sparkline
 
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
