@@ -18,8 +18,9 @@ from slmctl.system.console import say, waiting, warn
 from slmctl.system.errors import ConfigError
 from slmctl.system.files import publishing
 from slmctl.training.batches import OneSet
-from slmctl.training.loop import Beat, Evaluator, train
+from slmctl.training.loop import train
 from slmctl.training.ranks import Ranks, joined
+from slmctl.training.run import Beat, Evaluator
 from slmctl.workspace.named import RANDOM_BASE
 from slmctl.workspace.runs import (
     ALL_TOKENS,

@@ -14,6 +14,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from slmctl.system.console import warn
+from slmctl.system.errors import MismatchError
+
 SHIFTS = (-2, -1, 0, 1, 2)
 WATCHED = 3
 """First steps of a run that are judged, and last ones whose correlations at every shift are written down."""
@@ -59,6 +62,25 @@ class AlignmentWatch:
         if elsewhere(mean, max(MARGIN, chance)):
             return "misaligned"
         return "ok" if mean[0] >= LOW else "low"
+
+    def act_on(self, verdict: str | None, name: str, needs_reference: bool, stop: bool) -> None:
+        """Warns where the losses of run `name` correlate weakly, unless it chooses by no scores. Where they look misaligned,
+        raises `MismatchError` if that is to `stop` the run, and warns if not."""
+        if verdict in (None, "ok"):
+            return
+        listing = ", ".join(f"{s:+d}: {r:.2f}" for s, r in self.mean().items())
+        if verdict == "low":
+            if needs_reference:
+                said = f"live and reference losses correlate weakly over the first steps (by shift {listing})"
+                warn(f"{name}: {said}. {ADVICE}.")
+            return
+        message = (
+            f"{name}: live and reference losses look misaligned: they correlate strongly, and best at another shift "
+            f"than 0 ({listing}). Make the scores anew with `slmctl score`; alignment_check: warn goes on all the same."
+        )
+        if stop:
+            raise MismatchError(message)
+        warn(message)
 
 
 def elsewhere(by_shift: Mapping[int, float | None], margin: float = MARGIN) -> bool:

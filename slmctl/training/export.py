@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from torch import Tensor
 
 from slmctl.corpus.tokenizer import Tokenizer
 from slmctl.model.loading import save_model
@@ -11,6 +17,7 @@ from slmctl.model.split import SplitModel
 from slmctl.system.files import publishing
 from slmctl.training.parallel import is_sharded
 from slmctl.training.ranks import Ranks
+from slmctl.training.run import Run
 
 
 def export_model(model: SplitModel, tokenizer: Tokenizer, directory: Path, ranks: Ranks) -> None:
@@ -31,3 +38,23 @@ def export_model(model: SplitModel, tokenizer: Tokenizer, directory: Path, ranks
             save_model(model.model, tokenizer, temporary, state)
 
     ranks.first(write)
+
+
+def export_run(run: Run, keeps_best: bool, counts: Tensor) -> None:
+    """Writes `model/`, an HF model directory, of the weights as they are or of the best, where the run keeps those; and
+    token_counts.parquet, of `counts` [2, V]: tokens seen and selected by id, this rank's."""
+    if keeps_best:
+        run.ranks.first(lambda: _publish_best(run.directory))
+    else:
+        export_model(run.model, run.tokenizer, run.directory / "model", run.ranks)
+    seen, selected = run.ranks.sum_(counts.clone()).cpu().numpy()
+    if run.ranks.is_first:
+        table = pa.table({"token_id": np.arange(len(seen), dtype=np.int32), "seen": seen, "selected": selected})
+        with publishing(run.directory / "token_counts.parquet") as temporary:
+            pq.write_table(table, temporary)
+    run.ranks.barrier()
+
+
+def _publish_best(directory: Path) -> None:
+    with publishing(directory / "model") as temporary:
+        shutil.copytree(directory / "best", temporary)

@@ -1,4 +1,5 @@
-"""`micro_batch: auto`: how many rows fit in memory, from what one selection group keeps for its backward pass."""
+"""How a run cuts its steps into micro-batches. `micro_batch: auto`: into as many rows as fit in memory, by what one selection
+group keeps for its backward pass."""
 
 from __future__ import annotations
 
@@ -7,19 +8,47 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from slmctl.config.training import TrainingConfig
+from slmctl.config.training import TrainingConfig, rows_per_step
 from slmctl.model.losses import head_memory
 from slmctl.model.precision import autocast
 from slmctl.selection.select import selected_count
+from slmctl.system.console import say, warn
 from slmctl.system.memory import memory_available, processes_here
 from slmctl.training.batches import Batcher
 from slmctl.training.parallel import reshard
+from slmctl.training.ranks import machine
+from slmctl.training.run import Run
 from slmctl.training.selective import Objective
+from slmctl.training.state import Progress
 
 SHARE = 0.7
 """Of the free memory: the rest is for what the backward pass makes in passing, and for the allocator's holes."""
 ENOUGH_TOKENS = 65_536
 """Beyond which a larger micro-batch makes no pass faster."""
+
+
+def batcher_of(run: Run, objective: Objective, progress: Progress) -> Batcher:
+    """Cuts steps; with `micro_batch: auto` into what memory holds, as the run found it when it began on this machine."""
+    settings, ranks = run.settings, run.ranks
+    before, progress.machine = progress.machine, machine(run.device, ranks)
+    if before not in ({}, progress.machine):
+        if run.selection.scope == "group":
+            progress.micro_batch = None  # it may not fit here, and changes nothing
+        elif before["ranks"] != ranks.size:
+            warn(
+                f"{run.name}: it was trained by {before['ranks']} ranks so far, and goes on with {ranks.size}: what "
+                f"scope {run.selection.scope} selects depends on that."
+            )
+    rows, group_rows = rows_per_step(settings, run.seq_len), run.selection.group_rows
+    given = settings.micro_batch if settings.micro_batch != "auto" else progress.micro_batch or group_rows
+    batcher = Batcher(
+        run.source, rows, given, run.selection, run.model.intra_document_mask, run.seed, run.device, ranks.rank, ranks.size,
+    )  # fmt: skip
+    if settings.micro_batch == "auto" and progress.micro_batch is None:
+        progress.micro_batch = fitting_rows(objective, batcher, settings, run.seq_len, run.device)
+        batcher.micro_groups = progress.micro_batch // group_rows
+        say(f"{run.name}: micro_batch auto is {progress.micro_batch} rows")
+    return batcher
 
 
 def kept_bytes(model: nn.Module, forward: Callable[[], object]) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from slmctl.system.memory import memory_limit
 T = TypeVar("T")
 TIMEOUT = timedelta(minutes=10)
 """After which a collective that a rank has not joined fails."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+"""Those that ask a run to stop, of which ranks tell each other."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,11 @@ class Ranks:
     def all_of(self, value: int) -> list[int]:
         """Every rank's number."""
         return self.sum([value if r == self.rank else 0 for r in range(self.size)])
+
+    def agreed_signal(self, signum: int | None) -> int | None:
+        """The signal that any rank has received; `signum` is this one's."""
+        told = self.sum([int(signum == s) for s in SIGNALS])
+        return next((int(s) for s, n in zip(SIGNALS, told, strict=True) if n), None)
 
     def sum_(self, tensor: Tensor) -> Tensor:
         """Sums a tensor over ranks, in place, on its device."""

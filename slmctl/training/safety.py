@@ -6,9 +6,11 @@ import faulthandler
 import math
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-from slmctl.system.console import err
+from slmctl.system.console import err, warn
+from slmctl.system.errors import TrainingError
 
 SPIKE_WINDOW = 128
 SPIKE_MINIMUM = 16
@@ -45,6 +47,23 @@ class StepGuard:
     @property
     def lost(self) -> bool:
         return self.skipped_in_a_row >= SKIPS_IN_A_ROW
+
+    def act_on(self, refused: str, name: str, figures: str, skips: bool, exact: bool, saved: Callable[[], list[Path]]) -> None:
+        """Warns of a step that was not taken (`name` says of which run and which), or raises `TrainingError`: after one that
+        is not finite unless the run `skips` those, and after `SKIPS_IN_A_ROW`. `exact`: it computes in float32; `saved`
+        waits for the run's checkpoints, and gives them."""
+        what = "is not finite" if refused == "nonfinite" else "is a spike"
+        if not self.lost and (refused == "spike" or skips):
+            warn(f"{name} {what} ({figures}); it is not taken")
+            return
+        found = saved()
+        last = f"the last good checkpoint is {found[-1]}" if found else "no checkpoint was saved yet"
+        row = f", the {self.skipped_in_a_row}th in a row" if self.lost else ""
+        ways = "Lower lr or raise warmup," if exact else "Lower lr, raise warmup, or use precision: float32,"
+        raise TrainingError(
+            f"{name} {what} ({figures}){row}; the step was not taken, and {last}. {ways} and run again: "
+            "a changed setting starts this run anew and keeps its old folder under stale/."
+        )
 
 
 class HangWatch:

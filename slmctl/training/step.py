@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import signal
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,10 +19,10 @@ from slmctl.training.batches import Batcher, StepBatch
 from slmctl.training.figures import StepFigures
 from slmctl.training.optim import lr_at
 from slmctl.training.parallel import sync_copies
+from slmctl.training.ranks import SIGNALS
 from slmctl.training.safety import StepGuard
 from slmctl.training.selective import MicroResult, Objective
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 BLIND_STEPS = 3
 """First steps in which selection is compared with what random selection would have taken."""
 THRESHOLD_MEMORY = 0.9

@@ -31,8 +31,8 @@ from slmctl.system.console import warn
 from slmctl.system.files import sweep
 from slmctl.training.batches import RowSource
 from slmctl.training.budget import check_budget
-from slmctl.training.loop import Beat, Evaluator, Run
 from slmctl.training.ranks import Ranks
+from slmctl.training.run import Beat, Evaluator, Run
 from slmctl.workspace.checked import Checked
 from slmctl.workspace.folders import StageFolder
 from slmctl.workspace.places import Places

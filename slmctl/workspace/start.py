@@ -15,8 +15,8 @@ from slmctl.model.split import SplitModel
 from slmctl.system.errors import SlmError, StoppedError
 from slmctl.system.files import read_json, write_json
 from slmctl.training.checkpoint_files import require_checkpoint
-from slmctl.training.loop import Evaluator
 from slmctl.training.ranks import Ranks
+from slmctl.training.run import Evaluator
 from slmctl.workspace.folders import DONE, INPUTS, StageFolder
 from slmctl.workspace.precisions import chosen, precision_in, settled, with_precision
 from slmctl.workspace.stale import strict

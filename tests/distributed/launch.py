@@ -37,6 +37,7 @@ from slmctl.stages import evaluate, prepare, pretrain, run, score, train_base, t
 from slmctl.training import loop
 from slmctl.training.checkpoint_files import all_checkpoints
 from slmctl.training.telemetry import read_log
+from slmctl.training.validation import Validation
 
 QUIET = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
 SEQ_LEN = 32
@@ -198,19 +199,19 @@ class InEvaluation:
     def __call__(self) -> None:
         if this_rank() != self.rank:
             return
-        original, losses = loop.Trainer.evaluate, heldout.row_losses
+        original, losses = Validation.evaluate, heldout.row_losses
         due = []
 
-        def evaluation(trainer: loop.Trainer) -> None:
-            due[:] = [1] * (trainer.progress.step == self.step)
-            original(trainer)
+        def evaluation(validation: Validation) -> None:
+            due[:] = [1] * (validation.progress.step == self.step)
+            original(validation)
 
         def row_losses(*given: Any) -> Any:
             if due and due.pop():
                 os.kill(os.getpid(), self.signum)
             return losses(*given)
 
-        loop.Trainer.evaluate = evaluation  # type: ignore[method-assign]
+        Validation.evaluate = evaluation  # type: ignore[method-assign]
         heldout.row_losses = row_losses
 
 

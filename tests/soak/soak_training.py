@@ -45,6 +45,7 @@ from launch import (
 
 from slmctl.training import loop
 from slmctl.training.checkpoint import Checkpoints
+from slmctl.training.validation import Validation
 
 STARTING, LOADING, TRAINING, EVALUATING, COPYING, EXPORTING = range(6)
 PHASES = ("starting", "loading a checkpoint", "training", "evaluating", "copying what is saved", "exporting")
@@ -81,8 +82,8 @@ class Tell:
     def __call__(self) -> None:
         self.bytes, self.at = shared(self.file), this_rank() * BYTES
         loop.Trainer.step = self.during(0, TRAINING, loop.Trainer.step, self.count_step)  # type: ignore[method-assign]
-        loop.Trainer.evaluate = self.during(0, EVALUATING, loop.Trainer.evaluate)  # type: ignore[method-assign]
-        loop.Trainer.export = self.during(0, EXPORTING, loop.Trainer.export)  # type: ignore[method-assign]
+        Validation.evaluate = self.during(0, EVALUATING, Validation.evaluate)  # type: ignore[method-assign]
+        loop.export_run = self.during(0, EXPORTING, loop.export_run)
         Checkpoints.load = self.during(0, LOADING, Checkpoints.load, self.count_met)  # type: ignore[method-assign]
         Checkpoints.save = self.during(0, COPYING, Checkpoints.save, self.count_save)  # type: ignore[method-assign]
         Checkpoints._write = self.during(1, WRITING, Checkpoints._write)  # type: ignore[method-assign]

@@ -15,10 +15,10 @@ from slmctl.model import losses
 from slmctl.training import selective
 from slmctl.training.batches import Batcher
 from slmctl.training.optim import lr_at
-from slmctl.training.ranks import Ranks
+from slmctl.training.ranks import SIGNALS, Ranks
 from slmctl.training.safety import SPIKE_MINIMUM, StepGuard
 from slmctl.training.selective import Objective
-from slmctl.training.step import SIGNALS, StepMaker
+from slmctl.training.step import StepMaker
 
 B, T, V = 8, 12, 61
 CRITERIA = ["excess_loss", "all", "random"]

@@ -16,7 +16,7 @@ from slmctl.system import threads
 from slmctl.system.errors import Interrupted
 from slmctl.system.files import read_json
 from slmctl.system.signals import raising
-from slmctl.training import loop, thread_number
+from slmctl.training import run_log, thread_number
 from slmctl.training.checkpoint_files import STATE, all_checkpoints
 from slmctl.training.state import Progress
 
@@ -125,8 +125,8 @@ def test_several_ranks_keep_what_they_were_started_with(number):
 
 @pytest.mark.parametrize(("share", "said"), [(0.6, 1), (0.1, 0), (None, 0)])
 def test_a_run_that_waits_for_cores_says_so_once(share, said, pipeline, monkeypatch, capsys):
-    monkeypatch.setattr(loop, "SETTLING", 0.0)
-    monkeypatch.setattr(loop.Crowding, "share", lambda _: share)
+    monkeypatch.setattr(run_log, "SETTLING", 0.0)
+    monkeypatch.setattr(run_log.Crowding, "share", lambda _: share)
     workspace = pipeline()
     train_arm(workspace)
     train_arm(workspace, "clm")
