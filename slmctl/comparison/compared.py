@@ -16,7 +16,8 @@ from slmctl.model.loading import pick_device
 from slmctl.model.source import ModelSource
 from slmctl.store.manifest import Manifest
 from slmctl.store.reader import TokenSet
-from slmctl.system.files import read_json, sha256_json
+from slmctl.system.files import read_json
+from slmctl.system.hashes import sha256_json
 from slmctl.system.storage import Folder
 from slmctl.training.checkpoint_files import all_checkpoints
 from slmctl.training.telemetry import read_log

@@ -17,7 +17,7 @@ from slmctl.evaluation.harness_data import data_files
 from slmctl.evaluation.intervals import METHOD
 from slmctl.evaluation.tasks import TASKS
 from slmctl.store.manifest import Manifest
-from slmctl.system.files import HashCache
+from slmctl.system.hashes import HashCache
 
 
 def task_inputs(tasks: Sequence[AnyTask], hashes: HashCache) -> dict[str, Any]:

@@ -28,7 +28,8 @@ from slmctl.model.split import SplitModel
 from slmctl.store.order import mix_seed
 from slmctl.store.reader import RowReader
 from slmctl.system.console import progress, say
-from slmctl.system.files import publishing, read_json, sha256_file, sha256_json, write_json
+from slmctl.system.files import publishing, read_json, write_json
+from slmctl.system.hashes import sha256_file, sha256_json
 from slmctl.training.checkpoint_files import STATE, load_weights
 from slmctl.training.telemetry import finite
 from slmctl.workspace.checked import kind_of

@@ -6,7 +6,7 @@ import statistics
 from typing import Any
 
 from slmctl.comparison.runs import RunResults, precisions_of, seed_of
-from slmctl.system.files import sha256_json
+from slmctl.system.hashes import sha256_json
 
 
 def seed_groups(runs: list[RunResults], sets: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:

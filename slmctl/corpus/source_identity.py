@@ -12,7 +12,7 @@ from slmctl.corpus.source_files import MEND, files_of
 from slmctl.corpus.text_files import content_id
 from slmctl.corpus.unreadable import dataset_problems, told
 from slmctl.system.errors import InputError
-from slmctl.system.files import HashCache
+from slmctl.system.hashes import HashCache
 from slmctl.system.storage import is_url
 
 

@@ -14,7 +14,7 @@ import zstandard
 
 from slmctl.system.cures import from_table
 from slmctl.system.errors import InputError, SlmError
-from slmctl.system.files import HashCache
+from slmctl.system.hashes import HashCache
 from slmctl.system.heads import HEAD, not_text
 from slmctl.system.remote_storage import filesystem, remote_errors
 from slmctl.system.storage import is_url

@@ -19,7 +19,7 @@ from slmctl.corpus.tokenizer_files import TOKENIZER_JSON, Ids, first_difference,
 from slmctl.corpus.tokenizer_loading import NAMED, Found, find, load_as_named, refuse_difference, reloaded_parts
 from slmctl.system.console import warn
 from slmctl.system.errors import InputError, MismatchError
-from slmctl.system.files import sha256_json
+from slmctl.system.hashes import sha256_json
 
 SENTENCEPIECE = "tokenizer.model"
 B = TypeVar("B")

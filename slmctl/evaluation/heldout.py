@@ -17,7 +17,7 @@ from slmctl.model.precision import autocast
 from slmctl.model.row_losses import row_losses
 from slmctl.model.split import SplitModel
 from slmctl.store.reader import RowReader, TokenSet
-from slmctl.system.files import sha256_json
+from slmctl.system.hashes import sha256_json
 
 DECODED_ROWS = 256
 """Rows that are decoded at once."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from slmctl.system.errors import InputError
-from slmctl.system.files import HashCache
+from slmctl.system.hashes import HashCache
 
 WEIGHT_PATTERNS = ("*.safetensors", "*.bin", "*.gguf")
 

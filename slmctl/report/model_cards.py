@@ -13,7 +13,8 @@ from slmctl.model.loading import ModelSource, empty_model
 from slmctl.report.card import model_card
 from slmctl.report.card_facts import card_facts
 from slmctl.system.errors import InputError
-from slmctl.system.files import publishing, sha256_json
+from slmctl.system.files import publishing
+from slmctl.system.hashes import sha256_json
 from slmctl.training.telemetry import read_log
 from slmctl.workspace.places import Places
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from slmctl.system.errors import CorruptError, InputError, MismatchError
-from slmctl.system.files import sha256_json
+from slmctl.system.hashes import sha256_json
 from slmctl.system.storage import Folder
 
 SCHEMA_VERSION = 3

@@ -8,8 +8,9 @@ import uuid
 from contextlib import suppress
 from pathlib import Path
 
-from slmctl.system.files import disk_errors, fsync_dir, is_abandoned, is_temporary, temporary_beside
+from slmctl.system.files import disk_errors, fsync_dir
 from slmctl.system.storage import Entry, Folder, OpenFile
+from slmctl.system.temporaries import is_abandoned, is_temporary, temporary_beside
 
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 """What a file system without hard links says."""

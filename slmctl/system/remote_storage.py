@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from slmctl.system.errors import CorruptError, InputError, SlmError
-from slmctl.system.files import is_abandoned, temporary_beside
 from slmctl.system.storage import Entry, Folder, OpenFile
+from slmctl.system.temporaries import is_abandoned, temporary_beside
 
 
 def filesystem(url: str) -> tuple[Any, str]:

@@ -21,7 +21,9 @@ import torch.distributed as dist
 from slmctl.store.manifest import refuse_mismatch
 from slmctl.system.console import warn
 from slmctl.system.errors import CorruptError, SlmError
-from slmctl.system.files import disk_errors, fsync_dir, sha256_file, sha256_json, sweep, temporary_beside, write_json
+from slmctl.system.files import disk_errors, fsync_dir, sweep, write_json
+from slmctl.system.hashes import sha256_file, sha256_json
+from slmctl.system.temporaries import temporary_beside
 from slmctl.training.checkpoint_files import (
     STATE,
     all_checkpoints,

@@ -11,7 +11,8 @@ from typing import Any
 from torch import nn
 
 from slmctl.system.errors import CorruptError, InputError
-from slmctl.system.files import read_json, sha256_file, sha256_json
+from slmctl.system.files import read_json
+from slmctl.system.hashes import sha256_file, sha256_json
 from slmctl.training.checkpoint_names import parted, refuse_other_tensors, refuse_untied
 from slmctl.training.state import Progress
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from slmctl.config.training import TrackingConfig
 from slmctl.system.errors import ConfigError
-from slmctl.system.files import disk_errors, publishing, sha256_json
+from slmctl.system.files import disk_errors, publishing
+from slmctl.system.hashes import sha256_json
 
 
 def finite(value: Any) -> Any:

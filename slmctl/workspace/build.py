@@ -17,7 +17,7 @@ from slmctl.store.manifest import Manifest, load_manifest
 from slmctl.store.reader import ShardSet
 from slmctl.system.console import out, progress, say
 from slmctl.system.errors import CorruptError, InputError, SlmError
-from slmctl.system.files import sha256_json
+from slmctl.system.hashes import sha256_json
 from slmctl.system.local_storage import LocalFolder
 from slmctl.system.processes import cores
 from slmctl.system.storage import Folder

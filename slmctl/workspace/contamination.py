@@ -24,7 +24,8 @@ from slmctl.corpus.words import RULE, RUN
 from slmctl.store.build import read_plan
 from slmctl.system.console import progress, say
 from slmctl.system.errors import InputError, SlmError
-from slmctl.system.files import HashCache, publishing, sha256_json, sweep, write_json
+from slmctl.system.files import publishing, sweep, write_json
+from slmctl.system.hashes import HashCache, sha256_json
 from slmctl.system.processes import cores, spread
 from slmctl.system.storage import Folder, is_private
 from slmctl.workspace.contamination_told import EXAMPLES, FILE, SIDES, read_report, refuse, tell

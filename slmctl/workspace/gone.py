@@ -18,7 +18,7 @@ from slmctl.corpus.source_identity import reading_of
 from slmctl.corpus.unreadable import LISTED, told
 from slmctl.system.console import say
 from slmctl.system.errors import InputError
-from slmctl.system.files import HashCache
+from slmctl.system.hashes import HashCache
 from slmctl.system.storage import is_url
 from slmctl.workspace.folders import SETS, Folders
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from slmctl.config.pipeline import PipelineConfig
 from slmctl.system.errors import InputError
-from slmctl.system.files import HashCache
+from slmctl.system.hashes import HashCache
 from slmctl.system.storage import Folder
 from slmctl.workspace.locks import Locks
 from slmctl.workspace.places import Places

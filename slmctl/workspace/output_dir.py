@@ -9,8 +9,9 @@ import yaml
 from slmctl.config.file import dump_config
 from slmctl.config.pipeline import PipelineConfig
 from slmctl.system.errors import ConfigError
-from slmctl.system.files import is_temporary, publishing, why_no_folder
+from slmctl.system.files import publishing, why_no_folder
 from slmctl.system.storage import is_url
+from slmctl.system.temporaries import is_temporary
 from slmctl.workspace.stale import STALE
 
 RESOLVED = "config.resolved.yaml"

@@ -15,7 +15,7 @@ from slmctl.corpus.tokenizer import up_to_bytes
 from slmctl.corpus.train_tokenizer import train_tokenizer
 from slmctl.system.console import say, waiting
 from slmctl.system.errors import InputError
-from slmctl.system.files import HashCache
+from slmctl.system.hashes import HashCache
 from slmctl.workspace import identity
 from slmctl.workspace.folders import StageFolder
 from slmctl.workspace.gone import Inputs, Kept, Texts

@@ -18,7 +18,7 @@ from slmctl.store.reader import ShardSet, TokenSet
 from slmctl.store.scores import SENTINEL, format_of
 from slmctl.system.console import say
 from slmctl.system.errors import MismatchError
-from slmctl.system.files import sha256_json
+from slmctl.system.hashes import sha256_json
 from slmctl.system.storage import Folder
 from slmctl.system.threads import threads_of
 from slmctl.workspace.build import Build

@@ -22,7 +22,7 @@ from slmctl.store.reader import ShardSet
 from slmctl.store.shard_format import rows_per_group
 from slmctl.system.console import say, waiting
 from slmctl.system.errors import InputError
-from slmctl.system.files import HashCache, sha256_json
+from slmctl.system.hashes import HashCache, sha256_json
 from slmctl.system.storage import Folder
 from slmctl.workspace.build import Build
 from slmctl.workspace.folders import SetFolder

@@ -22,7 +22,7 @@ from slmctl.stages.prepare import prepare, resolve
 from slmctl.store.manifest import load_manifest
 from slmctl.store.reader import RowReader, TokenSet
 from slmctl.system.errors import InputError, MismatchError
-from slmctl.system.files import sha256_file
+from slmctl.system.hashes import sha256_file
 from slmctl.workspace.build import Build
 from slmctl.workspace.token_sets import plan_set
 from slmctl.workspace.workspace import Workspace

@@ -20,7 +20,7 @@ from slmctl.config.data import SourceConfig
 from slmctl.corpus.documents import Tally, documents, whole_records
 from slmctl.corpus.slices import plan
 from slmctl.corpus.source_identity import input_fingerprint
-from slmctl.system.files import HashCache
+from slmctl.system.hashes import HashCache
 
 SETTINGS = settings(max_examples=50, deadline=None)
 PACK: dict[str, Callable[[bytes], bytes]] = {

@@ -23,7 +23,7 @@ from slmctl.corpus.source_files import files_of
 from slmctl.corpus.source_identity import input_fingerprint
 from slmctl.corpus.unreadable import place_problems
 from slmctl.system.errors import InputError
-from slmctl.system.files import HashCache
+from slmctl.system.hashes import HashCache
 
 GOOD = b'{"text": "fine"}\n'
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"4d7a" * 16 + b"\nsize 12345\n"

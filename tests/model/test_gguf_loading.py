@@ -12,7 +12,7 @@ import torch
 from slmctl.corpus.tokenizer import load_tokenizer
 from slmctl.model.loading import ModelSource, load_model, load_model_config, model_fingerprint, save_model
 from slmctl.system.errors import InputError
-from slmctl.system.files import HashCache
+from slmctl.system.hashes import HashCache
 
 HIDDEN, HEADS, INNER = 32, 4, 64
 

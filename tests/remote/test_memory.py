@@ -32,9 +32,9 @@ from slmctl.store.reader import RowReader, ScoreSet, TokenSet
 from slmctl.store.shard_file import ShardFile
 from slmctl.store.shard_writer import ShardWriter
 from slmctl.system.errors import CorruptError, InputError, MismatchError, SlmError
-from slmctl.system.files import temporary_beside
 from slmctl.system.local_storage import LocalFolder
 from slmctl.system.storage import Folder
+from slmctl.system.temporaries import temporary_beside
 from slmctl.workspace.workers import Share
 
 Files = dict[str, bytes]

@@ -22,7 +22,7 @@ from slmctl.corpus.slices import plan
 from slmctl.corpus.source_files import files_of
 from slmctl.corpus.source_identity import input_fingerprint
 from slmctl.system.errors import InputError
-from slmctl.system.files import HashCache
+from slmctl.system.hashes import HashCache
 
 TEXTS = [f"document {i}: " + " ".join(f"naïve-{(i * 7 + k) % 13}" for k in range(1 + i * i % 50)) for i in range(60)]
 LINES = "".join(json.dumps({"text": t}, ensure_ascii=False) + "\n" for t in TEXTS).encode()

@@ -14,7 +14,7 @@ from slmctl.config.file import check
 from slmctl.stages.evaluate import evaluate
 from slmctl.stages.prepare import prepare
 from slmctl.stages.train_base import train_base
-from slmctl.system.files import sha256_file
+from slmctl.system.hashes import sha256_file
 from slmctl.workspace.workspace import Workspace
 
 OWN = {"inputs.json", "done.json", "launch.json", "training"}

@@ -11,7 +11,7 @@ from slmctl.model.loading import ModelSource, model_fingerprint
 from slmctl.stages import evaluate as evaluating
 from slmctl.stages.evaluate import evaluate
 from slmctl.stages.pretrain import pretrain
-from slmctl.system.files import HashCache
+from slmctl.system.hashes import HashCache
 
 
 def places(workspace):

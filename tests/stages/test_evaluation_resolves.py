@@ -11,7 +11,8 @@ from evaluated_pipeline import ARMS, STEPS, Made
 from slmctl.stages.evaluate import evaluate, resolve
 from slmctl.store.reader import TokenSet
 from slmctl.system.errors import InputError
-from slmctl.system.files import read_json, sha256_json
+from slmctl.system.files import read_json
+from slmctl.system.hashes import sha256_json
 from slmctl.training.telemetry import read_log
 from slmctl.workspace.workspace import Workspace
 

@@ -17,7 +17,8 @@ from slmctl.corpus import records, slices
 from slmctl.corpus.source_identity import input_fingerprint
 from slmctl.stages.prepare import prepare
 from slmctl.system.errors import InputError, MismatchError
-from slmctl.system.files import HashCache, read_json
+from slmctl.system.files import read_json
+from slmctl.system.hashes import HashCache
 from slmctl.workspace import workspace as workspaces
 from slmctl.workspace.workspace import Workspace
 

@@ -18,8 +18,8 @@ from slmctl.stages.prepare import prepare
 from slmctl.store import build
 from slmctl.store.manifest import FILE
 from slmctl.store.shard_format import shard_name
-from slmctl.system.files import ABANDONED_AFTER
 from slmctl.system.local_storage import LocalFolder
+from slmctl.system.temporaries import ABANDONED_AFTER
 from slmctl.workspace.workers import Share
 
 

@@ -18,7 +18,8 @@ from slmctl.stages.score import score
 from slmctl.store.build import PLAN
 from slmctl.store.reader import ShardSet
 from slmctl.system.errors import InputError, MismatchError, TrainingError
-from slmctl.system.files import read_json, sha256_file
+from slmctl.system.files import read_json
+from slmctl.system.hashes import sha256_file
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from slmctl.config.decides import result_settings
 from slmctl.config.file import check
 from slmctl.report.page import Page
 from slmctl.stages.report import report
-from slmctl.system.files import read_json, sha256_json, write_json
+from slmctl.system.files import read_json, write_json
+from slmctl.system.hashes import sha256_json
 from slmctl.workspace.folders import DONE, INPUTS
 from slmctl.workspace.workspace import Workspace
 

@@ -15,7 +15,9 @@ import pytest
 
 from slmctl.system import files
 from slmctl.system.errors import CorruptError, InputError, SlmError
-from slmctl.system.files import HashCache, is_abandoned, publishing, read_json, sha256_json, sweep, temporary_beside, write_json
+from slmctl.system.files import publishing, read_json, sweep, write_json
+from slmctl.system.hashes import HashCache, sha256_json
+from slmctl.system.temporaries import ABANDONED_AFTER, is_abandoned, temporary_beside
 
 
 def names(directory: Path) -> list[str]:
@@ -236,7 +238,7 @@ def test_a_temporary_of_another_machine_is_left_until_nothing_was_written_for_ho
     left.write_text("half")
     sweep(tmp_path)
     assert left.is_file()
-    os.utime(left, times=(0, time.time() - files.ABANDONED_AFTER - 60))
+    os.utime(left, times=(0, time.time() - ABANDONED_AFTER - 60))
     sweep(tmp_path)
     assert names(tmp_path) == []
 

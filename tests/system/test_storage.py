@@ -15,9 +15,9 @@ import pytest
 
 from slmctl.system import local_storage
 from slmctl.system.errors import CorruptError, SlmError
-from slmctl.system.files import ABANDONED_AFTER
 from slmctl.system.local_storage import LocalFolder
 from slmctl.system.storage import Folder
+from slmctl.system.temporaries import ABANDONED_AFTER
 
 
 def names(directory: Path) -> list[str]:

@@ -14,7 +14,9 @@ from torch.distributed.checkpoint import state_dict_saver
 
 from slmctl.config.training import TrainingConfig
 from slmctl.system.errors import CorruptError, MismatchError, SlmError
-from slmctl.system.files import read_json, sha256_json, temporary_beside, write_json
+from slmctl.system.files import read_json, write_json
+from slmctl.system.hashes import sha256_json
+from slmctl.system.temporaries import temporary_beside
 from slmctl.training import checkpoint
 from slmctl.training.checkpoint import Checkpoints
 from slmctl.training.checkpoint_files import STATE, all_checkpoints

@@ -29,7 +29,8 @@ from slmctl.stages.train_ref import train_reference
 from slmctl.store.order import RowOrder, mix_seed
 from slmctl.store.reader import RowReader
 from slmctl.system.errors import Interrupted, TrainingError
-from slmctl.system.files import read_json, sha256_json, write_json
+from slmctl.system.files import read_json, write_json
+from slmctl.system.hashes import sha256_json
 from slmctl.system.signals import raising
 from slmctl.training import loop
 from slmctl.training.batches import OneSet
