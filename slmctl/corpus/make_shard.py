@@ -11,11 +11,11 @@ import numpy as np
 
 from slmctl.config.data import SourceConfig
 from slmctl.corpus.documents import Tally, documents
+from slmctl.corpus.encoder import Encoder
 from slmctl.corpus.look_over import Part
 from slmctl.corpus.packing import PADDING, BosPlace, Packer
 from slmctl.corpus.records import Slice
 from slmctl.corpus.text_files import kind_of, stamp
-from slmctl.corpus.tokenizer import Encoder
 from slmctl.store.build import make
 from slmctl.store.order import permutation
 from slmctl.store.shard_format import rows_per_group, shard_name

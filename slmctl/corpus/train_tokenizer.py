@@ -99,3 +99,14 @@ def _sentencepiece_model(entries: list[str]) -> bytes:
     as_given.remove_extra_whitespaces, as_given.escape_whitespaces = False, True
     found: bytes = model.SerializeToString()
     return found
+
+
+def up_to_bytes(texts: Iterator[str], budget: int) -> Iterator[str]:
+    """Texts until `budget` UTF-8 bytes are reached; the last one is cut."""
+    for text in texts:
+        size = len(text.encode("utf-8"))
+        if size >= budget:
+            yield text.encode("utf-8")[:budget].decode("utf-8", "ignore")
+            return
+        budget -= size
+        yield text

@@ -11,8 +11,7 @@ from pathlib import Path
 from slmctl.config.model import ScratchConfig
 from slmctl.corpus.documents import Tally, documents
 from slmctl.corpus.slices import plan
-from slmctl.corpus.tokenizer import up_to_bytes
-from slmctl.corpus.train_tokenizer import train_tokenizer
+from slmctl.corpus.train_tokenizer import train_tokenizer, up_to_bytes
 from slmctl.system.console import say, waiting
 from slmctl.system.errors import InputError
 from slmctl.system.hashes import HashCache

@@ -9,8 +9,8 @@ from tokenizer_kinds import KINDS, LINES, TEXTS, bpe, split_then_bytes
 from tokenizers import Tokenizer
 
 from slmctl.corpus import long_texts
+from slmctl.corpus.encoder import Encoder
 from slmctl.corpus.long_texts import Windows, is_local
-from slmctl.corpus.tokenizer import Encoder
 
 
 def long_text(rng: random.Random, kind: int) -> str:

@@ -15,8 +15,9 @@ import pytest
 from tokenizers import Tokenizer as Backend
 
 from slmctl.corpus import make_shard as module
+from slmctl.corpus.encoder import Encoder
 from slmctl.corpus.shard_jobs import make_shards
-from slmctl.corpus.tokenizer import Encoder, Tokenizer
+from slmctl.corpus.tokenizer import Tokenizer
 from slmctl.stages import prepare as preparing
 from slmctl.stages.prepare import prepare, resolve
 from slmctl.store.manifest import load_manifest

@@ -13,7 +13,7 @@ from tokenizers import normalizers as N  # noqa: N812
 from tokenizers import pre_tokenizers as P  # noqa: N812
 
 from slmctl.corpus import long_texts
-from slmctl.corpus.tokenizer import Encoder
+from slmctl.corpus.encoder import Encoder
 from slmctl.system.errors import InputError
 
 UNK, BOS, EOS, PAD = range(4)

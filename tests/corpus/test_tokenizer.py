@@ -12,8 +12,9 @@ import pytest
 from tokenizers import Tokenizer as Backend
 
 from slmctl.corpus import long_texts as module
-from slmctl.corpus.tokenizer import Encoder, Tokenizer, load_tokenizer, up_to_bytes
-from slmctl.corpus.train_tokenizer import train_tokenizer
+from slmctl.corpus.encoder import Encoder
+from slmctl.corpus.tokenizer import Tokenizer, load_tokenizer
+from slmctl.corpus.train_tokenizer import train_tokenizer, up_to_bytes
 from slmctl.system.errors import InputError, MismatchError
 
 TEXTS = ["the fox and the stone", "12 apples and 7 pears", "naïve 漢字 🦊", "", " \n\t"]
