@@ -8,27 +8,28 @@ from collections.abc import Callable
 from fractions import Fraction
 
 from slmctl.evaluation.tasks import expressions
+from slmctl.evaluation.tasks.answer_parts import (
+    RELATION,
+    comma_parts,
+    elements_of,
+    matrix_rows,
+    percent_readings,
+    sides_of,
+    squeezed,
+    value_and_unit,
+)
 from slmctl.evaluation.tasks.bases import in_base
+from slmctl.evaluation.tasks.expression_values import Value, value
 from slmctl.evaluation.tasks.expressions import FormulaError
 from slmctl.evaluation.tasks.latex import normal, without_thousands
-from slmctl.evaluation.tasks.numbers import LONGEST, close, numbers, same_number, stated_number, values
+from slmctl.evaluation.tasks.numbers import LONGEST, close
 from slmctl.evaluation.tasks.quantities import is_of_several, names_a_value
 from slmctl.evaluation.tasks.units import same_unit
 
-_BRACKETS = {"(": ")", "[": "]", "{": "}", "⦃": "⦄"}
-_RELATION = re.compile(r"<=|>=|!=|=>|->|=|<|>")
+Same = Callable[[str, str], bool]
+"""Whether a found answer is the same as the target."""
 _IN = re.compile(r"\\in(?![a-z])")
 _FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!="}
-_MATRIX = re.compile(r"\\begin\{([pbvBV]?matrix|array)\}(?:\{[^{}]*\})?(.*?)\\end\{\1\}", re.S)
-_UNIT = re.compile(
-    r"(?P<value>.*[\d)}\]%])\s*(?P<unit>(?:(?:\s+|(?<=[\d)}%])(?=[a-zA-Z]{2}))(?!and\b|or\b|am\b|pm\b|a\.m|p\.m)[a-zA-Z]+\.?(?:\s*\^\s*\{?-?\d\}?)?(?:\s*/\s*[a-zA-Z]+)?)+)"
-)
-_MORE = re.compile(r"\s*(?:,\s*)?(?:and|or|to|per|but|&|/|-|\d)(?![a-z])|\s*/")
-_REASON = re.compile(
-    r"\s*(?:$|[;:]|\((?!\s*(?:and|or)\b)|,?\s*(?:[-–—]\s+)?(?:"
-    r"because|since|as(?!\s+well)|who|which|that|so|not|with\s+(?:\d|an?\b|the\b|more|most)|by|has|had|have|is|was|are|were|"
-    r"does|did|will|can|he|she|it|they|there)\b)"
-)
 _FACTORIAL = re.compile(r"(?:\d|[\d+*/-][^()]*\)|(?<![A-Za-z])[a-z])\s*!$")
 _PARTS = 40
 """Longest list that is compared without order."""
@@ -59,26 +60,21 @@ def same_formula(found: str, target: str) -> bool:
     a, b = normal(found), normal(target)
     if not a or not b:
         return False
-    if _squeezed(a) == _squeezed(b):
+    if squeezed(a) == squeezed(b):
         return True
     readings = {(a, b), (without_thousands(a), without_thousands(b))}
     return any(_same(x, y, 0) for x, y in readings)
-
-
-def _squeezed(text: str) -> str:
-    """Without spaces, but for those between two digits: `1 1` is not 11."""
-    return re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", text)
 
 
 def _same(a: str, b: str, depth: int) -> bool:
     a, b = a.strip(), b.strip()
     if depth > 4 or not a or not b:
         return False
-    if _squeezed(a) == _squeezed(b) or (same_text(a, b) and bool(_FACTORIAL.search(a)) == bool(_FACTORIAL.search(b))):
+    if squeezed(a) == squeezed(b) or (same_text(a, b) and bool(_FACTORIAL.search(a)) == bool(_FACTORIAL.search(b))):
         return True
     if (base_a := in_base(a)) and (base_b := in_base(b)):
         return base_a == base_b
-    if bool(_RELATION.search(a)) or bool(_RELATION.search(b)) or _IN.search(a + b):
+    if bool(RELATION.search(a)) or bool(RELATION.search(b)) or _IN.search(a + b):
         return _same_relation(a, b, depth)
     if "±" in a or "±" in b:
         a, b = (", ".join((t.replace("±", "+"), t.replace("±", "-"))) if "±" in t else t for t in (a, b))
@@ -87,14 +83,14 @@ def _same(a: str, b: str, depth: int) -> bool:
             return verdict
     if _same_value(a, b):
         return True
-    (bare_a, unit_a), (bare_b, unit_b) = _unit(a), _unit(b)
+    (bare_a, unit_a), (bare_b, unit_b) = value_and_unit(a), value_and_unit(b)
     return (bare_a, bare_b) != (a, b) and same_unit(unit_a, unit_b) and _same_value(bare_a, bare_b)
 
 
 def _same_relation(a: str, b: str, depth: int) -> bool:
     """Equations and inequalities, and `x = 5` beside a bare 5."""
     a, b = (re.sub(r"^\s*\\?[A-Za-z]+\s*\\in(?![a-z])", "", t) for t in (a, b))
-    (parts_a, signs_a), (parts_b, signs_b) = _sides(a), _sides(b)
+    (parts_a, signs_a), (parts_b, signs_b) = sides_of(a), sides_of(b)
     parts, signs = [parts_a, parts_b], [signs_a, signs_b]
     if not signs[0] and not signs[1]:
         return _same(a, b, depth + 1)
@@ -115,29 +111,12 @@ def _same_relation(a: str, b: str, depth: int) -> bool:
     return False
 
 
-def _sides(text: str) -> tuple[list[str], list[str]]:
-    """The sides of a relation, and its signs: those outside of brackets, as in `P(X=3) = 1/8`, or all where none is."""
-    sides, signs, depth, start = [], [], 0, 0
-    at = 0
-    while at < len(text):
-        depth += (text[at] in "([{⦃") - (text[at] in ")]}⦄")
-        match = _RELATION.match(text, at) if depth <= 0 else None
-        if match:
-            sides.append(text[start:at])
-            signs.append(match.group())
-            start = match.end()
-        at = match.end() if match else at + 1
-    if signs:
-        return [*sides, text[start:]], signs
-    return _RELATION.split(text), _RELATION.findall(text)
-
-
 def _same_as_bare(sides: list[str], signs: list[str], bare: str, depth: int, found: bool) -> bool:
     """`x = 5`, `f(x) = 2x` and `3 + 5 = 8` beside their last side alone; `x = 1, x = 2` beside 1, 2. `found`: the equation is
     the found answer, and may say of what it gives the value, `a+b = 7`."""
     whole = "".join(s + sign for s, sign in zip(sides, [*signs, ""], strict=True))
     if "," in whole or " or " in whole or " and " in whole:
-        pieces = _commas(whole)
+        pieces = comma_parts(whole)
         if len(pieces) > 1 and all("=" in p for p in pieces):
             return _same(", ".join(p.rsplit("=", 1)[1] for p in pieces), bare, depth + 1)
     if set(signs) != {"="}:
@@ -154,7 +133,7 @@ def _proportional(a: list[str], b: list[str]) -> bool:
         sides = [expressions.parse(t) for t in (*a, *b)]
         ratios = []
         for at in range(3 if any(expressions.has_root(s) for s in sides) else 4):  # the fourth tells |x| from x
-            a0, a1, b0, b1 = (complex(expressions.value(s, at)) for s in sides)
+            a0, a1, b0, b1 = (complex(value(s, at)) for s in sides)
             ratios.append((a0 - a1) / (b0 - b1))
     except (FormulaError, ZeroDivisionError, OverflowError):
         return False
@@ -163,13 +142,12 @@ def _proportional(a: list[str], b: list[str]) -> bool:
 
 
 def _matrix(a: str, b: str, depth: int) -> bool | None:
-    found = [_MATRIX.search(t) for t in (a, b)]
-    if not found[0] or not found[1]:
+    rows_a, rows_b = matrix_rows(a), matrix_rows(b)
+    if rows_a is None or rows_b is None:
         return None
-    rows = [[row.split("&") for row in re.split(r"\\\\(?:\[[^\]]*\])?", m[2].strip()) if row.strip()] for m in found if m]
-    if [len(r) for r in rows[0]] != [len(r) for r in rows[1]]:
+    if [len(r) for r in rows_a] != [len(r) for r in rows_b]:
         return False
-    return all(_same(x, y, depth + 1) for r, s in zip(*rows, strict=True) for x, y in zip(r, s, strict=True))
+    return all(_same(x, y, depth + 1) for r, s in zip(rows_a, rows_b, strict=True) for x, y in zip(r, s, strict=True))
 
 
 def _union(a: str, b: str, depth: int) -> bool | None:
@@ -180,7 +158,7 @@ def _union(a: str, b: str, depth: int) -> bool | None:
 
 def _list(a: str, b: str, depth: int) -> bool | None:
     """Lists, sets, tuples and intervals; None where neither is one."""
-    (open_a, parts_a), (open_b, parts_b) = _elements(a), _elements(b)
+    (open_a, parts_a), (open_b, parts_b) = elements_of(a), elements_of(b)
     sets = {"⦃", ""}
     if len(parts_a) == len(parts_b) == 1 and not {open_a, open_b} & {"⦃"}:
         return None if (open_a, open_b) == ("", "") else _same_single(a, b, open_a, open_b, parts_a[0], parts_b[0], depth)
@@ -198,40 +176,6 @@ def _same_single(a: str, b: str, open_a: str, open_b: str, in_a: str, in_b: str,
     return _same_value(a, b) or _same(in_a if open_a else a, in_b if open_b else b, depth + 1)
 
 
-def _elements(text: str) -> tuple[str, list[str]]:
-    """The opening bracket around the whole (empty: none) and the parts between commas of the first level."""
-    text = text.strip()
-    opening = text[0] if text and text[0] in _BRACKETS else ""
-    if opening and not _encloses(text):
-        opening = ""
-    parts = _commas(text[1:-1] if opening else text)
-    return ("" if opening == "{" else opening), parts
-
-
-def _encloses(text: str) -> bool:
-    """Whether the first bracket is closed by the last sign; intervals may close with either kind."""
-    if text[-1] not in ")]}⦄" or (text[0] in "{⦃") != (text[-1] in "}⦄"):
-        return False
-    depth = 0
-    for i, sign in enumerate(text):
-        depth += (sign in "([{⦃") - (sign in ")]}⦄")
-        if depth == 0:
-            return i == len(text) - 1
-    return False
-
-
-def _commas(text: str) -> list[str]:
-    """Parts between commas, semicolons, "and" and "or" of the first level."""
-    text = re.sub(r"\s*,?\s*(?:\band\b|\bor\b)\s*", ",", text)
-    parts, depth, start = [], 0, 0
-    for i, sign in enumerate(text):
-        depth += (sign in "([{⦃") - (sign in ")]}⦄")
-        if sign in ",;" and depth == 0:
-            parts.append(text[start:i])
-            start = i + 1
-    return [p.strip() for p in [*parts, text[start:]] if p.strip()]
-
-
 def _same_unordered(a: list[str], b: list[str], depth: int) -> bool:
     if len(a) != len(b) or len(a) > _PARTS:
         return False
@@ -246,19 +190,11 @@ def _same_unordered(a: list[str], b: list[str], depth: int) -> bool:
 
 def _same_value(a: str, b: str) -> bool:
     """Two formulas without relations: by value. A word is no formula, so that `no` is not `on`."""
-    return any(_same_formula_value(x, y) for x in _percents(a) for y in _percents(b))
-
-
-def _percents(text: str) -> list[str]:
-    text = text.strip()
-    if not text.endswith("%"):
-        return [text]
-    bare = text.rstrip("% ")
-    return [bare, f"({bare})/100"]
+    return any(_same_formula_value(x, y) for x in percent_readings(a) for y in percent_readings(b))
 
 
 def _same_formula_value(a: str, b: str) -> bool:
-    if any(not re.search(r"[^A-Za-z\s]", t) and len(_squeezed(t)) > 1 for t in (a, b)):
+    if any(not re.search(r"[^A-Za-z\s]", t) and len(squeezed(t)) > 1 for t in (a, b)):
         return False
     infinite = [re.fullmatch(r"([+-]?)\s*(?:\\infty|infinity|inf|oo)", t.strip()) for t in (a, b)]
     if infinite[0] and infinite[1]:
@@ -272,60 +208,13 @@ def _same_formula_value(a: str, b: str) -> bool:
             if expressions.has_root(x) or expressions.has_root(y)
             else 4
         )
-        return all(_equal(expressions.value(x, at), expressions.value(y, at), points > 1) for at in range(points))
+        return all(_equal(value(x, at), value(y, at), points > 1) for at in range(points))
     except FormulaError:
         return False
 
 
-def _equal(x: expressions.Value, y: expressions.Value, function: bool) -> bool:
+def _equal(x: Value, y: Value, function: bool) -> bool:
     if isinstance(x, Fraction) and isinstance(y, Fraction):
         return close(x, y)
     x, y = complex(x), complex(y)
     return abs(x - y) <= (1e-9 if function else 1e-6) * max(abs(x), abs(y), 1e-9)
-
-
-def _unit(text: str) -> tuple[str, str]:
-    """A quantity's value, and its unit or the noun it counts; empty where it has none."""
-    match = _UNIT.fullmatch(text)
-    return (match["value"].strip(), match["unit"].strip()) if match else (text, "")
-
-
-class Chosen(str):
-    """One of a question's options that are the same numbers, `5` and `5%`: it is the same as no other of them."""
-
-    __slots__ = ()
-
-
-def same_short(found: str, target: str) -> bool:
-    """Whether a stated answer in words gives the target of a word problem: its number, ratio, time, name or yes and no."""
-    if isinstance(found, Chosen):
-        return same_text(found, target)
-    if numeric(target):
-        number = stated_number(found)
-        return number is not None and same_number(number, numbers(target)[0])
-    if same_text(found, target):
-        return True
-    a, b = (re.sub(r"\s*(?::|\bto\b)\s*", ":", bare_text(t)) for t in (found, target))
-    return a.startswith(b) and not re.match(r"[\w:]", a[len(b) :]) and _ends(b, a[len(b) :])
-
-
-def _ends(target: str, rest: str) -> bool:
-    """Whether an answer ends where the target does, or goes on with a reason, and not with more of an answer: "Tom, who has
-    12" is Tom, "Tom and Ann" is not, nor "2 hours 30 minutes" 2 hours, nor "no one" no."""
-    if target[:1].isdigit():
-        return not goes_on(rest)
-    return _REASON.match(rest) is not None or (target in ("yes", "no") and rest.startswith((",", ";", ":")))
-
-
-def goes_on(rest: str) -> bool:
-    """Whether what follows a quantity is more of it: "and 45 minutes"."""
-    return _MORE.match(rest) is not None
-
-
-def numeric(text: str) -> bool:
-    """Whether a target is one number, with at most a currency or percent sign."""
-    return re.fullmatch(r"[-(]*[$€£]?[\d,./()\s-]*\d\)?\s*%?", text.strip()) is not None and len(numbers(text)) == 1
-
-
-Same = Callable[[str, str], bool]
-__all__ = ["Same", "bare_text", "numeric", "same_formula", "same_number", "same_short", "same_text", "values"]

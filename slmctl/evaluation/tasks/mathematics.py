@@ -19,11 +19,12 @@ from slmctl.corpus.text_files import is_file, is_folder, open_text, reading
 from slmctl.evaluation.generation import GenerationTask, Item
 from slmctl.evaluation.tasks import records
 from slmctl.evaluation.tasks.choices import choice
-from slmctl.evaluation.tasks.equivalence import Same, same_formula, same_short, same_text
+from slmctl.evaluation.tasks.equivalence import Same, same_formula, same_text
 from slmctl.evaluation.tasks.formulas import formula
 from slmctl.evaluation.tasks.numbers import final_answer, same_number
 from slmctl.evaluation.tasks.records import Record
 from slmctl.evaluation.tasks.short import short_answer
+from slmctl.evaluation.tasks.short_equivalence import same_short
 from slmctl.store.order import permutation
 from slmctl.system.errors import ConfigError, InputError
 

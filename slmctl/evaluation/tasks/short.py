@@ -6,8 +6,9 @@ import re
 
 from slmctl.evaluation.marks import mark
 from slmctl.evaluation.tasks.answers import LONGEST_STATEMENT, boxed, own_part, statements, tidy
-from slmctl.evaluation.tasks.equivalence import Chosen, bare_text, goes_on, same_short
+from slmctl.evaluation.tasks.equivalence import bare_text
 from slmctl.evaluation.tasks.numbers import final_answer
+from slmctl.evaluation.tasks.short_equivalence import Chosen, goes_on, same_short
 from slmctl.evaluation.tasks.units import UNIT_WORDS
 
 _DENIES = re.compile(r"(?:not|neither|anything but|any but|all but|everything but|all except|everything except|never)\s", re.I)
