@@ -10,10 +10,10 @@ from pathlib import Path
 from slmctl.comparison.shots import curated_records, examples_among, no_example
 from slmctl.config.evaluation import HarnessConfig, SuiteConfig, TaskConfig
 from slmctl.config.pipeline import PipelineConfig
+from slmctl.corpus.file_patterns import place_problems
 from slmctl.corpus.json_lines import parse
 from slmctl.corpus.source_files import files_of
 from slmctl.corpus.text_files import is_folder, open_text, reading
-from slmctl.corpus.unreadable import place_problems
 from slmctl.evaluation.general_suite import general_suite, result_names
 from slmctl.evaluation.generation import Item, few_shot_prefix, read_items
 from slmctl.evaluation.harness_data import data_files

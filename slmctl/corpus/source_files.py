@@ -6,8 +6,9 @@ import glob
 from pathlib import Path
 
 from slmctl.config.data import SourceConfig
+from slmctl.corpus.file_patterns import dataset_problems, expand, folder
 from slmctl.corpus.text_files import is_folder, kind_of
-from slmctl.corpus.unreadable import dataset_problems, expand, folder, told
+from slmctl.corpus.unreadable import told
 from slmctl.system.errors import InputError
 
 MEND = "Correct the path in the configuration, or give it with -o."

@@ -8,9 +8,10 @@ from typing import Any
 
 from slmctl.config.data import SourceConfig
 from slmctl.config.decides import Decides, decided
+from slmctl.corpus.file_patterns import dataset_problems
 from slmctl.corpus.source_files import MEND, files_of
 from slmctl.corpus.text_files import content_id
-from slmctl.corpus.unreadable import dataset_problems, told
+from slmctl.corpus.unreadable import told
 from slmctl.system.errors import InputError
 from slmctl.system.hashes import HashCache
 from slmctl.system.storage import is_url

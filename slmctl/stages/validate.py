@@ -10,7 +10,7 @@ from slmctl.comparison.task_checks import absent_harness, task_data, task_mistak
 from slmctl.config.alike import identical_arms
 from slmctl.config.evaluation import HarnessConfig, SuiteConfig, TaskConfig
 from slmctl.config.pipeline import PipelineConfig
-from slmctl.corpus.unreadable import place_problems
+from slmctl.corpus.file_patterns import place_problems
 from slmctl.evaluation.general_suite import result_names
 from slmctl.system.console import out, say, warn
 from slmctl.system.errors import ConfigError, SlmError

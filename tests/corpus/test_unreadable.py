@@ -18,10 +18,10 @@ import zstandard
 
 from slmctl.config.data import SourceConfig
 from slmctl.corpus.documents import Tally, documents
+from slmctl.corpus.file_patterns import place_problems
 from slmctl.corpus.slices import plan
 from slmctl.corpus.source_files import files_of
 from slmctl.corpus.source_identity import input_fingerprint
-from slmctl.corpus.unreadable import place_problems
 from slmctl.system.errors import InputError
 from slmctl.system.hashes import HashCache
 
