@@ -43,7 +43,7 @@ bench: install  ## Measure; raw figures go to benchmarks/results/
 	$(BIN)/python benchmarks/load.py
 
 docs: install  ## Rewrite docs/configuration.md's tables from the field docstrings
-	$(BIN)/python -m slmctl.config.reference docs/configuration.md
+	$(BIN)/python -m slmctl.config.documentation docs/configuration.md
 
 wheel: install  ## Build dist/slmctl-*.whl
 	$(BIN)/python -m build --wheel

@@ -55,7 +55,7 @@ def make_values(rows: int, losses: str | None) -> tuple[np.ndarray, np.ndarray, 
 
 
 def write_slmctl(root: Path, ids: np.ndarray, document: np.ndarray, losses: np.ndarray, dtype: str) -> None:
-    from slmctl.selection.storage import stored
+    from slmctl.selection.storage_precision import stored
     from slmctl.store.manifest import Manifest, Shard
     from slmctl.store.shard_format import shard_name
     from slmctl.store.shard_writer import ShardWriter

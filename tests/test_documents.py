@@ -14,8 +14,8 @@ import yaml
 from pydantic import BaseModel
 
 from slmctl.cli import app, main
+from slmctl.config.documentation import update
 from slmctl.config.pipeline import PipelineConfig
-from slmctl.config.reference import update
 
 ROOT = Path(__file__).parents[1]
 DOCS = sorted(f"docs/{f.name}" for f in (ROOT / "docs").glob("*.md"))

@@ -14,7 +14,7 @@ from slmctl.comparison.compared import Arm, Compared, Scores
 from slmctl.comparison.costs import ForwardFlops
 from slmctl.comparison.provenance import epochs, made_on
 from slmctl.config.selection import UNSCORED
-from slmctl.evaluation.measures import measure_of
+from slmctl.evaluation.comparability import measure_of
 from slmctl.system.files import read_json
 from slmctl.training.alignment import WATCHED
 from slmctl.training.telemetry import read_log

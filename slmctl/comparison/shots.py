@@ -9,7 +9,7 @@ from slmctl.config.data import DataConfig, SourceConfig
 from slmctl.config.evaluation import TaskConfig
 from slmctl.config.template import FieldError
 from slmctl.corpus.documents import whole_records
-from slmctl.corpus.slices import plan
+from slmctl.corpus.slices import plan_slices
 from slmctl.evaluation.generation import Item, few_shot_prefix, make_item
 from slmctl.system.errors import ConfigError
 
@@ -45,7 +45,7 @@ def no_example(task: TaskConfig, problem: str) -> str:
 def curated_records(sources: list[SourceConfig], shard_bytes: int, task: TaskConfig) -> Iterator[Iterable[dict[str, Any]]]:
     """The records of curated sources, slice by slice, with the fields that the task asks for."""
     asked = [s.model_copy(update={"text": task.prompt + task.answer}) for s in sources]  # of Parquet its columns alone are read
-    for piece in plan(asked, shard_bytes):
+    for piece in plan_slices(asked, shard_bytes):
         yield whole_records(asked[piece.source], piece)
 
 

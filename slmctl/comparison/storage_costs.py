@@ -21,7 +21,7 @@ from slmctl.model.precision import autocast, weights_of
 from slmctl.model.row_losses import row_losses
 from slmctl.model.split import SplitModel
 from slmctl.selection.select import excess_loss, select_top, selected_count
-from slmctl.selection.storage import excess_given_up, loss_differences, share_replaced, stored
+from slmctl.selection.storage_precision import excess_given_up, loss_differences, share_replaced, stored
 from slmctl.store.reader import RowReader, Rows, ScoreSet, TokenSet
 from slmctl.store.scores import SENTINEL, columns_of
 from slmctl.store.shard_format import rows_per_group, shard_name

@@ -9,15 +9,15 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from slmctl.config.cross import cross_mistakes
+from slmctl.config.cross_checks import cross_mistakes
 from slmctl.config.evaluation import TaskConfig
 from slmctl.config.mistakes import as_listing, model_mistakes, told_once
 from slmctl.config.pipeline import PipelineConfig
 from slmctl.config.selection import UNSCORED
 from slmctl.config.yaml import Path_, apply_overrides, lay_over, mapping_at, parse_yaml, value_at
-from slmctl.system.cures import convert
 from slmctl.system.errors import ConfigError
-from slmctl.system.heads import HEAD, not_text
+from slmctl.system.file_signatures import HEAD, not_text
+from slmctl.system.repair_hints import convert
 from slmctl.system.storage import is_url
 
 

@@ -1,7 +1,7 @@
 """The configuration: one YAML file a pipeline, checked as a whole before anything runs.
 
 Each field says what it decides (`slmctl.config.decides`), and its docstring is its documentation, which
-`slmctl.config.reference` turns into the tables of docs/configuration.md.
+`slmctl.config.documentation` turns into the tables of docs/configuration.md.
 """
 
 from __future__ import annotations

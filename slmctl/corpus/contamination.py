@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from slmctl.corpus.words import RUN, hash_texts
+from slmctl.corpus.ngram_hashes import RUN, hash_texts
 
 BATCH = 2**16
 """Characters that are looked at together."""

@@ -10,7 +10,7 @@ from slmctl.config.data import SourceConfig
 from slmctl.config.template import FieldError, Template
 from slmctl.corpus.records import Place, Slice, records
 from slmctl.corpus.text_files import BLOCK, open_text
-from slmctl.system import cures
+from slmctl.system import repair_hints
 from slmctl.system.errors import InputError
 
 
@@ -44,7 +44,7 @@ def documents(source: SourceConfig, piece: Slice, tally: Tally) -> Iterator[tupl
                 problem = "text holds a lone surrogate, which is not valid Unicode"
         if problem is not None:
             if source.on_bad == "stop":
-                raise InputError(f"{_spell(place)}: {problem}. {cures.of_a_record(place[0], problem)}")
+                raise InputError(f"{_spell(place)}: {problem}. {repair_hints.for_record(place[0], problem)}")
             tally.skipped += 1
             continue
         if not text:

@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from slmctl.corpus.text_files import is_folder, kind_of
-from slmctl.corpus.unreadable import ABSENT, why_remote, why_unreadable, wrong_heads
+from slmctl.corpus.unreadable import ABSENT, why_remote, why_unreadable, wrong_signatures
 from slmctl.system.errors import InputError
 from slmctl.system.remote_storage import filesystem, remote_errors
 from slmctl.system.storage import is_url
@@ -151,4 +151,4 @@ def place_problems(place: str) -> list[str]:
         files = [place, *(f for f in beside if os.path.lexists(f))]
     problems = [f"{e.filename} cannot be read ({e.strerror})" for e in closed]
     problems += [f"{f} {why}" for f in files if (why := why_unreadable(f))]
-    return problems or list(wrong_heads(files))
+    return problems or list(wrong_signatures(files))

@@ -8,10 +8,10 @@ from pathlib import Path
 from slmctl.config.data import SourceConfig
 from slmctl.corpus.documents import Tally, documents
 from slmctl.corpus.records import TO_THE_END, Slice
-from slmctl.corpus.slices import plan
+from slmctl.corpus.slices import plan_slices
 from slmctl.corpus.source_files import files_of
 from slmctl.corpus.text_files import BLOCK, COMPRESSED, kind_of, open_text, reading, stored_size
-from slmctl.corpus.unreadable import wrong_heads
+from slmctl.corpus.unreadable import wrong_signatures
 from slmctl.system.errors import SlmError
 from slmctl.system.storage import is_url
 
@@ -45,7 +45,7 @@ def _is_empty(source: SourceConfig) -> bool:
         if len(files) > FILES or any(stored_size(f) > SMALL for f in files):
             return False
         tally = Tally()
-        found = any(True for piece in plan([source], SMALL) for _ in documents(source, piece, tally))
+        found = any(True for piece in plan_slices([source], SMALL) for _ in documents(source, piece, tally))
         return not found and not tally.skipped  # what is left out is told with what it lacks
     except SlmError:  # which is told of the file
         return False
@@ -60,7 +60,7 @@ def _problems(source: SourceConfig) -> list[str]:
     except SlmError:  # which is told as an absent input
         return []
     for file in files[: 1 if any(map(is_url, files)) else FILES]:
-        if not list(wrong_heads([file])) and (found := _in_file(source, file, kind_of(file))):
+        if not list(wrong_signatures([file])) and (found := _in_file(source, file, kind_of(file))):
             return [found]  # the others are likely to have the same, and one is mended at a time
     return []
 

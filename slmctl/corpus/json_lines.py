@@ -8,7 +8,7 @@ from collections import Counter
 from typing import Any
 
 from slmctl.config.template import Repeated
-from slmctl.system.cures import INVALID_UTF8, NO_JSON, NO_OBJECT
+from slmctl.system.repair_hints import INVALID_UTF8, NO_JSON, NO_OBJECT
 
 
 def parse(line: bytes) -> tuple[Any, str | None]:

@@ -10,9 +10,9 @@ from functools import partial
 import numpy as np
 
 from slmctl.config.data import SourceConfig
+from slmctl.corpus.contamination_scan import SliceFindings
 from slmctl.corpus.documents import Tally, documents
 from slmctl.corpus.encoder import Encoder
-from slmctl.corpus.look_over import Part
 from slmctl.corpus.packing import PADDING, BosPlace, Packer
 from slmctl.corpus.records import Slice
 from slmctl.corpus.text_files import kind_of, stamp
@@ -58,7 +58,7 @@ class Job:
     slice: Slice
     stamp: str = ""
     """The file's, from when its content was compared with the plan."""
-    held_out: Part | None = None
+    held_out: SliceFindings | None = None
     """Where to keep what of the held-out texts it holds; null does not look."""
 
     def text_bytes(self) -> int:

@@ -13,8 +13,8 @@ from slmctl.config.data import SourceConfig
 from slmctl.config.template import Template
 from slmctl.corpus.json_lines import parse
 from slmctl.corpus.text_files import kind_of, open_raw, open_text, reading, skip
-from slmctl.system.cures import INVALID_UTF8
 from slmctl.system.errors import InputError
+from slmctl.system.repair_hints import INVALID_UTF8
 from slmctl.system.storage import is_url
 
 

@@ -15,11 +15,11 @@ from slmctl.config.template import Template
 from slmctl.corpus.records import TO_THE_END, Slice, load_hub, records
 from slmctl.corpus.source_files import files_of
 from slmctl.corpus.text_files import kind_of, open_raw, reading, text_size
-from slmctl.corpus.unreadable import told, wrong_heads
+from slmctl.corpus.unreadable import one_message, wrong_signatures
 from slmctl.system.errors import InputError
 
 
-def plan(sources: list[SourceConfig], shard_bytes: int, beat: Callable[[], None] = lambda: None) -> list[Slice]:
+def plan_slices(sources: list[SourceConfig], shard_bytes: int, beat: Callable[[], None] = lambda: None) -> list[Slice]:
     """All slices of a set, in order: a function of the input and `shard_bytes` alone. Calls `beat` now and then."""
     slices: list[Slice] = []
     for i, source in enumerate(sources):
@@ -50,8 +50,8 @@ def _count_records(source: SourceConfig, piece: Slice) -> int:
 
 def _file_slices(i: int, source: SourceConfig, shard_bytes: int) -> Iterator[Slice]:
     files = files_of(source)
-    if wrong := list(wrong_heads(files)):
-        raise InputError(told(wrong, "Mend these files, or leave them out of the source's path."))
+    if wrong := list(wrong_signatures(files)):
+        raise InputError(one_message(wrong, "Mend these files, or leave them out of the source's path."))
     for file in files:
         kind = kind_of(file)
         if kind == "parquet":

@@ -8,7 +8,7 @@ from pathlib import Path
 from slmctl.config.data import SourceConfig
 from slmctl.corpus.file_patterns import dataset_problems, expand, folder
 from slmctl.corpus.text_files import is_folder, kind_of
-from slmctl.corpus.unreadable import told
+from slmctl.corpus.unreadable import one_message
 from slmctl.system.errors import InputError
 
 MEND = "Correct the path in the configuration, or give it with -o."
@@ -19,7 +19,7 @@ def files_of(source: SourceConfig) -> list[str]:
     there cannot be read, naming all of these."""
     found, problems = look_for(source)
     if problems:
-        raise InputError(told(problems, MEND))
+        raise InputError(one_message(problems, MEND))
     return found
 
 

@@ -11,7 +11,7 @@ from slmctl.config.decides import Decides, decided
 from slmctl.corpus.file_patterns import dataset_problems
 from slmctl.corpus.source_files import MEND, files_of
 from slmctl.corpus.text_files import content_id
-from slmctl.corpus.unreadable import told
+from slmctl.corpus.unreadable import one_message
 from slmctl.system.errors import InputError
 from slmctl.system.hashes import HashCache
 from slmctl.system.storage import is_url
@@ -49,7 +49,7 @@ def _hub_identity(source: SourceConfig, hashes: HashCache) -> dict[str, Any]:
     identity: dict[str, Any] = {"config": source.hub_config, "split": source.split}
     if Path(source.hub).is_dir():
         if problems := dataset_problems(source.hub):
-            raise InputError(told(problems, MEND))
+            raise InputError(one_message(problems, MEND))
         files = sorted(f for f in Path(source.hub).rglob("*") if f.is_file())
         return {**identity, "files": [hashes.sha256(f) for f in files]}
     if source.revision is not None and re.fullmatch("[0-9a-f]{40}", source.revision):

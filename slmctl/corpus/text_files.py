@@ -12,11 +12,11 @@ from typing import Any, BinaryIO, cast
 import pyarrow as pa
 import zstandard
 
-from slmctl.system.cures import from_table
 from slmctl.system.errors import InputError, SlmError
+from slmctl.system.file_signatures import HEAD, not_text
 from slmctl.system.hashes import HashCache
-from slmctl.system.heads import HEAD, not_text
 from slmctl.system.remote_storage import filesystem, remote_errors
+from slmctl.system.repair_hints import to_parquet
 from slmctl.system.storage import is_url
 
 COMPRESSED = (".gz", ".zst")
@@ -33,7 +33,7 @@ def kind_of(file: str) -> str:
             return kind
     if file.endswith((".parquet", ".pq")):
         return "parquet"
-    cure = f" {from_table(file)}." if file.endswith((".csv", ".tsv", ".tab")) else ""
+    cure = f" {to_parquet(file)}." if file.endswith((".csv", ".tsv", ".tab")) else ""
     raise InputError(f"{file}: unknown kind of file. Known: .jsonl and .txt (also .gz, .zst), .parquet.{cure}")
 
 

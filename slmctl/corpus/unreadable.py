@@ -1,7 +1,7 @@
 """Why a file cannot be read, and how that is told of many.
 
 What `why_unreadable` looks at is cheap, a file's entry in its folder and the content of the smallest ones, so that it may be
-done at every start; the first bytes of all files (`wrong_heads`) are for those who are about to read them.
+done at every start; the first bytes of all files (`wrong_signatures`) are for those who are about to read them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from slmctl.corpus.text_files import COMPRESSED, open_raw
-from slmctl.system.heads import HEAD, not_stored_as, not_text, pointer, unpacked
+from slmctl.system.file_signatures import HEAD, not_stored_as, not_text, pointer, unpacked
 from slmctl.system.remote_storage import remote_errors
 from slmctl.system.storage import is_url
 
@@ -76,7 +76,7 @@ def _head(file: str) -> bytes:
         return f.read(HEAD)
 
 
-def wrong_heads(files: Iterable[str]) -> Iterator[str]:
+def wrong_signatures(files: Iterable[str]) -> Iterator[str]:
     """A line on each local file whose first bytes are not what its name says."""
     for file in files:
         if is_url(file):  # each would be a request; they are looked at when they are read
@@ -103,7 +103,7 @@ def why_remote(url: str, info: dict[str, Any]) -> str | None:
     return _small_remote(url, size, str(next((info[k] for k in ("ETag", "etag", "LastModified", "created") if k in info), "")))
 
 
-def told(problems: list[str], advice: str) -> str:
+def one_message(problems: list[str], advice: str) -> str:
     """One message on any number of files."""
     if len(problems) == 1:
         return f"{problems[0]}. {advice}"

@@ -18,7 +18,7 @@ from slmctl.corpus.bos import cut_left, in_front
 from slmctl.corpus.json_lines import decode
 from slmctl.corpus.text_files import open_text, reading
 from slmctl.corpus.tokenizer import Tokenizer
-from slmctl.evaluation.marks import Mark, headings_marked, mark
+from slmctl.evaluation.answer_marks import Mark, headings_marked, mark
 from slmctl.store.order import permutation
 from slmctl.system.console import progress
 from slmctl.system.errors import ConfigError, InputError
@@ -67,8 +67,8 @@ class GenerationTask:
 
 
 def final_number(text: str) -> Decimal | None:
-    """The number after the first `####` that is no heading (see `marks`), else the last number in `text`; None where there is
-    none. Of a calculation after the mark its result counts: `#### 3 * 4 = 12` is 12.
+    """The number after the first `####` that is no heading (see `answer_marks`), else the last number in `text`; None where
+    there is none. Of a calculation after the mark its result counts: `#### 3 * 4 = 12` is 12.
 
     Thousands commas, a dollar sign and a trailing full stop do not count: `$1,234.00.` is 1234. A comma that three digits do
     not follow parts two numbers: the last of `12,5` is 5. A minus after a number, letter or bracket is an operation, or the

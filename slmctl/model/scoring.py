@@ -10,7 +10,7 @@ from slmctl.config.score import ScoreConfig
 from slmctl.model.precision import autocast
 from slmctl.model.row_losses import row_losses
 from slmctl.model.split import SplitModel
-from slmctl.selection.storage import stored
+from slmctl.selection.storage_precision import stored
 from slmctl.store.read_ahead import ReadAhead
 from slmctl.store.reader import RowReader, Rows, TokenSet
 from slmctl.store.scores import SENTINEL, columns_of

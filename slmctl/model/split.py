@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from slmctl.corpus.packing import document_starts
 from slmctl.model.attention import VARLEN, refuse_dropout
-from slmctl.model.check import check
 from slmctl.model.dropout import draws_in_training, row_by_row
+from slmctl.model.start_check import check
 from slmctl.system.errors import ConfigError, InputError, MismatchError
 from slmctl.system.memory import keep_freed_blocks
 

@@ -10,7 +10,7 @@ from torch import Tensor
 BINS = 2**16
 
 
-class Others(Protocol):
+class OtherRanks(Protocol):
     """What has to be known of the other ranks."""
 
     def sum_(self, tensor: Tensor) -> Tensor:
@@ -20,7 +20,7 @@ class Others(Protocol):
         """Its sum over the ranks before this one."""
 
 
-def select_top_of_all(scores_N: Tensor, valid_N: Tensor, k: int, others: Others) -> tuple[Tensor, Tensor]:
+def select_top_of_all(scores_N: Tensor, valid_N: Tensor, k: int, others: OtherRanks) -> tuple[Tensor, Tensor]:
     """Marks this rank's share [N] of the k highest valid scores of all ranks; and the k-th highest score, a scalar.
 
     Exactly k are marked in all (k of at most all valid ones): ties go to the lower rank, then to the earlier position. NaN
@@ -50,7 +50,7 @@ def score_of(key: Tensor) -> Tensor:
     return torch.where(key < 2**31, ~key, key - 2**31).to(torch.int32).view(torch.float32)
 
 
-def _bin_of(bins_N: Tensor, among_N: Tensor, k: Tensor, others: Others) -> tuple[Tensor, Tensor]:
+def _bin_of(bins_N: Tensor, among_N: Tensor, k: Tensor, others: OtherRanks) -> tuple[Tensor, Tensor]:
     """The bin that holds the k-th highest, and how many of that bin are among the k highest."""
     counts = torch.zeros(BINS, dtype=torch.int64, device=bins_N.device).scatter_add_(0, bins_N, among_N.long())
     from_above = others.sum_(counts).flip(0).cumsum(0)

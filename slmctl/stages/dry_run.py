@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from slmctl.config.alike import identical_arms
+from slmctl.config.identical_arms import identical_arms
 from slmctl.config.pipeline import PipelineConfig
 from slmctl.config.sweeps import made_by, read_sweeps
 from slmctl.stages.validate import look

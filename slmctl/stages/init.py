@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slmctl.config.file import check
-from slmctl.config.first_sizes import GROUP_ROWS, Sizes, sizes
+from slmctl.config.suggested_sizes import GROUP_ROWS, Sizes, sizes
 from slmctl.config.yaml import parse_yaml
-from slmctl.corpus.first_look import BYTES_A_TOKEN, Looked, look_at
 from slmctl.corpus.source_files import MEND
+from slmctl.corpus.source_profile import BYTES_A_TOKEN, SourceProfile, profile_source
 from slmctl.system.console import say
 from slmctl.system.errors import ConfigError, InputError
 from slmctl.system.files import publishing, read_json, why_no_folder
@@ -71,14 +71,14 @@ def init(file: Path, given: Given) -> None:
         say(_how_to_split(looked.get("curated")))
 
 
-def _look(given: Given) -> dict[str, list[Looked]]:
+def _look(given: Given) -> dict[str, list[SourceProfile]]:
     """Raises `InputError` that names everything that cannot be read."""
-    found: dict[str, list[Looked]] = {}
+    found: dict[str, list[SourceProfile]] = {}
     problems = []
     for role, paths in given.texts.items():
         for path in paths:
             try:
-                found.setdefault(role, []).append(look_at(path))
+                found.setdefault(role, []).append(profile_source(path))
             except InputError as e:
                 problems.append(f"{role}: {str(e).removesuffix(MEND).strip()}")
     if problems:
@@ -96,7 +96,7 @@ def _context(base_model: str | None) -> int | None:
     return longest if isinstance(longest, int) and longest > 0 else None
 
 
-def _how_to_split(curated: list[Looked] | None) -> str:
+def _how_to_split(curated: list[SourceProfile] | None) -> str:
     path = curated[0].path if curated else PLACEHOLDERS["curated"]
     if len(curated or [path]) > 1 or glob.has_magic(path) or not (found := _LINES.search(path)):
         return (
@@ -119,7 +119,7 @@ MARK = "\0"
 COLUMN = 38
 
 
-def configuration(name: str, looked: dict[str, list[Looked]], base_model: str | None, s: Sizes, file: str) -> str:
+def configuration(name: str, looked: dict[str, list[SourceProfile]], base_model: str | None, s: Sizes, file: str) -> str:
     """The YAML of a pipeline with its three arms, which calls itself `file` where it shows commands."""
     parts = [
         _head(name, file),
@@ -172,7 +172,7 @@ model:{MARK}the base: reference and arms all start from it
 """
 
 
-def _texts(looked: dict[str, list[Looked]], s: Sizes) -> str:
+def _texts(looked: dict[str, list[SourceProfile]], s: Sizes) -> str:
     lines = [f"data:{MARK}texts and how they are packed", f"  seq_len: {s.seq_len}{MARK}tokens in a row"]
     lines += [*_set("curated", looked.get("curated"), "  "), *_set("corpus", looked.get("corpus"), "  ")]
     lines += [f"  heldout:{MARK}never trained on", *_set("target", looked.get("target"), "    ")]
@@ -181,7 +181,7 @@ def _texts(looked: dict[str, list[Looked]], s: Sizes) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _set(role: str, sources: list[Looked] | None, indent: str) -> list[str]:
+def _set(role: str, sources: list[SourceProfile] | None, indent: str) -> list[str]:
     lines = [f"{indent}{role}:{MARK}{ROLES[role]}"]
     if sources is None:
         lines.append(f"{indent}  path: {_quoted(PLACEHOLDERS[role])}{MARK}CHANGE THIS: no such file was given")

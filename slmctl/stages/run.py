@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from slmctl.comparison.task_checks import check_tasks
-from slmctl.config.alike import identical_arms
+from slmctl.config.identical_arms import identical_arms
 from slmctl.config.pipeline import PipelineConfig
 from slmctl.config.sweeps import made_by, read_sweeps
 from slmctl.stages.evaluate import evaluate

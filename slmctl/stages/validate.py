@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slmctl.comparison.task_checks import absent_harness, task_data, task_mistakes
-from slmctl.config.alike import identical_arms
 from slmctl.config.evaluation import HarnessConfig, SuiteConfig, TaskConfig
+from slmctl.config.identical_arms import identical_arms
 from slmctl.config.pipeline import PipelineConfig
 from slmctl.corpus.file_patterns import place_problems
 from slmctl.evaluation.general_suite import result_names

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from slmctl.config.score import ScoreConfig
-from slmctl.selection.storage import COMPACT_BITS
+from slmctl.selection.storage_precision import COMPACT_BITS
 
 SENTINEL = -1.0
 """Stored where nothing is predicted: padding and first tokens. A real loss is never negative."""

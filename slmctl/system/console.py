@@ -56,7 +56,7 @@ _told: dict[str, str] = {}
 """What was last said of each subject."""
 
 
-def say_news(subject: str, news: str, message: str) -> None:
+def say_if_new(subject: str, news: str, message: str) -> None:
     """`say`, unless the same news were the last of this subject in this process: several stages would repeat them."""
     if not _quiet and _told.get(subject) != news:
         _told[subject] = news

@@ -12,7 +12,7 @@ import torch
 from slmctl.config.training import total_steps
 from slmctl.store.read_ahead import ReadAhead
 from slmctl.system.console import say, waiting, warn
-from slmctl.system.crowding import Crowding
+from slmctl.system.cpu_contention import CpuContention
 from slmctl.system.errors import Interrupted, TrainingError
 from slmctl.system.signals import StopRequest, deferring
 from slmctl.training.alignment import SHIFTS, WATCHED, AlignmentWatch
@@ -112,14 +112,14 @@ class Trainer:
         with deferring() as stop, self.log.shown(progress), profiling(self.run, progress.step) as tick:
             validation = Validation(self.run, self.steps, progress, self.log, self.hang, stop)
             signum = validation.evaluate_if_due()
-            crowding = Crowding()
+            contention = CpuContention()
             while progress.step < self.steps and signum is None:
                 self.hang.alive()
                 result = self.step(progress.step + 1, stop.signum)
                 tick()
                 agreed = stop.signum if alone else result.signum  # several ranks agree within the next step
                 signum = agreed or validation.evaluate_if_due() or (stop.signum if alone else None)
-                self.log.tell_of_others(crowding)
+                self.log.tell_of_others(contention)
                 if signum is not None and not stop:
                     say(f"{self.run.name}: another rank was asked to stop (signal {signum}); saving")
                 self._save_if_due(last=progress.step == self.steps or signum is not None)

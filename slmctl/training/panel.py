@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from slmctl.evaluation.measures import measure_of, why_unlike
+from slmctl.evaluation.comparability import measure_of, why_not_comparable
 
 MIN_WIDTH, MAX_WIDTH, MIN_HEIGHT = 60, 100, 20
 """Columns and lines of a terminal that has room for the panel, and the columns that it takes at most."""
@@ -64,7 +64,7 @@ class Screen:
         before, last = self.heldout, self.evaluation
         found = {}
         for name, loss in record["heldout"].items():
-            alike = name in before and why_unlike(measure_of(last, name), measure_of(record, name)) is None
+            alike = name in before and why_not_comparable(measure_of(last, name), measure_of(record, name)) is None
             found[name] = (loss, loss - before[name][0] if alike else None)
         self.heldout, self.evaluation, self.evaluated_at = found, record, record["step"]
         self.now_evaluating = None

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from slmctl.model.flops import flops_per_token, peak_flops
-from slmctl.system.console import say, say_news
-from slmctl.system.crowding import Crowding
+from slmctl.system.console import say, say_if_new
+from slmctl.system.cpu_contention import CpuContention
 from slmctl.training.dashboard import Monitor, dashboard
 from slmctl.training.run import Run
 from slmctl.training.state import Progress
@@ -112,14 +112,14 @@ class RunLog:
         listing = ", ".join(f"{k} {v:.4f}" for k, v in losses.items())
         say(f"{self.run.name} step {step}/{self.steps}: held-out {listing}")
 
-    def tell_of_others(self, crowding: Crowding) -> None:
+    def tell_of_others(self, contention: CpuContention) -> None:
         """Says once why training is slow, where other processes have taken the cores from it for a while."""
-        if self.told_of_others or crowding.seconds() < SETTLING or self.run.device != "cpu":
+        if self.told_of_others or contention.seconds() < SETTLING or self.run.device != "cpu":
             return
         self.told_of_others = True
-        share = crowding.share()
+        share = contention.share()
         if share is not None and share > CROWDED:
-            say_news(
+            say_if_new(
                 "crowding",
                 "crowded",
                 f"note: {self.run.name}: for {share:.0%} of the time so far, it waited for a core that other processes use, and "

@@ -16,12 +16,12 @@ from slmctl.selection.select import selected_count
 from slmctl.store.order import mix_seed
 from slmctl.training.alignment import SHIFTS
 from slmctl.training.batches import Batcher, StepBatch
-from slmctl.training.figures import StepFigures
 from slmctl.training.optim import lr_at
 from slmctl.training.parallel import sync_copies
 from slmctl.training.ranks import SIGNALS
 from slmctl.training.safety import StepGuard
 from slmctl.training.selective import MicroResult, Objective
+from slmctl.training.step_metrics import StepMetricsCollector
 
 BLIND_STEPS = 3
 """First steps in which selection is compared with what random selection would have taken."""
@@ -78,7 +78,7 @@ class StepMaker:
             counts_of_all = [selected_count(v, self.selection.ratio) for v in rest[len(SIGNALS) :]]
             divisor = max(1, sum(counts_of_all))
         blind = self.selection.criterion not in UNSCORED and step <= BLIND_STEPS
-        figures = StepFigures(self.selection.criterion != "random", self.shifts, blind)
+        figures = StepMetricsCollector(self.selection.criterion != "random", self.shifts, blind)
         torch.manual_seed(mix_seed("step", self.seed, step, self.ranks.rank))  # whatever draws besides dropout
         selected_before = counts[1].clone()
         self.forward_backward(step, batch, counts_of_all, divisor, figures, counts)
@@ -112,7 +112,7 @@ class StepMaker:
         batch: StepBatch,
         counts_of_all: list[int] | None,
         divisor: float,
-        figures: StepFigures,
+        figures: StepMetricsCollector,
         counts: Tensor,
     ) -> None:
         """Sums gradients of (sum of selected losses) / divisor over the step's micro-batches, and over ranks."""

@@ -6,7 +6,7 @@ import math
 import time
 from typing import Any
 
-from slmctl.evaluation.measures import measure_of, why_unlike
+from slmctl.evaluation.comparability import measure_of, why_not_comparable
 from slmctl.system.console import warn
 from slmctl.system.errors import TrainingError
 from slmctl.system.signals import StopRequest
@@ -85,7 +85,7 @@ class Validation:
         best, loss = self.progress.best, record["heldout"][heldout]
         if best is None:
             return True
-        unlike = why_unlike(measure_of(best, heldout), measure_of(record, heldout))
+        unlike = why_not_comparable(measure_of(best, heldout), measure_of(record, heldout))
         if unlike is None:
             return bool(loss < best["loss"])
         if self.ranks.is_first:

@@ -14,13 +14,13 @@ from typing import Any, Literal
 
 from slmctl.config.data import SourceConfig
 from slmctl.corpus.contamination import Contamination, HeldOut, contamination, index_heldout
+from slmctl.corpus.contamination_scan import ScanJob, SliceFindings, scan_slice, scanner
 from slmctl.corpus.documents import Tally, documents
-from slmctl.corpus.look_over import Part, TextJob, look_over, looker
 from slmctl.corpus.make_shard import Job, document_number
+from slmctl.corpus.ngram_hashes import RULE, RUN
 from slmctl.corpus.planned_slices import pieces_of
 from slmctl.corpus.source_identity import input_fingerprint
 from slmctl.corpus.text_files import stamp
-from slmctl.corpus.words import RULE, RUN
 from slmctl.store.build import read_plan
 from slmctl.system.console import progress, say
 from slmctl.system.errors import InputError, SlmError
@@ -86,8 +86,8 @@ class Check:
 
     # --- looking ---
 
-    def part(self, side: str, slice_index: int) -> Part:
-        return Part(str(self.index), str(self._folder(side) / f"{slice_index:05d}.json"))
+    def part(self, side: str, slice_index: int) -> SliceFindings:
+        return SliceFindings(str(self.index), str(self._folder(side) / f"{slice_index:05d}.json"))
 
     def _folder(self, side: str) -> Path:
         key = sha256_json({k: self.made_from[k] for k in ("rule", "heldout", side)})
@@ -125,19 +125,19 @@ class Check:
             refuse(self.search.root, found)
 
     def _look(self, slices: list[tuple[str, int]], share: Share) -> None:
-        jobs: list[TextJob] = []
+        jobs: list[ScanJob] = []
         for side in (s for s in SIDES if s not in self.not_checked):
             sources = self.search.sources[side]
             pieces = pieces_of(sources, self.plans[side])
             own = [i for s, i in slices if s == side]
-            jobs += [TextJob(sources[(p := pieces[i]).source], p, self.part(side, i), stamp(p.file)) for i in own]
+            jobs += [ScanJob(sources[(p := pieces[i]).source], p, self.part(side, i), stamp(p.file)) for i in own]
         if not jobs or not self.made_from["heldout"]:
             return
         processes = max(1, min(cores(), len(jobs), len(jobs) * self.search.shard_bytes // WORTH_A_PROCESS))
         if any(is_private(j.slice.file) for j in jobs):
             processes = 1
         with progress(share.named("contamination"), len(jobs), "slices of text") as ticker:
-            for _ in spread(jobs, looker, processes, 1) if processes > 1 else map(look_over, jobs):
+            for _ in spread(jobs, scanner, processes, 1) if processes > 1 else map(scan_slice, jobs):
                 ticker.advance(1)
 
     # --- results ---

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from slmctl.corpus.words import RUN
+from slmctl.corpus.ngram_hashes import RUN
 from slmctl.system.console import say, warn
 from slmctl.system.errors import InputError, SlmError
 from slmctl.system.files import read_json

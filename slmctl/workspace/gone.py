@@ -15,7 +15,7 @@ from typing import Any
 from slmctl.config.data import SourceConfig
 from slmctl.corpus.source_files import MEND, files_of, look_for
 from slmctl.corpus.source_identity import reading_of
-from slmctl.corpus.unreadable import LISTED, told
+from slmctl.corpus.unreadable import LISTED, one_message
 from slmctl.system.console import say
 from slmctl.system.errors import InputError
 from slmctl.system.hashes import HashCache
@@ -40,7 +40,7 @@ def refuse_unreadable(sets: Texts, made: Callable[[str], bool]) -> None:
     if problems:
         verb = "was" if len(set(left)) == 1 else "were"
         sets_left = f" {', '.join(dict.fromkeys(left))} {verb} made from texts that are gone. {ACCEPT}" if left else ""
-        raise InputError(told(problems, MEND + sets_left))
+        raise InputError(one_message(problems, MEND + sets_left))
 
 
 ACCEPT = "On a machine that has the shards alone, give -o missing_inputs=accept to go on with them as they are."

@@ -11,7 +11,7 @@ from slmctl.config.pipeline import PipelineConfig
 from slmctl.config.score import ReferenceModel
 from slmctl.corpus.first_records import empty_sets, wrong_records
 from slmctl.corpus.source_files import files_of
-from slmctl.corpus.unreadable import wrong_heads
+from slmctl.corpus.unreadable import wrong_signatures
 from slmctl.system.errors import SlmError
 from slmctl.workspace.graph import key_of, sources_of, token_sets
 
@@ -43,7 +43,7 @@ def missing_texts(config: PipelineConfig, look_inside: bool = False) -> list[str
     for where, source in sources(config):
         try:
             found = files_of(source)
-            missing += [f"{where}: {problem}" for problem in (wrong_heads(found) if look_inside else ())]
+            missing += [f"{where}: {problem}" for problem in (wrong_signatures(found) if look_inside else ())]
         except SlmError as e:
             missing.append(f"{where}: {e}")
     return missing

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from slmctl.config.model import ScratchConfig
 from slmctl.corpus.documents import Tally, documents
-from slmctl.corpus.slices import plan
+from slmctl.corpus.slices import plan_slices
 from slmctl.corpus.train_tokenizer import train_tokenizer, up_to_bytes
 from slmctl.system.console import say, waiting
 from slmctl.system.errors import InputError
@@ -59,7 +59,7 @@ def _sample(wanted: OwnTokenizer) -> Iterator[str]:
     """The first documents of every slice, of each of the texts as many bytes."""
     budget = wanted.scratch.tokenizer_sample_mb * 2**20 // len(wanted.texts)
     for sources in wanted.texts.values():
-        pieces = plan(sources, wanted.shard_bytes, wanted.hashes.beat)
+        pieces = plan_slices(sources, wanted.shard_bytes, wanted.hashes.beat)
         for piece in pieces:
             texts = (text for _, text in documents(sources[piece.source], piece, Tally()))
             yield from up_to_bytes(texts, max(1, budget // len(pieces)))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from slmctl.model.precision import gains_by_bf16
-from slmctl.system.console import say_news, warn
+from slmctl.system.console import say_if_new, warn
 from slmctl.workspace.changes import changes
 
 Inputs = dict[str, Any]
@@ -53,7 +53,7 @@ def chosen_for_scores(device: str) -> str:
 def tell(name: str, asked: str, taken: str, device: str, width: Callable[[], int]) -> None:
     """Says what `auto` is where that was not the last that was said of it, and warns of what is slow on the device."""
     if asked == "auto":
-        say_news("precision auto", taken, f"{name}: precision auto is {taken}")
+        say_if_new("precision auto", taken, f"{name}: precision auto is {taken}")
     if taken != "float32" and not gains_by_bf16(device, width):
         where = "this GPU has no bfloat16 arithmetic" if device.startswith("cuda") else "this CPU gains nothing by bfloat16"
         begun = "It was begun so" if asked == "auto" else "precision: auto takes float32 here"

@@ -20,11 +20,11 @@ from slmctl.config.training import TrainingConfig
 from slmctl.corpus.bos import Bos
 from slmctl.corpus.tokenizer import Tokenizer
 from slmctl.evaluation.heldout import HeldoutLoss, Measured, arithmetic, heldout_loss, rows_hash
-from slmctl.model.check import lent
 from slmctl.model.experts import refuse_auxiliary_loss
 from slmctl.model.loading import ModelSource, load_model
 from slmctl.model.precision import autocast, weights_of
 from slmctl.model.split import SplitModel, refuse_ids_beyond, refuse_rows_beyond
+from slmctl.model.start_check import lent
 from slmctl.store.order import mix_seed
 from slmctl.store.reader import RowReader, TokenSet
 from slmctl.system.console import warn

@@ -12,7 +12,7 @@ from slmctl.corpus.bos import Bos
 from slmctl.corpus.make_shard import BOS_TOKENS, COUNTS, ENDS, Job, Packing, refuse_other_ends
 from slmctl.corpus.packing import PADDING, bos_mask
 from slmctl.corpus.planned_slices import as_planned, pieces_of
-from slmctl.corpus.slices import plan
+from slmctl.corpus.slices import plan_slices
 from slmctl.corpus.text_files import stamp_of_hash
 from slmctl.corpus.tokenizer import Tokenizer
 from slmctl.store import manifest as manifests
@@ -124,7 +124,7 @@ def plan_set(recipe: Recipe, one: TextSet) -> Build | int:
 
 def slices(recipe: Recipe, one: TextSet) -> dict[str, Any]:
     """What a set's plan holds besides what it is made from. Raises `InputError` where there is no text."""
-    pieces = plan(one.sources, recipe.shard_bytes, recipe.hashes.beat)
+    pieces = plan_slices(one.sources, recipe.shard_bytes, recipe.hashes.beat)
     if not pieces:
         key = f"data.{one.name.replace('/', '.')}"
         raise InputError(f"{one.name} is empty: its files hold no text. Check {key} in the configuration.")

@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from slmctl.comparison.costs import ForwardFlops, forward_flops
 from slmctl.comparison.reach import FEWEST, Comparison, compare_seeds, compare_with_control, control_of
 from slmctl.comparison.reaching import Curve
-from slmctl.evaluation.measures import measure_of, why_unlike
+from slmctl.evaluation.comparability import measure_of, why_not_comparable
 from slmctl.model.loading import ModelSource, empty_model
 
 VOCAB, WIDTH, INNER, LAYERS, HEADS, KV_HEADS, HEAD = 101, 24, 40, 3, 4, 2, 6
@@ -161,7 +161,9 @@ def test_losses_of_training_on_unlike_tokens_are_not_held_against_each_other():
     why = unjudged(compared(few)["slm"])
     assert "2 common points of training (base, kept checkpoints, end), and at least 4 are wanted; set keep_every" in why
     records = [facts["evals"][0] for (facts, _), _, _ in measured.values()]
-    assert why_unlike(*(measure_of(r, "target") for r in records)) == "one was measured on 8,190 tokens, the other on 1,024"
+    assert (
+        why_not_comparable(*(measure_of(r, "target") for r in records)) == "one was measured on 8,190 tokens, the other on 1,024"
+    )
 
 
 def test_the_points_that_only_one_has_are_left_out():

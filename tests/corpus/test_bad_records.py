@@ -13,7 +13,7 @@ import zstandard
 
 from slmctl.config.data import SourceConfig
 from slmctl.corpus.documents import Tally, documents
-from slmctl.corpus.slices import plan
+from slmctl.corpus.slices import plan_slices
 from slmctl.system.errors import InputError
 
 GOOD = b'{"text": "fine"}\n'
@@ -32,7 +32,7 @@ BAD_LINES = {
 
 def read(source: SourceConfig, shard_bytes: int = 40, tally: Tally | None = None) -> list[str]:
     tally = tally or Tally()
-    return [text for piece in plan([source], shard_bytes) for _, text in documents(source, piece, tally)]
+    return [text for piece in plan_slices([source], shard_bytes) for _, text in documents(source, piece, tally)]
 
 
 @pytest.mark.parametrize("place", [1, 2, 3, 50])

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from slmctl.corpus import words as hashing
+from slmctl.corpus import ngram_hashes as hashing
 from slmctl.corpus.contamination import HeldOut, Watch, contamination, index_heldout
-from slmctl.corpus.words import RUN, hash_texts, is_word_alone
+from slmctl.corpus.ngram_hashes import RUN, hash_texts, is_word_alone
 
 CHARACTERS = (
     "aB1éÉ ß.-_\n\t'’“\u00a0\u00ad\u200b\u200d\ufeff\ufe0f"

@@ -18,7 +18,7 @@ from slmctl.config.data import SourceConfig
 from slmctl.config.evaluation import TaskConfig
 from slmctl.config.template import FieldError, Template
 from slmctl.corpus.documents import Tally, documents
-from slmctl.corpus.slices import plan
+from slmctl.corpus.slices import plan_slices
 from slmctl.evaluation.generation import make_item
 from slmctl.system.errors import InputError
 
@@ -27,7 +27,7 @@ QA = "{question}\n{answer}"
 
 def read(source: SourceConfig, tally: Tally | None = None) -> list[str]:
     tally = tally or Tally()
-    return [text for piece in plan([source], 10**6) for _, text in documents(source, piece, tally)]
+    return [text for piece in plan_slices([source], 10**6) for _, text in documents(source, piece, tally)]
 
 
 @pytest.mark.parametrize("text", ["{text}", "Text: {text}", "{title} {text}"])

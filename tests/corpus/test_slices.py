@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from slmctl.config.data import SourceConfig
 from slmctl.corpus.documents import Tally, documents, whole_records
-from slmctl.corpus.slices import plan
+from slmctl.corpus.slices import plan_slices
 from slmctl.corpus.source_identity import input_fingerprint
 from slmctl.system.hashes import HashCache
 
@@ -37,7 +37,7 @@ cuts = st.one_of(st.integers(1, 7), st.integers(8, 200))
 
 def read(source: SourceConfig, shard_bytes: int) -> list[str]:
     """The documents of all slices, one slice after another."""
-    return [text for piece in plan([source], shard_bytes) for _, text in documents(source, piece, Tally())]
+    return [text for piece in plan_slices([source], shard_bytes) for _, text in documents(source, piece, Tally())]
 
 
 def read_written(raw: bytes, name: str, shard_bytes: int, **settings: Any) -> list[str]:
@@ -98,7 +98,7 @@ def test_ordinals_number_the_records_of_a_slice_without_repeats(texts: list[str]
         path = Path(folder) / "a.jsonl"
         path.write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
         source = SourceConfig(path=str(path))
-        for piece in plan([source], cut):
+        for piece in plan_slices([source], cut):
             ordinals = [ordinal for ordinal, _ in documents(source, piece, Tally())]
             assert ordinals == list(range(len(ordinals)))
 
@@ -116,7 +116,7 @@ def test_max_documents_takes_the_first_ones(tmp_path: Path, cut: int, limit: int
 def test_max_documents_holds_for_each_source_on_its_own(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("1\n2\n3\n")
     sources = [SourceConfig(path=str(tmp_path / "a.txt"), txt_split="line", max_documents=n) for n in (1, 2)]
-    pieces = plan(sources, 2)
+    pieces = plan_slices(sources, 2)
     assert [[t for p in pieces if p.source == i for _, t in documents(s, p, Tally())] for i, s in enumerate(sources)] == [
         ["1"],
         ["1", "2"],
@@ -151,7 +151,7 @@ def test_a_hub_dataset_is_streamed_shard_by_shard(tmp_path: Path, monkeypatch: p
     source = SourceConfig(hub=str(tmp_path), text="{meta.body}!", max_documents=limit)
     assert read(source, 10) == [f"{t}!" for t in texts[:limit]]
     if limit is None:
-        assert len(plan([source], 10)) == 3
+        assert len(plan_slices([source], 10)) == 3
 
 
 def test_templates_reach_into_nested_fields(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_a_template_that_is_none_is_refused_before_any_file_is_read(template: st
 def test_whole_records_pass_over_broken_ones_and_keep_all_fields(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "x", "other": 1}\nbroken\n{"other": 2}\n')
     source = SourceConfig(path=str(tmp_path / "a.jsonl"))
-    assert [r for p in plan([source], 10) for r in whole_records(source, p)] == [{"text": "x", "other": 1}, {"other": 2}]
+    assert [r for p in plan_slices([source], 10) for r in whole_records(source, p)] == [{"text": "x", "other": 1}, {"other": 2}]
 
 
 def test_the_fingerprint_follows_content_and_template_not_place(tmp_path: Path) -> None:

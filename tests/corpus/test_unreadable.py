@@ -19,7 +19,7 @@ import zstandard
 from slmctl.config.data import SourceConfig
 from slmctl.corpus.documents import Tally, documents
 from slmctl.corpus.file_patterns import place_problems
-from slmctl.corpus.slices import plan
+from slmctl.corpus.slices import plan_slices
 from slmctl.corpus.source_files import files_of
 from slmctl.corpus.source_identity import input_fingerprint
 from slmctl.system.errors import InputError
@@ -34,7 +34,7 @@ PARQUET = "parquet"
 
 def read(*paths: Path, **settings: str) -> list[str]:
     source = SourceConfig(path=[str(p) for p in paths], on_bad="skip", **settings)
-    return [text for piece in plan([source], 10**6) for _, text in documents(source, piece, Tally())]
+    return [text for piece in plan_slices([source], 10**6) for _, text in documents(source, piece, Tally())]
 
 
 def link(target: str) -> Callable[[Path], object]:

@@ -14,8 +14,8 @@ from slmctl.config.evaluation import SuiteConfig
 from slmctl.corpus.tokenizer import Tokenizer
 from slmctl.evaluation.generation import run_task
 from slmctl.evaluation.tasks import NINE, TASKS, records, suite_files, suite_tasks
-from slmctl.evaluation.tasks import mathematics as suite
-from slmctl.evaluation.tasks.mathematics import examples_of, suite_names, worked_examples
+from slmctl.evaluation.tasks import math_suite as suite
+from slmctl.evaluation.tasks.math_suite import examples_of, suite_names, worked_examples
 from slmctl.evaluation.tasks.records import lettered
 from slmctl.system.errors import ConfigError, InputError
 

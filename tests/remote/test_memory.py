@@ -21,7 +21,7 @@ from fsspec.spec import AbstractFileSystem
 from slmctl.config.data import SourceConfig
 from slmctl.corpus import shard_jobs
 from slmctl.corpus.documents import Tally, documents
-from slmctl.corpus.slices import plan
+from slmctl.corpus.slices import plan_slices
 from slmctl.corpus.source_files import files_of
 from slmctl.stages.prepare import look as look_at_tokens
 from slmctl.stages.prepare import prepare
@@ -89,7 +89,7 @@ def test_texts_are_read(memory: Memory) -> None:
     for name, body in {"a.jsonl": LINES, "a.jsonl.gz": gzip.compress(LINES), "a.parquet": table.getvalue()}.items():
         memory.put(f"texts/{name}", body)
         source = SourceConfig(path=[f"memory://texts/{name}"])
-        pieces = plan([source], 500)
+        pieces = plan_slices([source], 500)
         assert len(pieces) > 2
         assert [t for p in pieces for _, t in documents(source, p, Tally())] == wanted
 
@@ -307,7 +307,7 @@ def test_a_file_url_is_a_local_folder(tmp_path: Path) -> None:
     assert (tmp_path / "a" / "plan.json").read_bytes() == b"one"
     (tmp_path / "a.jsonl").write_bytes(LINES)
     source = SourceConfig(path=[f"file://{tmp_path}/*.jsonl"])
-    assert len([t for p in plan([source], 500) for t in documents(source, p, Tally())]) == 40
+    assert len([t for p in plan_slices([source], 500) for t in documents(source, p, Tally())]) == 40
 
 
 # --- what is not yet put ---

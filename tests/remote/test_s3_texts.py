@@ -18,7 +18,7 @@ import zstandard
 from slmctl.config.data import SourceConfig
 from slmctl.config.file import check
 from slmctl.corpus.documents import Tally, documents
-from slmctl.corpus.slices import plan
+from slmctl.corpus.slices import plan_slices
 from slmctl.corpus.source_files import files_of
 from slmctl.corpus.source_identity import input_fingerprint
 from slmctl.system.errors import InputError
@@ -46,7 +46,7 @@ KINDS: dict[str, tuple[bytes, dict[str, Any]]] = {
 
 
 def read(source: SourceConfig, shard_bytes: int = 1500) -> list[str]:
-    pieces = plan([source], shard_bytes)
+    pieces = plan_slices([source], shard_bytes)
     assert len(pieces) > 1
     return [text for piece in pieces for _, text in documents(source, piece, Tally())]
 
@@ -70,12 +70,12 @@ def test_every_kind_of_file_gives_every_document_once_in_order(bucket: str, key:
 def test_a_whole_text_file_is_one_document(s3: Any, bucket: str) -> None:
     s3.put(bucket, "whole.txt", b"one\n\ntwo\n")
     source = SourceConfig(path=[f"s3://{bucket}/whole.txt"])
-    assert [t for p in plan([source], 4) for _, t in documents(source, p, Tally())] == ["one\n\ntwo\n"]
+    assert [t for p in plan_slices([source], 4) for _, t in documents(source, p, Tally())] == ["one\n\ntwo\n"]
 
 
 def test_workers_need_not_read_slices_in_turn(bucket: str) -> None:
     source = SourceConfig(path=[f"s3://{bucket}/kinds/a.jsonl.gz"])
-    pieces = plan([source], 1500)
+    pieces = plan_slices([source], 1500)
     found = {i: [t for _, t in documents(source, pieces[i], Tally())] for i in (2, 0, 1, *range(3, len(pieces)))}
     assert [t for i in sorted(found) for t in found[i]] == TEXTS
 
@@ -176,7 +176,7 @@ def broken_off(s3: Any, happen: Callable[[], object]) -> str:
     s3.bucket("long")
     s3.put("long", "a.jsonl", LONG)
     source = SourceConfig(path=["s3://long/a.jsonl"])
-    (piece,) = plan([source], 2**30)
+    (piece,) = plan_slices([source], 2**30)
     reading = documents(source, piece, Tally())
     assert next(reading)[1].startswith("0 word")
     happen()

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from slmctl.selection.storage import COMPACT_BITS, excess_given_up, keep_mantissa_bits, loss_differences, share_replaced
+from slmctl.selection.storage_precision import COMPACT_BITS, excess_given_up, keep_mantissa_bits, loss_differences, share_replaced
 
 EVERY = np.arange(0x7C00, dtype=np.uint16).view(np.float16)
 """Every non-negative finite float16."""

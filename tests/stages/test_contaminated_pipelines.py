@@ -14,7 +14,7 @@ from evaluated_pipeline import Made, results_of
 from tiny_pipeline import sentences, write_jsonl
 
 from slmctl.config.file import check
-from slmctl.corpus import look_over, shard_jobs
+from slmctl.corpus import contamination_scan, shard_jobs
 from slmctl.stages.evaluate import evaluate
 from slmctl.stages.prepare import prepare
 from slmctl.system.errors import InputError
@@ -99,7 +99,7 @@ def test_a_second_time_nothing_is_read(settings, monkeypatch, capsys):
     prepare(opened(settings))
     before = (Path(settings["output_dir"]) / "contamination.json").stat()
     capsys.readouterr()
-    for module, name in ((stage, "index_heldout"), (stage, "look_over"), (stage, "unreadable"), (shard_jobs, "make_shard")):
+    for module, name in ((stage, "index_heldout"), (stage, "scan_slice"), (stage, "unreadable"), (shard_jobs, "make_shard")):
         monkeypatch.setattr(module, name, no_texts)
     prepare(opened(settings))
     assert (Path(settings["output_dir"]) / "contamination.json").stat().st_mtime_ns == before.st_mtime_ns
@@ -113,7 +113,7 @@ def test_a_second_time_nothing_is_read(settings, monkeypatch, capsys):
 def test_another_share_needs_no_text(settings, monkeypatch):
     prepare(opened(settings))
     monkeypatch.setattr(stage, "index_heldout", no_texts)
-    monkeypatch.setattr(stage, "look_over", no_texts)
+    monkeypatch.setattr(stage, "scan_slice", no_texts)
     for share, overlap in ((0.2, 3), (0.75, 1), (20 / 28, 2), (1.0, 1)):
         prepare(opened(settings, contamination_overlap=share))
         assert counts(report_of(settings))["target in corpus"] == (1, overlap)
@@ -137,7 +137,7 @@ def test_findings_that_are_missing_are_made_from_the_texts_alone(settings, lost,
         for part in sorted((root / "contamination").rglob("*.json"))[::2]:
             part.unlink()
     else:
-        monkeypatch.setattr(stage, "look_over", no_texts)
+        monkeypatch.setattr(stage, "scan_slice", no_texts)
     monkeypatch.setattr(shard_jobs, "make_shard", no_texts)
     prepare(opened(settings))
     assert report_of(settings) == wanted
@@ -176,14 +176,14 @@ def test_many_workers_find_what_one_finds(settings, capsys):
 def test_a_worker_that_ends_between_a_shard_and_its_findings(settings, monkeypatch):
     kept: list[Any] = []
 
-    def keep(part: look_over.Part, watch: Any) -> None:
+    def keep(part: contamination_scan.SliceFindings, watch: Any) -> None:
         if len(kept) == 2:
             raise KeyboardInterrupt
         kept.append(part)
         original(part, watch)
 
-    original = look_over.Part.keep
-    monkeypatch.setattr(look_over.Part, "keep", keep)
+    original = contamination_scan.SliceFindings.keep
+    monkeypatch.setattr(contamination_scan.SliceFindings, "keep", keep)
     with pytest.raises(KeyboardInterrupt):
         prepare(opened(settings))
     monkeypatch.undo()
@@ -200,7 +200,7 @@ def test_processes_of_their_own(settings, monkeypatch):
         shutil.rmtree(file) if file.is_dir() else file.unlink()
     monkeypatch.setattr(stage, "WORTH_A_PROCESS", 1)
     monkeypatch.setattr(stage, "cores", lambda: 2)
-    monkeypatch.setattr(stage, "look_over", no_texts)
+    monkeypatch.setattr(stage, "scan_slice", no_texts)
     prepare(opened(settings))
     assert report_of(settings) == wanted
 

@@ -16,9 +16,9 @@ from tiny_pipeline import sentences, write_jsonl
 
 from slmctl.cli import main
 from slmctl.config.file import load_config
-from slmctl.config.first_sizes import sizes
+from slmctl.config.suggested_sizes import sizes
 from slmctl.config.training import total_steps
-from slmctl.corpus.first_look import guess, look_at
+from slmctl.corpus.source_profile import guess_template, profile_source
 from slmctl.stages import run as running
 from slmctl.stages.init import Given, configuration, init
 from slmctl.system.errors import ConfigError, InputError
@@ -130,13 +130,13 @@ def test_everything_that_cannot_be_read_is_named_at_once_and_nothing_is_written(
     ],
 )
 def test_the_fields_that_are_guessed(record: dict[str, Any], text: str) -> None:
-    assert guess([record, record], "a.jsonl")[0] == text
+    assert guess_template([record, record], "a.jsonl")[0] == text
 
 
 def test_a_field_counts_where_every_record_has_it() -> None:
-    assert guess([{"text": "a", "raw": "b"}, {"text": None, "raw": "b"}], "a.jsonl")[0] == "{raw}"
+    assert guess_template([{"text": "a", "raw": "b"}, {"text": None, "raw": "b"}], "a.jsonl")[0] == "{raw}"
     with pytest.raises(InputError, match="no field holds text in each of the first 2 records"):
-        guess([{"text": "a"}, {"raw": "b"}], "a.jsonl")
+        guess_template([{"text": "a"}, {"raw": "b"}], "a.jsonl")
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_a_field_counts_where_every_record_has_it() -> None:
 def test_what_is_wrong_with_a_text_and_what_mends_it_is_said(tmp_path: Path, content: bytes, said: str) -> None:
     (tmp_path / "a.jsonl").write_bytes(content)
     with pytest.raises(InputError, match=said):
-        look_at(str(tmp_path / "a.jsonl"))
+        profile_source(str(tmp_path / "a.jsonl"))
 
 
 @pytest.mark.parametrize(("n", "name"), [(12, "it's mine.jsonl"), (25, "a.jsonl"), (25, "a.jsonl.gz")])
@@ -190,7 +190,7 @@ def test_tokens_are_estimated_whatever_the_file(tmp_path: Path, name: str) -> No
         data = "\n\n".join(plain).encode() if name.endswith(".txt") else lines
         packed = {".gz": gzip.compress, ".zst": zstandard.compress}.get(path.suffix, bytes)
         path.write_bytes(packed(data))
-    assert look_at(str(path)).bytes == pytest.approx(sum(map(len, plain)), rel=0.15)
+    assert profile_source(str(path)).bytes == pytest.approx(sum(map(len, plain)), rel=0.15)
 
 
 @pytest.mark.parametrize("scratch", [True, False])

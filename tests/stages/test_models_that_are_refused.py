@@ -11,7 +11,7 @@ import transformers as tf
 from tiny_store import open_workspace, release_locks, store_settings
 
 from slmctl.comparison.measure import Measure
-from slmctl.model import check
+from slmctl.model import start_check
 from slmctl.model.loading import ModelSource, quiet_transformers
 from slmctl.stages.evaluate import resolve_conditions
 from slmctl.stages.prepare import prepare
@@ -73,13 +73,13 @@ def test_each_stage_checks_at_the_length_of_its_rows_and_evaluation_once_for_a_c
     settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lengths: list[int] = []
-    real = check._Check.rows
+    real = start_check._Check.rows
 
     def noted(self: Any, length: int) -> None:
         lengths.append(length)
         real(self, length)
 
-    monkeypatch.setattr(check._Check, "rows", noted)
+    monkeypatch.setattr(start_check._Check, "rows", noted)
     train_reference(open_workspace(settings))
     score(open_workspace(settings))
     pretrain(open_workspace(settings))
@@ -95,13 +95,13 @@ def test_arms_on_one_base_are_checked_once_and_again_where_anything_differs(
     settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[torch.dtype] = []
-    real = check._Check.rows
+    real = start_check._Check.rows
 
     def noted(self: Any, length: int) -> None:
         made.append(self.split.head.weight.dtype)
         real(self, length)
 
-    monkeypatch.setattr(check._Check, "rows", noted)
+    monkeypatch.setattr(start_check._Check, "rows", noted)
     of_all = {"criterion": "all"}
     rough = {"selection": of_all, "precision": "bfloat16"}
     settings["pretrain"]["arms"] = {"a": {"selection": of_all}, "b": {"selection": of_all, "seed": 3}, "rough": rough}

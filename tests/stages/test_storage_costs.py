@@ -15,7 +15,7 @@ from slmctl.comparison import storage_costs
 from slmctl.comparison.storage_costs import PRECISIONS, Pass, Sample, measured, passes, stored_losses, take_sample
 from slmctl.model.loading import load_model
 from slmctl.model.split import SplitModel
-from slmctl.selection.storage import stored
+from slmctl.selection.storage_precision import stored
 from slmctl.stages.inspect import inspect_storage, resolve_storage
 from slmctl.store.reader import Rows
 from slmctl.system.errors import InputError

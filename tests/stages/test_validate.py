@@ -17,8 +17,8 @@ from tiny_pipeline import sentences, tiny_settings, write_jsonl
 
 from slmctl.cli import main
 from slmctl.comparison import task_checks
-from slmctl.config.alike import identical_arms
 from slmctl.config.file import check
+from slmctl.config.identical_arms import identical_arms
 from slmctl.config.sweeps import add_sweeps, parse_over
 from slmctl.stages import run as running
 from slmctl.stages.validate import look

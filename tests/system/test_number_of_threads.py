@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from slmctl.system import threads
-from slmctl.system.crowding import Crowding
+from slmctl.system.cpu_contention import CpuContention
 from slmctl.system.openmp import WAITS, asked, wait_asleep
 from slmctl.system.threads import Record, candidates, choose, settle
 
@@ -174,12 +174,12 @@ import slmctl.training.loop
 def test_the_share_of_time_without_a_core_is_told(tmp_path):
     now, file = [5.0], tmp_path / "schedstat"
     file.write_text("100 2000000000 7\n")
-    crowding = Crowding(file, lambda: now[0])
-    assert crowding.share() is None
+    contention = CpuContention(file, lambda: now[0])
+    assert contention.share() is None
     now[0] = 15.0
     file.write_text("900 6000000000 9\n")
-    assert (crowding.share(), crowding.seconds()) == (0.4, 10.0)
-    assert Crowding(tmp_path / "no-linux", lambda: now[0]).share() is None
+    assert (contention.share(), contention.seconds()) == (0.4, 10.0)
+    assert CpuContention(tmp_path / "no-linux", lambda: now[0]).share() is None
 
 
 @pytest.mark.parametrize("kept", [[], {"arms": 3}, {"arms": {"of": 4, "threads": "x"}}, {"arms": {"of": 4, "threads": 9}}])

@@ -15,9 +15,9 @@ from slmctl.model.split import SplitModel
 from slmctl.store.reader import RowReader, ScoreSet
 from slmctl.training.alignment import SHIFTS, AlignmentWatch
 from slmctl.training.batches import Batcher
-from slmctl.training.figures import StepFigures
 from slmctl.training.ranks import Ranks
 from slmctl.training.selective import MicroResult
+from slmctl.training.step_metrics import StepMetricsCollector
 
 
 def losses(noise=0.3, b=8, t=64, seed=0):
@@ -45,7 +45,7 @@ def correlations(list_source):
         [micro] = batcher.micro_batches(1, batcher.step(1))
         assert (micro.target_BT.numpy() == target).all()
         nothing = torch.zeros(live.shape, dtype=torch.bool)
-        figures = StepFigures(all_known=True)
+        figures = StepMetricsCollector(all_known=True)
         figures.add(micro, MicroResult(torch.zeros(()), torch.from_numpy(live), nothing, torch.zeros(len(live))))
         return figures.fetch(Ranks(), torch.zeros(()))[0].shifted
 

@@ -126,7 +126,7 @@ def test_several_ranks_keep_what_they_were_started_with(number):
 @pytest.mark.parametrize(("share", "said"), [(0.6, 1), (0.1, 0), (None, 0)])
 def test_a_run_that_waits_for_cores_says_so_once(share, said, pipeline, monkeypatch, capsys):
     monkeypatch.setattr(run_log, "SETTLING", 0.0)
-    monkeypatch.setattr(run_log.Crowding, "share", lambda _: share)
+    monkeypatch.setattr(run_log.CpuContention, "share", lambda _: share)
     workspace = pipeline()
     train_arm(workspace)
     train_arm(workspace, "clm")

@@ -17,8 +17,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from slmctl.config.training import ArmConfig
 from slmctl.evaluation import heldout
+from slmctl.evaluation.comparability import measure_of, why_not_comparable
 from slmctl.evaluation.heldout import Measured
-from slmctl.evaluation.measures import measure_of, why_unlike
 from slmctl.stages import pretrain as pretrain_stage
 from slmctl.stages import train_ref
 from slmctl.stages.prepare import prepare
@@ -536,8 +536,10 @@ def test_each_evaluation_says_what_it_was_measured_on(pipeline):
     assert target.rows > 2
     assert rows[0] == rows[1] != rows[2] == rows[3]
     assert measure_of(records[0], "general")["rows"] != rows[0], "of another set"
-    assert why_unlike(measure_of(records[0], "target"), measure_of(records[1], "target")) is None
-    assert f"{tokens[1]:,} tokens, the other on {tokens[2]:,}" in why_unlike(*(measure_of(r, "target") for r in records[1:3]))
+    assert why_not_comparable(measure_of(records[0], "target"), measure_of(records[1], "target")) is None
+    assert f"{tokens[1]:,} tokens, the other on {tokens[2]:,}" in why_not_comparable(
+        *(measure_of(r, "target") for r in records[1:3])
+    )
 
 
 def test_a_mixed_reference_sees_the_corpus_share_on_top_of_the_curated_rows(pipeline):

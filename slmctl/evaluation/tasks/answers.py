@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from slmctl.evaluation.marks import titles_joined
+from slmctl.evaluation.answer_marks import titles_joined
 
 _NEXT = re.compile(r"\n[ \t]*(?:#+[ \t]*)?(?:question|problem|exercise|example|q)\s*(?:\d+\s*)?[:.]", re.I)
 _STATES = re.compile(

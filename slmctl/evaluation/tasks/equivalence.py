@@ -18,10 +18,10 @@ from slmctl.evaluation.tasks.answer_parts import (
     squeezed,
     value_and_unit,
 )
-from slmctl.evaluation.tasks.bases import in_base
 from slmctl.evaluation.tasks.expression_values import Value, value
 from slmctl.evaluation.tasks.expressions import FormulaError
 from slmctl.evaluation.tasks.latex import normal, without_thousands
+from slmctl.evaluation.tasks.number_bases import in_base
 from slmctl.evaluation.tasks.numbers import LONGEST, close
 from slmctl.evaluation.tasks.quantities import is_of_several, names_a_value
 from slmctl.evaluation.tasks.units import same_unit

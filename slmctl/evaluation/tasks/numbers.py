@@ -6,7 +6,7 @@ import re
 from decimal import Decimal
 from fractions import Fraction
 
-from slmctl.evaluation.marks import mark
+from slmctl.evaluation.answer_marks import mark
 from slmctl.evaluation.tasks.answers import boxed, own_part, statements
 
 TOLERANCE = Fraction(1, 10**6)

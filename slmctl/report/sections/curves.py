@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from slmctl.evaluation.measures import Measure, kinds, measure_of, words
+from slmctl.evaluation.comparability import Measure, kinds, measure_of, words
 from slmctl.report import numbers as n
 from slmctl.report.blocks import Block, Section
 from slmctl.report.facts import Facts, dig, rows_of

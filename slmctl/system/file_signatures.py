@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 import zlib
 
-from slmctl.system import cures
+from slmctl.system.repair_hints import GZIP, PARQUET, ZSTD, convert, rename, rename_plain_text, to_json_lines
 
 HEAD = 512
 """First bytes that are looked at."""
 
 _MAGIC = {
-    b"\x1f\x8b": cures.GZIP,
-    b"\x28\xb5\x2f\xfd": cures.ZSTD,
+    b"\x1f\x8b": GZIP,
+    b"\x28\xb5\x2f\xfd": ZSTD,
     b"\xfd7zXZ\x00": "xz",
     b"PK\x03\x04": "a zip archive",
     b"ARROW1\x00\x00": "an Arrow file",
@@ -51,7 +51,7 @@ def not_stored_as(head: bytes, file: str) -> str | None:
     what = pointer(head) or _page(head) or _kind(head, file)
     if what is not None:
         return what
-    return f"is plain text, not {ending}: {cures.as_what_it_is(file, head)}" if is_text else f"is not {ending}: fetch it again"
+    return f"is plain text, not {ending}: {rename_plain_text(file, head)}" if is_text else f"is not {ending}: fetch it again"
 
 
 def not_text(head: bytes, file: str) -> str | None:
@@ -82,8 +82,8 @@ def _kind(head: bytes, file: str) -> str | None:
     """What is known of bytes that are no text."""
     found = next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None)
     found = "a tar archive" if head[257:262] == b"ustar" else found
-    found = found or (cures.PARQUET if _PARQUET.match(head) else "bzip2" if _BZIP2.match(head) else None)
-    return f"holds {found}: {cures.rename(found, file)}" if found else None
+    found = found or (PARQUET if _PARQUET.match(head) else "bzip2" if _BZIP2.match(head) else None)
+    return f"holds {found}: {rename(found, file)}" if found else None
 
 
 def _no_lines(head: bytes, file: str) -> str | None:
@@ -91,9 +91,9 @@ def _no_lines(head: bytes, file: str) -> str | None:
     first, _, rest = head.removeprefix(b"\xef\xbb\xbf").lstrip().partition(b"\n")
     first = first.strip()
     if re.match(rb"\[\s*(\{|$)", first) and not (first.endswith(b"]") and rest.strip()):
-        return f"is a JSON array, not JSON Lines (an object a line): {cures.to_lines(file, array=True)} turns it into them"
+        return f"is a JSON array, not JSON Lines (an object a line): {to_json_lines(file, array=True)} turns it into them"
     if first == b"{":
-        return f"is JSON over several lines, not JSON Lines (an object a line): {cures.to_lines(file)} turns it into them"
+        return f"is JSON over several lines, not JSON Lines (an object a line): {to_json_lines(file)} turns it into them"
     return None
 
 
@@ -102,7 +102,7 @@ def _page(head: bytes) -> str | None:
 
 
 def _encoded(how: str, exactly: str, file: str) -> str:
-    return f"is {how} text: convert it to UTF-8 ({cures.convert(exactly, file)}) and name the new file"
+    return f"is {how} text: convert it to UTF-8 ({convert(exactly, file)}) and name the new file"
 
 
 def _alternates(head: bytes) -> str | None:

@@ -15,7 +15,7 @@ from slmctl.corpus.documents import Tally, documents, whole_records
 from slmctl.corpus.records import TO_THE_END, Slice
 from slmctl.corpus.source_files import files_of
 from slmctl.corpus.text_files import COMPRESSED, kind_of, open_raw, reading, stored_size, text_size
-from slmctl.corpus.unreadable import told, wrong_heads
+from slmctl.corpus.unreadable import one_message, wrong_signatures
 from slmctl.system.errors import InputError
 
 LOOKED_AT = 100
@@ -35,7 +35,7 @@ BYTES_A_TOKEN = 4.0
 
 
 @dataclass(frozen=True)
-class Looked:
+class SourceProfile:
     """A source as it was found."""
 
     path: str
@@ -52,11 +52,11 @@ class Looked:
         return max(1, round(self.bytes / BYTES_A_TOKEN))
 
 
-def look_at(path: str) -> Looked:
+def profile_source(path: str) -> SourceProfile:
     """Raises `InputError` where there is no file, one cannot be read, or the records hold no text."""
     files = files_of(SourceConfig(path=[path]))
-    if wrong := list(wrong_heads(files[:LOOKED_AT])):
-        raise InputError(told(wrong, "Mend these files, or leave them out."))
+    if wrong := list(wrong_signatures(files[:LOOKED_AT])):
+        raise InputError(one_message(wrong, "Mend these files, or leave them out."))
     for file in files:
         if records := _first_records(path, file):
             break
@@ -64,10 +64,10 @@ def look_at(path: str) -> Looked:
         for file in files:
             _raise_what_is_wrong(path, file)
         raise InputError(f"{path}: there is no record in {'any of its files' if len(files) > 1 else 'it'}.")
-    text, why = ("{text}", "a .txt file is text") if kind_of(file) == "txt" else guess(records, file)
+    text, why = ("{text}", "a .txt file is text") if kind_of(file) == "txt" else guess_template(records, file)
     template = Template(text)
     stored, plain = sum(map(stored_size, files)), _plain_share(file)
-    return Looked(path, text, why, len(files), round(stored * plain * _text_share(records, template)))
+    return SourceProfile(path, text, why, len(files), round(stored * plain * _text_share(records, template)))
 
 
 def _first_records(path: str, file: str) -> list[dict[str, Any]]:
@@ -90,7 +90,7 @@ def _raise_what_is_wrong(path: str, file: str) -> None:
         next(documents(source, Slice(0, file, 0, TO_THE_END), Tally()), None)
 
 
-def guess(records: list[dict[str, Any]], file: str) -> tuple[str, str]:
+def guess_template(records: list[dict[str, Any]], file: str) -> tuple[str, str]:
     """The template of a document over these records, and how it was come by: a field that is usual for texts, a usual pair, the
     same within another field, the only field of text, else the longest. Raises `InputError` where no field is text in all of
     them."""

@@ -1,4 +1,4 @@
-"""The configuration reference, made from the field docstrings: `python -m slmctl.config.reference docs/configuration.md`."""
+"""The configuration reference, made from the field docstrings: `python -m slmctl.config.documentation docs/configuration.md`."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ import zstandard
 
 from slmctl.config.data import SourceConfig
 from slmctl.corpus.documents import Tally, documents
-from slmctl.corpus.slices import plan
+from slmctl.corpus.slices import plan_slices
 from slmctl.system.errors import InputError
 
 TEXTS = ["naïve café", "the second, with a comma", "third"]
@@ -31,7 +31,7 @@ TABLE = "text,n\n" + "".join(f'"{t}",1\n' for t in TEXTS)
 
 def read(path: Path) -> list[str]:
     source = SourceConfig(path=str(path))
-    return [text for piece in plan([source], 10**6) for _, text in documents(source, piece, Tally())]
+    return [text for piece in plan_slices([source], 10**6) for _, text in documents(source, piece, Tally())]
 
 
 def parquet(path: Path) -> None:
@@ -97,7 +97,7 @@ def test_an_odd_line_of_json_lines_is_told_as_one(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"line 1: want a JSON object, found list\. .*jq -c"):
         read(path)
     source = SourceConfig(path=str(path), on_bad="skip")
-    assert [t for piece in plan([source], 10**6) for _, t in documents(source, piece, Tally())] == ["y"]
+    assert [t for piece in plan_slices([source], 10**6) for _, t in documents(source, piece, Tally())] == ["y"]
 
 
 def test_advice_on_a_field_names_the_setting_apart_from_the_sentence(tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ import torch
 from slmctl.config.selection import SelectionConfig
 from slmctl.training.alignment import SHIFTS
 from slmctl.training.batches import Batcher
-from slmctl.training.figures import QUANTILES, StepFigures
 from slmctl.training.ranks import Ranks
 from slmctl.training.selective import MicroResult, random_positions
+from slmctl.training.step_metrics import QUANTILES, StepMetricsCollector
 
 B, T, GROUP = 8, 17, 2
 METRICS = [
@@ -69,7 +69,7 @@ def make_step(list_source):
 
 
 def figures_of(steps, random=False, ranks=None, norm=0.0):
-    figures = StepFigures(all_known=not random)
+    figures = StepMetricsCollector(all_known=not random)
     for micro, result in steps:
         figures.add(micro, result)
     return figures.fetch(ranks or Ranks(), torch.tensor(norm))
@@ -229,7 +229,7 @@ def test_several_ranks_tell_the_figures_of_all_their_tokens(make_step):
 def test_the_overlap_is_with_what_the_random_control_takes_of_the_same_groups(micro, same, make_step):
     """All of it for a selection that is the control's own, chance for one that is not; by the objective's own draws."""
     steps, _ = make_step(micro)
-    figures, common, chosen = StepFigures(all_known=True, blind=True), 0, 0
+    figures, common, chosen = StepMetricsCollector(all_known=True, blind=True), 0, 0
     for m, result in steps:
         blind = torch.zeros(m.ids_BT.numel(), dtype=torch.bool)
         blind[random_positions(m)] = True

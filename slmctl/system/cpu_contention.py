@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-class Crowding:
+class CpuContention:
     """How long this thread has had work but no core, of all the time since this was made (Linux)."""
 
     def __init__(self, file: Path = Path("/proc/thread-self/schedstat"), clock: Callable[[], float] = time.monotonic) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from slmctl.evaluation.marks import mark
+from slmctl.evaluation.answer_marks import mark
 from slmctl.evaluation.tasks.answers import LONGEST_STATEMENT, boxed, own_part, statements, tidy
 from slmctl.evaluation.tasks.equivalence import bare_text
 from slmctl.evaluation.tasks.numbers import final_answer

@@ -21,7 +21,7 @@ def measure_of(record: dict[str, Any], heldout: str) -> Measure | None:
     return found if isinstance(found, dict) and all(found.get(k) is not None for k in KEYS) else None
 
 
-def why_unlike(a: Measure | None, b: Measure | None) -> str | None:
+def why_not_comparable(a: Measure | None, b: Measure | None) -> str | None:
     """Why a loss measured as `a` says nothing beside one measured as `b`, as the end of a sentence; None where it does."""
     if a is None or b is None:
         return "it is not known on which tokens, and in what precision, both were measured"

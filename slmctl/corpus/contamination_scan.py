@@ -17,7 +17,7 @@ from slmctl.system.files import read_json, write_json
 
 
 @dataclass(frozen=True)
-class Part:
+class SliceFindings:
     """Where the findings of one slice are kept, and what was looked for."""
 
     index: str
@@ -44,17 +44,17 @@ def _index(path: str) -> HeldOut:
 
 
 @dataclass(frozen=True)
-class TextJob:
+class ScanJob:
     """One slice to look at, without making anything of it."""
 
     source: SourceConfig
     slice: Slice
-    part: Part
+    part: SliceFindings
     stamp: str
     """The file's, from when its content was compared with the plan."""
 
 
-def look_over(job: TextJob) -> None:
+def scan_slice(job: ScanJob) -> None:
     """Looks at a slice unless its findings are there."""
     watch = job.part.watch()
     if watch is None:
@@ -66,6 +66,6 @@ def look_over(job: TextJob) -> None:
     job.part.keep(watch)
 
 
-def looker(_threads: int) -> Callable[[TextJob], None]:
+def scanner(_threads: int) -> Callable[[ScanJob], None]:
     """What looks at slices in a process of its own."""
-    return look_over
+    return scan_slice

@@ -37,7 +37,7 @@ def rename(kind: str, file: str) -> str:
     return "write it as Parquet or JSON Lines"
 
 
-def as_what_it_is(file: str, head: bytes) -> str:
+def rename_plain_text(file: str, head: bytes) -> str:
     """How a file of plain text is named that is called compressed, or Parquet."""
     ending = ".jsonl" if head.lstrip().startswith(b"{") else ".txt"
     new = shlex.quote(_plain(file)) if _plain(file) != file else _new(file, "", ending)
@@ -49,13 +49,13 @@ def convert(encoding: str, file: str) -> str:
     return f"`{_piped(file, f'iconv -f {encoding} -t UTF-8', _new(file, '-utf8'))}`"
 
 
-def to_lines(file: str, array: bool = False) -> str:
+def to_json_lines(file: str, array: bool = False) -> str:
     """The command that makes JSON Lines of an array, or of objects over several lines."""
     command = f"jq -c {shlex.quote('.[]') if array else '.'}"
     return f"`{_piped(file, command, _new(file, '-lines', '.jsonl'), repack=False)}`"
 
 
-def from_table(file: str, tabs: bool = False) -> str:
+def to_parquet(file: str, tabs: bool = False) -> str:
     """How CSV (or TSV) becomes Parquet, with what slmctl brings along."""
     delimiter = "delimiter='\\t', " if tabs or file.endswith((".tsv", ".tab")) else ""
     code = (
@@ -68,7 +68,7 @@ def from_table(file: str, tabs: bool = False) -> str:
 SKIP = "leave such records out with `on_bad: skip`"
 
 
-def of_a_record(file: str, problem: str) -> str:
+def for_record(file: str, problem: str) -> str:
     """What can be done about a record's `problem`."""
     lines = file.removesuffix(".gz").removesuffix(".zst").endswith((".jsonl", ".json", ".ndjson"))
     if problem.startswith(INVALID_UTF8):
@@ -77,11 +77,11 @@ def of_a_record(file: str, problem: str) -> str:
         command = f"{convert('WINDOWS-1252', file)}. " if whole else ""
         return f"{whole}{command}If this record alone is broken, mend it, or {SKIP}."
     if problem.startswith(NO_OBJECT) and lines:
-        made = f"{to_lines(file, array=True)} makes them of an array"
+        made = f"{to_json_lines(file, array=True)} makes them of an array"
         return f"JSON Lines have one object a line: {made}. Else mend the line, or {SKIP}."
     if problem.startswith(NO_JSON):
         kind = next((k for k in ("CSV", "TSV") if f"a line of {k}" in problem), None)
-        table = f"If the whole file is {kind}, {from_table(file, kind == 'TSV')}. " if kind else ""
+        table = f"If the whole file is {kind}, {to_parquet(file, kind == 'TSV')}. " if kind else ""
         return f"{table}Mend the line, or {SKIP}."
     return f"If the field's name is wrong, correct `text` of this source; if the record is bad, mend it, or {SKIP}."
 

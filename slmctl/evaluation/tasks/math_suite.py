@@ -23,7 +23,7 @@ from slmctl.evaluation.tasks.equivalence import Same, same_formula, same_text
 from slmctl.evaluation.tasks.formulas import formula
 from slmctl.evaluation.tasks.numbers import final_answer, same_number
 from slmctl.evaluation.tasks.records import Record
-from slmctl.evaluation.tasks.short import short_answer
+from slmctl.evaluation.tasks.short_answers import short_answer
 from slmctl.evaluation.tasks.short_equivalence import same_short
 from slmctl.store.order import permutation
 from slmctl.system.errors import ConfigError, InputError

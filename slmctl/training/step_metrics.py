@@ -27,7 +27,7 @@ _MOMENTS = ("n", "a", "b", "aa", "bb", "ab")
 
 
 @dataclass
-class Figures:
+class StepMetrics:
     """One step's figures (nats), over all ranks."""
 
     selected: int
@@ -41,7 +41,7 @@ class Figures:
     """Correlation of live and reference losses at each shift, where a score set is joined."""
 
 
-class StepFigures:
+class StepMetricsCollector:
     """Gathers a step's figures micro-batch by micro-batch, on the device. `all_known`: live losses of all targets are
     computed, not of the selected ones only (random selection): then there is no mean of all, correlations and quantiles are
     of the selected ones, and `live_share` says of what share of the targets they are. `shifts` are those at which live and
@@ -82,7 +82,7 @@ class StepFigures:
         self._sums.append(torch.stack([s.double() for s in sums]))
 
     @torch.no_grad()
-    def fetch(self, ranks: Ranks, grad_norm: Tensor) -> tuple[Figures, float]:
+    def fetch(self, ranks: Ranks, grad_norm: Tensor) -> tuple[StepMetrics, float]:
         """The step's figures over all ranks, and the gradient's norm, which is the ranks' mean so that all go on with the same
         number to the last bit. Waits for the device.
 
@@ -124,7 +124,7 @@ class StepFigures:
                 metrics["excess_quantiles"] = {f"q{q * 100:02.0f}": v for q, v in zip(QUANTILES, quantiles, strict=True)}
         loss = s["chosen_nats"] / s["chosen"] if s["chosen"] else 0.0
         threshold = metrics["threshold"] if metrics["threshold"] is not None else math.nan
-        found = Figures(int(s["chosen"]), loss, s["broken"] == 0, threshold, metrics, shifted)
+        found = StepMetrics(int(s["chosen"]), loss, s["broken"] == 0, threshold, metrics, shifted)
         return found, values[-1] / ranks.size
 
 
