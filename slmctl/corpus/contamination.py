@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from slmctl.corpus.bounded_batches import bounded_batches
 from slmctl.corpus.ngram_hashes import RUN, hash_texts
 
 BATCH = 2**16
@@ -104,16 +105,7 @@ def _beginning(text: str) -> str:
 
 def batched(texts: Iterable[str]) -> Iterator[list[str]]:
     """Texts in lists of about `BATCH` characters, a longer one in a list of its own."""
-    held: list[str] = []
-    size = 0
-    for text in texts:
-        held.append(text)
-        size += len(text)
-        if size >= BATCH:
-            yield held
-            held, size = [], 0
-    if held:
-        yield held
+    return bounded_batches(texts, len, BATCH)
 
 
 Found = dict[str, list[list[int]]]
@@ -131,17 +123,9 @@ class Watch:
 
     def passing(self, documents: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
         """The same (ordinal, text) in the same order; all of them have been looked at when it ends."""
-        held: list[tuple[int, str]] = []
-        size = 0
-        for document in documents:
-            held.append(document)
-            size += len(document[1])
-            if size >= BATCH:
-                self.look(held)
-                yield from held
-                held, size = [], 0
-        self.look(held)
-        yield from held
+        for held in bounded_batches(documents, lambda document: len(document[1]), BATCH):
+            self.look(held)
+            yield from held
 
     def look(self, documents: list[tuple[int, str]]) -> None:
         """Takes note of what (ordinal, text) hold."""

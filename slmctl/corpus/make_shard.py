@@ -10,6 +10,7 @@ from functools import partial
 import numpy as np
 
 from slmctl.config.data import SourceConfig
+from slmctl.corpus.bounded_batches import bounded_batches
 from slmctl.corpus.contamination_scan import SliceFindings
 from slmctl.corpus.documents import Tally, documents
 from slmctl.corpus.encoder import Encoder
@@ -154,27 +155,13 @@ def document_number(shard: int, ordinal: int) -> int:
 
 def windows(pairs: Iterator[tuple[int, str]], max_chars: int) -> Iterator[list[tuple[int, str]]]:
     """Documents in lists of bounded size: what is shuffled together, so that a slice of any size fits in memory."""
-    held: list[tuple[int, str]] = []
-    size = 0
-    for pair in pairs:
-        held.append(pair)
-        size += len(pair[1])
-        if size >= max_chars:
-            yield held
-            held, size = [], 0
-    if held:
-        yield held
+    return bounded_batches(pairs, _characters, max_chars)
 
 
 def batches(pairs: list[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
     """Documents in batches that the tokenizer takes at once."""
-    held: list[tuple[int, str]] = []
-    size = 0
-    for pair in pairs:
-        held.append(pair)
-        size += len(pair[1])
-        if len(held) >= BATCH_DOCUMENTS or size >= BATCH_BYTES:
-            yield held
-            held, size = [], 0
-    if held:
-        yield held
+    return bounded_batches(pairs, _characters, BATCH_BYTES, BATCH_DOCUMENTS)
+
+
+def _characters(pair: tuple[int, str]) -> int:
+    return len(pair[1])

@@ -56,9 +56,14 @@ def _encloses(text: str) -> bool:
     """Whether the first bracket is closed by the last sign; intervals may close with either kind."""
     if text[-1] not in ")]}⦄" or (text[0] in "{⦃") != (text[-1] in "}⦄"):
         return False
+    return is_one_group(text, "([{⦃", ")]}⦄")
+
+
+def is_one_group(text: str, opening: str, closing: str) -> bool:
+    """Whether brackets, of whatever kinds, are all closed by the last sign and not before."""
     depth = 0
     for i, sign in enumerate(text):
-        depth += (sign in "([{⦃") - (sign in ")]}⦄")
+        depth += (sign in opening) - (sign in closing)
         if depth == 0:
             return i == len(text) - 1
     return False

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 from slmctl.evaluation.tasks import expressions
+from slmctl.evaluation.tasks.answer_parts import is_one_group
 from slmctl.evaluation.tasks.expressions import FormulaError
 
 _NAME = r"\\?[A-Za-z]+(?:_(?:\{[^{}]*\}|\w+))?'*"
@@ -69,20 +70,11 @@ def is_of_several(side: str, value: str = "") -> bool:
 def _is_call(side: str) -> bool:
     """`f(-2)`, `P(A)`, `E[X]`, `f^{-1}(3)`, `\\gcd(12, 18)`, but not a product as in `x(x+1)`, nor `f(2)g(3)`."""
     match = _CALL.fullmatch(side)
-    if match is None or not _is_one_group(match["argument"]):
+    if match is None or not is_one_group(match["argument"], "([{", ")]}"):
         return False
     if match["name"] in _NO_FUNCTIONS and not re.search("[A-Z]", match["argument"]):  # but n(A) is the size of a set
         return False
     return re.search(rf"(?<![A-Za-z]){re.escape(match['name'])}(?![A-Za-z(])", match["argument"]) is None
-
-
-def _is_one_group(text: str) -> bool:
-    depth = 0
-    for at, sign in enumerate(text):
-        depth += (sign in "([{") - (sign in ")]}")
-        if depth == 0:
-            return at == len(text) - 1
-    return False
 
 
 def _is_size(side: str) -> bool:
