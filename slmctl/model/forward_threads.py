@@ -11,11 +11,11 @@ from slmctl.model.flops import flops_per_token
 from slmctl.model.row_losses import row_losses
 from slmctl.model.split import SplitModel
 from slmctl.store.reader import RowReader
-from slmctl.system.threads import SMALL, Record, settle
+from slmctl.system.threads import SMALL, ThreadRecord, settle
 
 
 def settle_forward(
-    label: str, model: SplitModel, reader: RowReader, batch_rows: int, device: str, record: Record | None = None
+    label: str, model: SplitModel, reader: RowReader, batch_rows: int, device: str, record: ThreadRecord | None = None
 ) -> None:
     """Sets the number of threads for forward passes of `model`, which must be in eval mode, over batches of rows."""
 

@@ -20,7 +20,7 @@ from slmctl.store.manifest import is_complete
 from slmctl.store.reader import RowReader, ScoreSet, TokenSet
 from slmctl.system.console import progress, say
 from slmctl.system.errors import ConfigError, InputError, MismatchError
-from slmctl.system.threads import Record
+from slmctl.system.threads import ThreadRecord
 from slmctl.workspace.build import Build, finalize, status, verify_all
 from slmctl.workspace.folders import ACCEPTED, SetFolder
 from slmctl.workspace.precisions import as_recorded, chosen_for_scores, settled, tell
@@ -42,7 +42,7 @@ class Resolved:
     tokenizer: Tokenizer
     device: str
     intra_document_mask: bool
-    threads: Record
+    threads: ThreadRecord
     """Where it is kept how many threads the passes take on a CPU."""
 
 

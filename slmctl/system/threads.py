@@ -58,7 +58,7 @@ def candidates(most: int) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Choice:
+class ThreadChoice:
     threads: int
     of: int
     """The most there were to choose from."""
@@ -75,7 +75,7 @@ def choose(
     most: int,
     set_number: Callable[[int], None] = use,
     clock: Callable[[], float] = time.perf_counter,
-) -> Choice:
+) -> ThreadChoice:
     """Times `work` with each candidate in turn, round after round, so that what else the machine does meets all alike; takes
     the lowest number whose median is as good as the best. The chosen number is set."""
     numbers = candidates(most)
@@ -100,11 +100,11 @@ def choose(
             break
     threads = min(n for n in tried if medians[n] <= NEAR * best)
     set_number(threads)
-    return Choice(threads, most, {str(n): round(s, 6) for n, s in medians.items()})
+    return ThreadChoice(threads, most, {str(n): round(s, 6) for n, s in medians.items()})
 
 
 @dataclass(frozen=True)
-class Record:
+class ThreadRecord:
     """What was chosen for one kind of work of a pipeline, so that all that is compared rounds alike."""
 
     path: Path
@@ -116,7 +116,7 @@ class Record:
         threads = found.get("threads") if isinstance(found, dict) and found.get("of") == of else None
         return threads if isinstance(threads, int) and 0 < threads <= of else None
 
-    def keep(self, choice: Choice) -> None:
+    def keep(self, choice: ThreadChoice) -> None:
         with suppress(OSError, SlmError):  # it is measured again
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_json(self.path, {**self._all(), self.kind: asdict(choice)})
@@ -129,7 +129,9 @@ class Record:
         return found if isinstance(found, dict) else {}
 
 
-def settle(label: str, device: str, make_work: Callable[[], Callable[[], object] | None], record: Record | None = None) -> None:
+def settle(
+    label: str, device: str, make_work: Callable[[], Callable[[], object] | None], record: ThreadRecord | None = None
+) -> None:
     """Sets the number of threads for what comes: as asked, as recorded, or as measured by what `make_work` gives, a pass of it;
     all where that is None, of models so large that threads hardly wait. Says what it has measured."""
     if device != "cpu" or asked() is not None:

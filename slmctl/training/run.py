@@ -12,7 +12,7 @@ from slmctl.config.training import TrackingConfig, TrainingConfig
 from slmctl.corpus.tokenizer import Tokenizer
 from slmctl.evaluation.heldout import Measured
 from slmctl.model.split import SplitModel
-from slmctl.system.threads import Record
+from slmctl.system.threads import ThreadRecord
 from slmctl.training.batches import RowSource
 from slmctl.training.ranks import Ranks
 
@@ -46,7 +46,7 @@ class Run:
     ranks: Ranks = Ranks()  # noqa: RUF009 - frozen
     resume_from: int | None = None
     """Step of the checkpoint to go on from; None takes the newest."""
-    threads: Record | None = None
+    threads: ThreadRecord | None = None
     """Where it is kept how many threads this kind of run computes with on a CPU."""
     on_stop: Callable[[int], None] = lambda _: None
     """Told, on the first rank, of the signal that all ranks have agreed to stop for."""

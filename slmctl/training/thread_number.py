@@ -11,7 +11,7 @@ import torch
 from slmctl.config.selection import SelectionConfig
 from slmctl.system.console import say
 from slmctl.system.openmp import asked
-from slmctl.system.threads import SMALL, Record, most_threads, settle, use
+from slmctl.system.threads import SMALL, ThreadRecord, most_threads, settle, use
 from slmctl.training.batches import Batcher
 from slmctl.training.selective import Objective
 from slmctl.training.state import Progress
@@ -21,7 +21,7 @@ PLAIN = SelectionConfig(criterion="all", group_rows=1)
 
 
 def settle_threads(
-    name: str, progress: Progress, batcher: Batcher, record: Record | None, work: Callable[[], Callable[[], None] | None]
+    name: str, progress: Progress, batcher: Batcher, record: ThreadRecord | None, work: Callable[[], Callable[[], None] | None]
 ) -> None:
     """Sets the number of threads of a run of one process, and notes it in `progress`. `work` makes what is measured."""
     if batcher.device != "cpu" or batcher.world_size > 1:

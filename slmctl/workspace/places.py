@@ -8,7 +8,7 @@ from pathlib import Path
 
 from slmctl.system.local_storage import LocalFolder
 from slmctl.system.storage import Folder
-from slmctl.system.threads import Record
+from slmctl.system.threads import ThreadRecord
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,6 @@ class Places:
     def report(self) -> Path:
         return self.stage("report")
 
-    def threads(self, kind: str) -> Record:
+    def threads(self, kind: str) -> ThreadRecord:
         """Where it is kept how many threads work of this kind takes on a CPU."""
-        return Record(self.root / ".cache" / "threads.json", kind)
+        return ThreadRecord(self.root / ".cache" / "threads.json", kind)

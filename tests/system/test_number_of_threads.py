@@ -13,7 +13,7 @@ import torch
 from slmctl.system import threads
 from slmctl.system.cpu_contention import CpuContention
 from slmctl.system.openmp import WAITS, asked, wait_asleep
-from slmctl.system.threads import Record, candidates, choose, settle
+from slmctl.system.threads import ThreadRecord, candidates, choose, settle
 
 
 class Machine:
@@ -97,7 +97,7 @@ def of_four(monkeypatch):
 @pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "MKL_NUM_THREADS"])
 def test_a_number_that_was_asked_for_stays(name, of_four, monkeypatch, tmp_path):
     monkeypatch.setenv(name, "4")
-    record = Record(tmp_path / "threads.json", "arms")
+    record = ThreadRecord(tmp_path / "threads.json", "arms")
     settle("slm", "cpu", lambda: pytest.fail("measured"), record)
     assert of_four == [4]
     assert not record.path.exists()
@@ -112,13 +112,13 @@ def test_a_gpu_measures_nothing(of_four):
 def test_what_was_chosen_is_said_kept_and_taken_again(of_four, monkeypatch, tmp_path, capsys):
     machine = Machine({1: 0.2, 2: 0.1, 4: 0.3})
     monkeypatch.setattr(threads, "choose", lambda work, most: choose(work, most, machine.set_number, lambda: machine.now))
-    record = Record(tmp_path / ".cache" / "threads.json", "arms")
+    record = ThreadRecord(tmp_path / ".cache" / "threads.json", "arms")
     settle("slm", "cpu", lambda: machine.work, record)
     assert capsys.readouterr().err == "slm: 2 of 4 threads, the fastest now (a pass with 1: 200 ms; 2: 100 ms; 4: 300 ms)\n"
     assert json.loads(record.path.read_text())["arms"]["threads"] == 2
     settle("clm", "cpu", lambda: pytest.fail("measured again"), record)
     assert of_four[-1] == 2
-    settle("base", "cpu", lambda: None, Record(record.path, "base"))
+    settle("base", "cpu", lambda: None, ThreadRecord(record.path, "base"))
     assert of_four[-1] == 4, "a large model takes all, whatever another took"
     settle("clm", "cpu", lambda: pytest.fail("measured again"), record)
     assert of_four[-1] == 2
@@ -126,9 +126,9 @@ def test_what_was_chosen_is_said_kept_and_taken_again(of_four, monkeypatch, tmp_
 
 @pytest.mark.usefixtures("of_four")
 def test_a_number_that_was_chosen_on_another_machine_is_chosen_anew(monkeypatch, tmp_path):
-    record = Record(tmp_path / "threads.json", "arms")
-    record.keep(threads.Choice(7, 8, {}))
-    monkeypatch.setattr(threads, "choose", lambda *_: threads.Choice(1, 4, {}))
+    record = ThreadRecord(tmp_path / "threads.json", "arms")
+    record.keep(threads.ThreadChoice(7, 8, {}))
+    monkeypatch.setattr(threads, "choose", lambda *_: threads.ThreadChoice(1, 4, {}))
     settle("slm", "cpu", lambda: print, record)
     assert record.read(4) == 1
     record.path.write_text("{")
@@ -186,4 +186,4 @@ def test_the_share_of_time_without_a_core_is_told(tmp_path):
 def test_a_record_that_names_no_number_is_as_none(kept, tmp_path):
     path = tmp_path / "threads.json"
     path.write_text(json.dumps(kept), encoding="utf-8")
-    assert Record(path, "arms").read(4) is None
+    assert ThreadRecord(path, "arms").read(4) is None

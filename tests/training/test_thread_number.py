@@ -42,7 +42,7 @@ def choosing(monkeypatch, chosen):
         for n in (1, most, chosen):
             threads.use(n)
             work()
-        return threads.Choice(chosen, most, {"1": 1.0})
+        return threads.ThreadChoice(chosen, most, {"1": 1.0})
 
     monkeypatch.setattr(threads, "choose", choose)
     return done
