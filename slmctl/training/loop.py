@@ -107,7 +107,7 @@ class Trainer:
             export_run(run, run.keep_best_on is not None and progress.best is not None, self.counts)
 
     def _steps(self) -> None:
-        """Raises `Interrupted` once all is saved, where a signal has asked to stop."""
+        """Trains to the end of the budget. Where a signal asks to stop before, all is saved, and `Interrupted` raised."""
         progress, alone = self.progress, self.ranks.size == 1
         with deferring() as stop, self.log.shown(progress), profiling(self.run, progress.step) as tick:
             validation = Validation(self.run, self.steps, progress, self.log, self.hang, stop)
@@ -143,11 +143,8 @@ class Trainer:
             result.metrics["correlation_by_shift"] = None
         self.log.step(progress, result, seconds, waited)
         if result.refused is not None:
-            figures = f"loss {result.loss:.4g}, gradient norm {result.grad_norm:.4g}"
-            if (mean := result.metrics["live_mean"]) is not None:
-                figures += f", mean live loss {mean:.4g}"
             skips, exact = run.settings.on_nonfinite == "skip", run.settings.precision == "float32"
-            self.guard.act_on(result.refused, f"{run.name}: step {step}", figures, skips, exact, self._all_saved)
+            self.guard.act_on(result.refused, f"{run.name}: step {step}", result.figures(), skips, exact, self._all_saved)
         self.log.say_step(step, result, seconds)
         if result.shifted is not None:
             verdict = self.watch.add(result.shifted, result.tokens)

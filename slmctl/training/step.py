@@ -45,6 +45,12 @@ class StepResult:
     metrics: dict[str, Any]
     shifted: dict[int, float] | None
 
+    def figures(self) -> str:
+        """Those by which a step is refused, in words."""
+        figures = f"loss {self.loss:.4g}, gradient norm {self.grad_norm:.4g}"
+        mean = self.metrics["live_mean"]
+        return figures if mean is None else f"{figures}, mean live loss {mean:.4g}"
+
 
 class StepMaker:
     """Makes steps of one run."""
