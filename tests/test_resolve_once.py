@@ -9,17 +9,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 SLMCTL = Path(__file__).parents[1] / "slmctl"
-WORKSPACES = {"Workspace", "Looking", "Folders"}
-OWN = {f"workspace/{name}.py" for name in ("workspace", "models", "folders", "handles", "gone")}
+WORKSPACES = {"Workspace", "ReadOnlyWorkspace", "Folders"}
+OWN = {f"workspace/{name}.py" for name in ("workspace", "models", "folders", "handles", "missing_texts")}
 """What the workspace is made of."""
-LOOKS = {f"workspace/planned/{name}.py" for name in ("looking", "walk", "estimating")}
+LOOKS = {f"workspace/planned/{name}.py" for name in ("read_only", "walk", "estimator")}
 """What looks at all of it."""
 
 
 def commands(package: Path) -> set[tuple[str, str]]:
     """(file, function) of what the command line and a run import of the stages."""
     found = set()
-    for file in (package / "cli.py", package / "stages" / "run.py"):
+    for file in (*sorted((package / "cli").glob("*.py")), package / "stages" / "run.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("slmctl.stages."):
                 stage = str(node.module).rpartition(".")[2]
@@ -71,17 +71,17 @@ def test_who_takes_it_is_told_by_name_and_by_annotation(tmp_path):
     more = {
         "stages/sweep.py": "\n\ndef _add(workspace, new):\n    return new\n",
         "training/step.py": "\n\ndef late(w: 'Workspace | None'):\n    return w\n",
-        "model/rope.py": "\n\nclass Kept:\n    workspace: Workspace\n",
+        "model/rope.py": "\n\nclass Keeper:\n    workspace: Workspace\n",
         "report/page.py": "\n\nasync def other(*, folders: Folders):\n    return folders\n",
         "stages/run.py": "\n\ndef resolve_all(workspace: Workspace):\n    return workspace\n",
         "workspace/locks.py": "\n\ndef resolve_locks(workspace):\n    pass\n\n\ndef late(workspace):\n    pass\n",
-        "workspace/gone.py": "\n\ndef own(workspace):\n    return workspace\n",
+        "workspace/missing_texts.py": "\n\ndef own(workspace):\n    return workspace\n",
     }
     for name, text in more.items():
         (copy / name).write_text((copy / name).read_text(encoding="utf-8") + text, encoding="utf-8")
     added = sorted(set(below_the_heads(copy)) - before)
     assert [(line.partition(":")[0], line.split(": ")[1].split()[0]) for line in added] == [
-        ("model/rope.py", "Kept"),
+        ("model/rope.py", "Keeper"),
         ("report/page.py", "other"),
         ("stages/sweep.py", "_add"),
         ("training/step.py", "late"),

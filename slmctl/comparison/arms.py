@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from slmctl.comparison.clipping import clipping
 from slmctl.comparison.compared import Arm, Compared, Scores
-from slmctl.comparison.costs import ForwardFlops
+from slmctl.comparison.flop_costs import ForwardFlops
 from slmctl.comparison.provenance import epochs, made_on
 from slmctl.config.selection import UNSCORED
 from slmctl.evaluation.comparability import measure_of

@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 import torch
 
 from slmctl.comparison.compared import Compared, Scores
-from slmctl.comparison.diagnostics import excess_mask, line_fit, mask_curves, perplexity_matrix
-from slmctl.comparison.kinds import by_frequency, by_kind, by_position
+from slmctl.comparison.diagnostic_statistics import excess_mask, line_fit, mask_curves, perplexity_matrix
+from slmctl.comparison.token_kinds import by_frequency, by_kind, by_position
 from slmctl.comparison.token_losses import TokenLosses
 from slmctl.comparison.token_text import token_texts
 from slmctl.config.selection import SelectionConfig

@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from slmctl.comparison.compared import Checkpoint, Conditions, Model
+from slmctl.comparison.crossings import grouped
 from slmctl.comparison.measure_tasks import Tasks
-from slmctl.comparison.reaching import grouped
 from slmctl.comparison.token_losses import TokenLosses
 from slmctl.evaluation.heldout import DocumentLosses, arithmetic, document_bytes, document_losses, rows_hash
 from slmctl.evaluation.intervals import effective_documents, mean_interval
@@ -32,7 +32,7 @@ from slmctl.system.files import publishing, read_json, write_json
 from slmctl.system.hashes import sha256_file, sha256_json
 from slmctl.training.checkpoint_files import STATE, load_weights
 from slmctl.training.telemetry import finite
-from slmctl.workspace.checked import kind_of
+from slmctl.workspace.start_checks import kind_of
 
 PART_VERSION = 2
 """Of what is kept of one model: parts of another are measured anew."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from slmctl.comparison.compared import Conditions
-from slmctl.comparison.shots import few_shots
+from slmctl.comparison.few_shot_examples import few_shots
 from slmctl.config.evaluation import HarnessConfig, SuiteConfig, TaskConfig
 from slmctl.model.split import SplitModel
 from slmctl.system.console import say, waiting

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from slmctl.comparison.compared import Compared
+from slmctl.comparison.crossings import Crossed, Curve, Floats, cross, grouped, in_step, interval_of, one_grid, resampled
 from slmctl.comparison.measure import Measure
-from slmctl.comparison.reaching import Crossed, Curve, Floats, cross, grouped, in_step, interval_of, one_grid, resampled
 from slmctl.config.selection import UNSCORED
 from slmctl.evaluation.heldout import DocumentLosses
 from slmctl.evaluation.intervals import FEW

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from slmctl.comparison.config_differences import config_differences
-from slmctl.comparison.reaching_words import headline_of, seeds_headline
+from slmctl.comparison.crossings_in_words import headline_of, seeds_headline
 from slmctl.comparison.runs import RunResults, precisions_of
 from slmctl.comparison.seeds_of_runs import seed_groups
 

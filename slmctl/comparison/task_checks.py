@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import chain, islice
 from pathlib import Path
 
-from slmctl.comparison.shots import curated_records, examples_among, no_example
+from slmctl.comparison.few_shot_examples import curated_records, examples_among, no_example
 from slmctl.config.evaluation import HarnessConfig, SuiteConfig, TaskConfig
 from slmctl.config.pipeline import PipelineConfig
 from slmctl.corpus.file_patterns import place_problems

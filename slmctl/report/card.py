@@ -21,8 +21,8 @@ from slmctl.report.card_tables import (
     reached,
     task_rows,
 )
-from slmctl.report.card_text import Markdown, argument, fenced, hub_id, markdown, one_line, place_name
 from slmctl.report.facts import ROLLING, has_rolling
+from slmctl.report.markdown_text import Markdown, argument, fenced, hub_id, markdown, one_line, place_name
 from slmctl.report.numbers import NONE
 
 _SHOWN_SETTINGS = {

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal, Required, TypedDict
 
-from slmctl.comparison.reaching_words import headline_of
-from slmctl.report.card_text import hub_id
+from slmctl.comparison.crossings_in_words import headline_of
+from slmctl.report.markdown_text import hub_id
 
 UNSCORED = ("all", "random")
 

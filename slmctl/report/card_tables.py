@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from slmctl.comparison.reaching_words import ends_of, of_seeds, seeds_headline, span_of_times
+from slmctl.comparison.crossings_in_words import ends_of, of_seeds, seeds_headline, span_of_times
 from slmctl.report import numbers as n
 from slmctl.report.card_facts import UNSCORED, CardFacts
-from slmctl.report.card_text import Markdown, markdown
 from slmctl.report.facts import Facts, dig, extreme, has_rolling
+from slmctl.report.markdown_text import Markdown, markdown
 
 
 def criterion_of(facts: CardFacts) -> str:

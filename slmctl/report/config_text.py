@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from slmctl.report.card_text import place_name
+from slmctl.report.markdown_text import place_name
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\",\]})]+")
 _PLACE = re.compile(r"~?[/\\]|[A-Za-z]:[/\\]|~[^/\\\s]+[/\\]|(.*[/\\])?\.\.([/\\]|$)")

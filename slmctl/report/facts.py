@@ -9,9 +9,9 @@ from functools import cached_property
 from typing import Any
 
 from slmctl.comparison.comparing import SeedGap, controls_of, seed_gap, seeds_of
-from slmctl.comparison.reaching_words import headline_of, seeds_headline
+from slmctl.comparison.crossings_in_words import headline_of, seeds_headline
 from slmctl.report import numbers as n
-from slmctl.report.shown import Names
+from slmctl.report.safe_text import Names
 from slmctl.report.theme import SERIES, SOFT, Look, looks
 
 CRITERIA = {"excess_loss": "highest excess loss", "all": "all tokens", "random": "random tokens"}

@@ -10,7 +10,7 @@ from typing import Any
 
 from slmctl.report import numbers as n
 from slmctl.report.facts import items_of, rows_of
-from slmctl.report.shown import shortened, visible
+from slmctl.report.safe_text import shortened, visible
 
 
 @dataclass(frozen=True)

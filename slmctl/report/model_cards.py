@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from slmctl.comparison.costs import forward_flops
+from slmctl.comparison.flop_costs import forward_flops
 from slmctl.config.decides import RESULTS, decided
 from slmctl.config.pipeline import PipelineConfig
 from slmctl.corpus.bos import Bos

@@ -17,8 +17,10 @@ from slmctl.report.blocks import Figure, Section, as_cell
 from slmctl.report.config_text import shown_config
 from slmctl.report.facts import Facts, items_of
 from slmctl.report.highlights import highlights
-from slmctl.report.sections import comparison, costs, curves, dynamics, made, repeats, selection, summary, tasks
-from slmctl.report.shown import visible
+from slmctl.report.safe_text import visible
+from slmctl.report.sections import comparison, costs, curves, dynamics, selection, summary, tasks
+from slmctl.report.sections import provenance as made
+from slmctl.report.sections import seeds_and_sweeps as repeats
 
 SECTIONS = (
     comparison.comparison,

@@ -9,7 +9,7 @@ from slmctl.comparison.comparing import seed_gap
 from slmctl.report import numbers as n
 from slmctl.report.blocks import DataTable
 from slmctl.report.facts import PLAIN, Facts, rows_of
-from slmctl.report.shown import shortened
+from slmctl.report.safe_text import shortened
 
 ENOUGH = 3
 """Seeds below which an interval of means is too wide to tell much."""

@@ -10,13 +10,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from slmctl.comparison.reaching_words import ends_of, span, span_and_side
+from slmctl.comparison.crossings_in_words import ends_of, span, span_and_side
 from slmctl.report import numbers as n
 from slmctl.report.blocks import DataTable
 from slmctl.report.facts import ROLLING, Facts, dig, extreme, has_rolling, items_of, rows_of
+from slmctl.report.safe_text import shortened, visible
 from slmctl.report.sections.summary import alarms, headline
 from slmctl.report.seed_tables import seed_tables
-from slmctl.report.shown import shortened, visible
 
 WIDTH = 80
 MOST = 8

@@ -21,8 +21,8 @@ from slmctl.system.errors import ConfigError
 from slmctl.workspace.build import duration
 from slmctl.workspace.graph import key_of
 from slmctl.workspace.identity import Inputs
-from slmctl.workspace.planned.decide import KEPT, Decision
-from slmctl.workspace.planned.estimating import Estimate, Estimator
+from slmctl.workspace.planned.decisions import KEPT, Decision
+from slmctl.workspace.planned.estimator import Estimate, Estimator
 from slmctl.workspace.planned.walk import Walk, walk
 from slmctl.workspace.workspace import Workspace
 

@@ -14,9 +14,9 @@ import torch.distributed as dist
 from slmctl.comparison.alarms.alarms import alarms
 from slmctl.comparison.arms import arm_facts, precisions, seen_at
 from slmctl.comparison.compared import Arm, Compared, Conditions, Model, Scores
-from slmctl.comparison.costs import ForwardFlops, costs_of_references, flops_of_references, forward_flops
 from slmctl.comparison.diagnose import Diagnosis
 from slmctl.comparison.differences import loss_differences, task_differences
+from slmctl.comparison.flop_costs import ForwardFlops, costs_of_references, flops_of_references, forward_flops
 from slmctl.comparison.inputs import figures_inputs, results_inputs, task_inputs
 from slmctl.comparison.measure import Measure
 from slmctl.comparison.notes import notes_of, warn_once

@@ -28,7 +28,7 @@ from slmctl.system.files import publishing, sweep, write_json
 from slmctl.system.hashes import HashCache, sha256_json
 from slmctl.system.processes import cores, spread
 from slmctl.system.storage import Folder, is_private
-from slmctl.workspace.contamination_told import EXAMPLES, FILE, SIDES, read_report, refuse, tell
+from slmctl.workspace.contamination_report import EXAMPLES, FILE, SIDES, read_report, refuse, tell
 from slmctl.workspace.graph import token_sets
 from slmctl.workspace.workers import Share
 from slmctl.workspace.workspace import Workspace

@@ -17,7 +17,7 @@ from slmctl.system.errors import InputError
 from slmctl.system.hashes import HashCache
 from slmctl.workspace import identity
 from slmctl.workspace.folders import StageFolder
-from slmctl.workspace.gone import Inputs, Kept, Texts
+from slmctl.workspace.missing_texts import Inputs, InputsAsRecorded, Texts
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class OwnTokenizer:
     scratch: ScratchConfig
     texts: Texts
     """What it learns from: `curated` and `corpus`."""
-    inputs: Inputs | Kept
+    inputs: Inputs | InputsAsRecorded
     """All that it depends on."""
     shard_bytes: int
     """Of the slices whose beginnings it learns from."""
@@ -38,7 +38,7 @@ class OwnTokenizer:
 def make_tokenizer(wanted: OwnTokenizer) -> None:
     """Trains the tokenizer unless it is there. Raises `InputError` where texts are gone and it is not there as it is wanted."""
     folder, scratch, inputs = wanted.folder, wanted.scratch, wanted.inputs
-    if isinstance(inputs, Kept):
+    if isinstance(inputs, InputsAsRecorded):
         if not folder.is_complete(identity.tokenizer(scratch, **inputs.inputs)):
             raise InputError(f"the tokenizer cannot be made as the configuration wants it now: {inputs.why}")
         return

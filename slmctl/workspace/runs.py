@@ -33,11 +33,11 @@ from slmctl.training.batches import RowSource
 from slmctl.training.budget import check_budget
 from slmctl.training.ranks import Ranks
 from slmctl.training.run import Beat, Evaluator, Run
-from slmctl.workspace.checked import Checked
 from slmctl.workspace.folders import StageFolder
 from slmctl.workspace.places import Places
 from slmctl.workspace.precisions import tell
 from slmctl.workspace.start import Ready, Width, mark_stopped
+from slmctl.workspace.start_checks import Checked
 from slmctl.workspace.workspace import Workspace
 
 ALL_TOKENS = SelectionConfig(criterion="all", group_rows=1)

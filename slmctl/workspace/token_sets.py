@@ -26,8 +26,8 @@ from slmctl.system.hashes import HashCache, sha256_json
 from slmctl.system.storage import Folder
 from slmctl.workspace.build import Build
 from slmctl.workspace.folders import SetFolder
-from slmctl.workspace.gone import Inputs, Kept
 from slmctl.workspace.identity import packing_found
+from slmctl.workspace.missing_texts import Inputs, InputsAsRecorded
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class TextSet:
     """`curated`, `corpus` or `heldout/<name>`."""
     folder: SetFolder
     sources: list[SourceConfig]
-    made_from: Inputs | Kept
+    made_from: Inputs | InputsAsRecorded
     """All that it depends on; as far as that is known where its texts are gone."""
 
 
@@ -82,14 +82,14 @@ def claim_sets(recipe: Recipe, sets: list[TextSet]) -> None:
     """Keeps others away from all that has changed before any of it is moved aside, so that either all or none of it is. Raises
     `SlmError` where others work on some of it, `InputError` for a set that is to be kept and is not as it is wanted."""
     for one in sets:
-        if isinstance(one.made_from, Kept):
+        if isinstance(one.made_from, InputsAsRecorded):
             keep_set(recipe, one, one.made_from)
     for one in sets:
-        if not isinstance(one.made_from, Kept):
+        if not isinstance(one.made_from, InputsAsRecorded):
             one.folder.claim_changed(one.made_from)
 
 
-def keep_set(recipe: Recipe, one: TextSet, made_from: Kept) -> Manifest:
+def keep_set(recipe: Recipe, one: TextSet, made_from: InputsAsRecorded) -> Manifest:
     """The manifest of a set some of whose texts are gone. Raises `InputError` where the set is not complete, or not as the
     configuration wants it now."""
     folder = one.folder.folder
@@ -105,7 +105,7 @@ def plan_set(recipe: Recipe, one: TextSet) -> Build | int:
     not depend on what others have completed before it began. To be called while `planning`."""
     recipe.tokenizer.check_vocabulary(recipe.vocab_size)
     recipe.tokenizer.check_ids(np.array([recipe.bos.id] if recipe.bos is not None else []), recipe.vocab_size)
-    if isinstance(one.made_from, Kept):
+    if isinstance(one.made_from, InputsAsRecorded):
         kept = keep_set(recipe, one, one.made_from)
         say(f"prepare {one.name}: kept as it is")
         return len(kept.shards)

@@ -18,13 +18,13 @@ from slmctl.store.reader import ScoreSet, TokenSet
 from slmctl.system.errors import InputError
 from slmctl.system.storage import Folder
 from slmctl.workspace import graph, identity
-from slmctl.workspace.checked import Checked
 from slmctl.workspace.folders import Folders
-from slmctl.workspace.gone import Kept, fewer_than_made, inputs_here
 from slmctl.workspace.identity import Inputs, packing_found
 from slmctl.workspace.means import Means
+from slmctl.workspace.missing_texts import InputsAsRecorded, fewer_than_made, inputs_here
 from slmctl.workspace.models import Models
 from slmctl.workspace.precisions import as_recorded
+from slmctl.workspace.start_checks import Checked
 
 HASHED_BY_READERS = 2**33
 """Bytes of texts, not hashed from here before, up to which a stage that only reads a set still compares them by content;
@@ -149,8 +149,8 @@ class Workspace(Folders):
         texts = input_fingerprint(self.sources(name), self.hashes)
         return identity.token_set(self.config, texts, self.tokenizer().fingerprint(), self.models.bos_inputs())
 
-    def inputs_here(self, name: str, made: dict[str, Any] | None, by_content: bool = True) -> dict[str, Any] | Kept:
-        """As `set_inputs`, but where texts that the set was `made` from are gone (see `slmctl.workspace.gone`)."""
+    def inputs_here(self, name: str, made: dict[str, Any] | None, by_content: bool = True) -> dict[str, Any] | InputsAsRecorded:
+        """As `set_inputs`, but where texts that the set was `made` from are gone (see `slmctl.workspace.missing_texts`)."""
         sources = self.sources(name)
 
         def look() -> dict[str, Any]:
@@ -185,7 +185,7 @@ class Workspace(Folders):
         made = found.manifest.made_from
         wanted = self.packing_inputs()
         here = self.inputs_here(name, made, by_content=False)
-        wanted |= here.inputs if isinstance(here, Kept) else here
+        wanted |= here.inputs if isinstance(here, InputsAsRecorded) else here
         self.refuse_other_packing(name, made, wanted)
         return found
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from slmctl.comparison.diagnostics import mask_curves, perplexity_matrix
+from slmctl.comparison.diagnostic_statistics import mask_curves, perplexity_matrix
 from slmctl.evaluation.dynamics import ABSENT, CATEGORIES, HH, HL, LH, LL, categorise, category_curves, fit_lines, fluctuating
 
 

@@ -18,7 +18,7 @@ from markdown_it import MarkdownIt
 from slmctl.config.file import check
 from slmctl.report.card import model_card, selection_words
 from slmctl.report.card_facts import card_facts
-from slmctl.report.card_text import argument, hub_id, markdown, one_line, place_name
+from slmctl.report.markdown_text import argument, hub_id, markdown, one_line, place_name
 
 SECRET = "/secret-home/me"
 ENVIRONMENT = {

@@ -13,7 +13,7 @@ from slmctl.report import numbers as n
 from slmctl.report import theme
 from slmctl.report.plots.grid import DARKEST
 from slmctl.report.plots.lines import training_curve
-from slmctl.report.shown import Names, shortened, slug, visible
+from slmctl.report.safe_text import Names, shortened, slug, visible
 
 
 @given(st.text(st.characters(exclude_categories=()), max_size=60))

@@ -16,7 +16,7 @@ from evaluated_pipeline import ARMS, SEQ_LEN, STEPS, results_of, set_rows
 from transformers import AutoModelForCausalLM
 
 from slmctl import __version__
-from slmctl.comparison.reaching import resampled
+from slmctl.comparison.crossings import resampled
 from slmctl.evaluation.intervals import mean_interval
 from slmctl.model.loading import ModelSource, load_model
 from slmctl.model.split import SplitModel

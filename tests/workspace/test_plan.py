@@ -9,15 +9,15 @@ import torch
 from tiny_pipeline import tiny_settings
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from slmctl.comparison.costs import forward_flops
+from slmctl.comparison.flop_costs import forward_flops
 from slmctl.config.file import check
 from slmctl.config.score import ScoreConfig
 from slmctl.config.selection import SelectionConfig
 from slmctl.config.training import TrainingConfig
 from slmctl.stages.dry_run import sizes
 from slmctl.workspace.graph import COMMANDS, By, by_command, graph, joined_scores, token_sets
-from slmctl.workspace.planned.decide import Decision, Found, Wanted, decide
-from slmctl.workspace.planned.estimate import score_bytes, scratch_shape, training_bytes, training_flops
+from slmctl.workspace.planned.cost_model import score_bytes, scratch_shape, training_bytes, training_flops
+from slmctl.workspace.planned.decisions import Decision, Found, Wanted, decide
 
 ONE, TWO = {"lr": 1, "corpus": "a"}, {"lr": 2, "corpus": "a"}
 DONE, HALF = Found(ONE, True, 6, "here"), Found(ONE, False, 4, "here")

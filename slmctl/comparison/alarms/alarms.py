@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from slmctl.comparison.alarms.against import over_seeds, settings, target_loss, tasks
+from slmctl.comparison.alarms.contamination import contamination
 from slmctl.comparison.alarms.cost import cost
+from slmctl.comparison.alarms.merged import ArmAlarm, Figure, together
 from slmctl.comparison.alarms.reference import alignment, reference
 from slmctl.comparison.alarms.selection import selection
-from slmctl.comparison.alarms.texts import contamination
-from slmctl.comparison.alarms.together import Figure, OfArm, together
 from slmctl.comparison.alarms.training import clipped
+from slmctl.comparison.alarms.versus_control import over_seeds, settings, target_loss, tasks
 from slmctl.comparison.comparing import (
     SEEDS,
     Alarm,
@@ -131,7 +131,7 @@ def forgetting(results: Results) -> Iterator[Alarm]:
     yield from together("forgetting", (said for arm, heldout in both for said in _forgotten(results, arm, heldout)))
 
 
-def _forgotten(results: Results, arm: str, heldout: str) -> Iterator[OfArm]:
+def _forgotten(results: Results, arm: str, heldout: str) -> Iterator[ArmAlarm]:
     control = (controls_of(results, arm, "all") or controls_of(results, arm, "random"))[:1]
     rivals = {**dict.fromkeys(control, "control"), "base": "base"}
     told = {other: gap for other in rivals if (gap := gap_between(results, heldout, arm, other)) is not None}
@@ -145,7 +145,7 @@ def _forgotten(results: Results, arm: str, heldout: str) -> Iterator[OfArm]:
     many = " and ".join(f"{_THAN[verdicts[o]]} that of {{{rivals[o]}}}, by {{by_{rivals[o]}}} nats a token" for o in told)
     figures: dict[str, Figure] = {f"by_{rivals[o]}": (gap.difference, signed) for o, gap in told.items()}
     names = {rivals[o]: o for o in told}
-    yield OfArm(arm, level, f"{where}, {arm}'s loss is {one}.", f"{where}, the loss of {{n}} arms is {many}", figures, names)
+    yield ArmAlarm(arm, level, f"{where}, {arm}'s loss is {one}.", f"{where}, the loss of {{n}} arms is {many}", figures, names)
 
 
 # --- what it was measured with ---

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from slmctl.comparison.alarms.together import Figure, OfArm, together
+from slmctl.comparison.alarms.merged import ArmAlarm, Figure, together
 from slmctl.comparison.comparing import (
     SEEDS,
     Alarm,
@@ -21,7 +21,7 @@ from slmctl.comparison.comparing import (
     seed_gap,
     seeds_of,
 )
-from slmctl.comparison.reaching_words import (
+from slmctl.comparison.crossings_in_words import (
     Ends,
     above_one,
     ends_of,
@@ -43,7 +43,7 @@ def cost(results: Results) -> Iterator[Alarm]:
     yield from together("cost", (said for arm in arms_of(results, "excess_loss") for said in _cost(results, arm)))
 
 
-def _cost(results: Results, arm: str) -> Iterator[OfArm]:
+def _cost(results: Results, arm: str) -> Iterator[ArmAlarm]:
     """Over seeds where that was worked out, once; else of the arm itself."""
     over = seeds_headline(results, arm)
     found = over or headline_of(results["arms"][arm].get("control"))
@@ -62,7 +62,7 @@ def _cost(results: Results, arm: str) -> Iterator[OfArm]:
         yield _never(results, arm, found, said)
 
 
-def _goal(arm: str, found: dict[str, Any]) -> OfArm:
+def _goal(arm: str, found: dict[str, Any]) -> ArmAlarm:
     """A note whose `text` is the goal in words, and `of_many` the same of many arms."""
     over = "seeds" in found
     goal, of_many = f"{found['arm']}'s final target loss", "the final target loss of {control}"
@@ -71,10 +71,10 @@ def _goal(arm: str, found: dict[str, Any]) -> OfArm:
     if known(found.get("target_loss")):
         goal, of_many = f"{goal} ({found['target_loss']:.4f})", of_many + " ({goal})"
         figures["goal"] = (found["target_loss"], "{:.4f}".format)
-    return OfArm(arm, "note", goal, of_many, figures, {"control": found["arm"]})
+    return ArmAlarm(arm, "note", goal, of_many, figures, {"control": found["arm"]})
 
 
-def _never(results: Results, arm: str, found: dict[str, Any], said: OfArm) -> OfArm:
+def _never(results: Results, arm: str, found: dict[str, Any], said: ArmAlarm) -> ArmAlarm:
     seen = results["arms"][arm]["tokens_seen"]
     over = f"Over {of_seeds(found)}, " if "seeds" in found else ""
     text = f"{over}{arm} never came down to {said.text} in the {count(seen)} tokens it saw"
@@ -92,7 +92,7 @@ def _interval(found: dict[str, Any], ends: Ends | None, write: Callable[[float],
     return f"{level:.3g}% interval {span(ends, write)}"
 
 
-def _reached(results: Results, arm: str, found: dict[str, Any], said: OfArm) -> OfArm:
+def _reached(results: Results, arm: str, found: dict[str, Any], said: ArmAlarm) -> ArmAlarm:
     """`said` has what is common to all that is said of costs: the goal in words, as of many."""
     times = {key: found[key] for key in _COUNTED if known(found.get(key))}
     figures: dict[str, Figure] = {**said.figures, "tokens": (found["tokens_to_reach"], count)}
@@ -112,32 +112,34 @@ def _reached(results: Results, arm: str, found: dict[str, Any], said: OfArm) -> 
         text += ": " + ", ".join(f"{figures[key][0]:.2f} times {side[key]} {_COUNTED[key]}{spans[key]}" for key in times)
         of_many += ": " + ", ".join(f"{{{key}}} times {side[key]} {_COUNTED[key]}" for key in times)
     verdict = _verdict(results, arm, found, times)
-    return OfArm(arm, verdict.level, f"{text}{verdict.text}.", of_many + verdict.of_many, figures | verdict.figures, said.names)
+    return ArmAlarm(
+        arm, verdict.level, f"{text}{verdict.text}.", of_many + verdict.of_many, figures | verdict.figures, said.names
+    )
 
 
-def _verdict(results: Results, arm: str, found: dict[str, Any], times: dict[str, float]) -> OfArm:
+def _verdict(results: Results, arm: str, found: dict[str, Any], times: dict[str, float]) -> ArmAlarm:
     """The level, and what follows the figures. Good is only what is beyond chance in every figure told, of an arm whose loss
     is lower in the end, beyond chance."""
     control = found["arm"]
     if losses := [_COUNTED[key] for key, value in times.items() if value < 1]:
         why = f", so that {' and '.join(losses)} selection saved nothing"
-        return OfArm(arm, "warning", why, why)
+        return ArmAlarm(arm, "warning", why, why)
     better, words, figures = _target(results, arm, found)
     if better is False:
         one = f"; but in the end {arm}'s loss is {words}, so that nothing was saved"
         many = "; but in the end their losses are above {control}'s by {gap} nats a token, so that nothing was saved"
-        return OfArm(arm, "warning", one, many, figures)
+        return ArmAlarm(arm, "warning", one, many, figures)
     if better is None:
         one = f"; but in the end {arm} cannot be said to be better than {control}: its loss is {words}"
-        return OfArm(arm, "warning", one, "; but in the end they cannot be said to be better than {control}")
+        return ArmAlarm(arm, "warning", one, "; but in the end they cannot be said to be better than {control}")
     if unsure := [_COUNTED[key] for key in times if not above_one(found, key)]:
         which = "the interval is not above 1" if found.get("interval") else "there is no interval"
         why = f"; but {' and '.join(unsure)} {which}, so that a saving is not shown"
-        return OfArm(arm, "warning", why, why)
+        return ArmAlarm(arm, "warning", why, why)
     if "times_fewer_flops_all" not in times:
         why = "; what reference and scoring add is not known"
-        return OfArm(arm, "note", why, why)
-    return OfArm(arm, "good", "", "; each interval lies above 1")
+        return ArmAlarm(arm, "note", why, why)
+    return ArmAlarm(arm, "good", "", "; each interval lies above 1")
 
 
 def _same_tokens(results: Results, arm: str, control: str) -> tuple[float, str]:

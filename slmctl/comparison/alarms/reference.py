@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from slmctl.comparison.alarms.together import Figure, OfArm, together
+from slmctl.comparison.alarms.merged import ArmAlarm, Figure, together
 from slmctl.comparison.comparing import Alarm, Results, alarm, arms_of, gap_between, known, loss_of, nats
 from slmctl.training.alignment import elsewhere
 
@@ -32,7 +32,7 @@ def alignment(results: Results) -> Iterator[Alarm]:
     yield from together("alignment", (said for arm in arms_of(results, "excess_loss") for said in _aligned(results, arm)))
 
 
-def _aligned(results: Results, arm: str) -> Iterator[OfArm]:
+def _aligned(results: Results, arm: str) -> Iterator[ArmAlarm]:
     found = results["arms"][arm].get("selected") or {}
     first, last = found.get("correlation_first"), found.get("correlation_last")
     judged = last if known(last) else first
@@ -50,7 +50,7 @@ def _aligned(results: Results, arm: str) -> Iterator[OfArm]:
     text = f"Live and reference losses of {arm} correlate by {listed} of the run: {_ALIGNMENT[kind]}."
     text = text.replace("{other}", f"{max(others):.2f}") if shifted else text
     of_many = f"Live and reference losses of {{n}} arms correlate by {{judged}} at the end: {_ALIGNMENT[kind]}"
-    yield OfArm(arm, "warning" if kind == "unknown" else kind, text, of_many, figures)
+    yield ArmAlarm(arm, "warning" if kind == "unknown" else kind, text, of_many, figures)
 
 
 def reference(results: Results) -> Iterator[Alarm]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from slmctl.comparison.alarms.against import pairs
+from slmctl.comparison.alarms.versus_control import pairs
 from slmctl.comparison.comparing import Alarm, Results, alarm, known, percent
 
 CLIPPED_APART = 0.2

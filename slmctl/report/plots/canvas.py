@@ -10,7 +10,7 @@ from typing import Any
 from slmctl.report import theme
 from slmctl.report.blocks import DataTable, Figure
 from slmctl.report.plots import svg
-from slmctl.report.shown import shortened
+from slmctl.report.safe_text import shortened
 
 WIDTH, HEIGHT = 380.0, 262.0
 """Units of a drawing: at a phone's 330 pixels its text of 11 is still 9.5 pixels high."""

@@ -10,7 +10,7 @@ from slmctl.report import numbers as n
 from slmctl.report import theme
 from slmctl.report.blocks import DataTable, Figure
 from slmctl.report.plots.canvas import WIDTH, drawn, legend
-from slmctl.report.shown import shortened
+from slmctl.report.safe_text import shortened
 from slmctl.report.theme import Look
 
 

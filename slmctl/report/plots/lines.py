@@ -10,7 +10,7 @@ from typing import Any
 from slmctl.report import numbers as n
 from slmctl.report.blocks import DataTable, Figure
 from slmctl.report.plots.canvas import HEIGHT, drawn, legend, thousands
-from slmctl.report.shown import shortened
+from slmctl.report.safe_text import shortened
 from slmctl.report.theme import Look
 
 MOST_POINTS = 80

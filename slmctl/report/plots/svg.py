@@ -6,7 +6,7 @@ import re
 from xml.etree import ElementTree as ET
 
 from slmctl.report import theme
-from slmctl.report.shown import shortened, visible
+from slmctl.report.safe_text import shortened, visible
 
 SVG = "http://www.w3.org/2000/svg"
 XLINK = "http://www.w3.org/1999/xlink"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from slmctl.comparison.reaching_words import ends_of
+from slmctl.comparison.crossings_in_words import ends_of
 from slmctl.report import numbers as n
 from slmctl.report.blocks import Block, Cell, DataTable, Row, Section
 from slmctl.report.facts import Facts, dig, items_of, rows_of

@@ -12,7 +12,7 @@ from slmctl.report.facts import Facts, items_of, rows_of
 from slmctl.report.plots.dots import Dots, dots
 from slmctl.report.plots.grid import heat_map
 from slmctl.report.plots.lines import FEW_POINTS, Fit, Series, curves, fits
-from slmctl.report.shown import visible
+from slmctl.report.safe_text import visible
 from slmctl.report.theme import DASHES, MARKERS, SERIES, Look
 
 CATEGORIES = {

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from slmctl.comparison.comparing import ALIKE, nats
-from slmctl.comparison.reaching_words import ends_of, of_seeds, span_of_times
+from slmctl.comparison.crossings_in_words import ends_of, of_seeds, span_of_times
 from slmctl.report import numbers as n
 from slmctl.report.facts import Facts, beyond_chance, rows_of
 

@@ -8,7 +8,7 @@ from slmctl.report import numbers as n
 from slmctl.report.blocks import Block, Cell, DataTable, Row, Section
 from slmctl.report.facts import Facts, dig, extreme, items_of, rows_of
 from slmctl.report.plots.dots import Dots, dots
-from slmctl.report.shown import visible
+from slmctl.report.safe_text import visible
 
 
 def tasks(facts: Facts) -> Section | None:

@@ -8,7 +8,7 @@ from typing import Literal
 from slmctl.store.manifest import load_manifest
 from slmctl.system.errors import SlmError
 from slmctl.workspace.graph import Stage
-from slmctl.workspace.planned.decide import Decision, Found
+from slmctl.workspace.planned.decisions import Decision, Found
 from slmctl.workspace.planned.steps import steps_of
 from slmctl.workspace.planned.walk import RESULTS, Walk
 

@@ -10,13 +10,13 @@ from slmctl.config.pipeline import PipelineConfig
 from slmctl.system.errors import SlmError
 from slmctl.system.files import read_json
 from slmctl.workspace.changes import few
-from slmctl.workspace.contamination_told import read_report
+from slmctl.workspace.contamination_report import read_report
 from slmctl.workspace.folders import INPUTS, SETS
-from slmctl.workspace.gone import Kept
 from slmctl.workspace.graph import Stage, graph
 from slmctl.workspace.identity import Inputs
-from slmctl.workspace.planned.decide import KEPT, Decision, Found, Wanted, decide, differing
-from slmctl.workspace.planned.looking import Looking
+from slmctl.workspace.missing_texts import InputsAsRecorded
+from slmctl.workspace.planned.decisions import KEPT, Decision, Found, Wanted, decide, differing
+from slmctl.workspace.planned.read_only import ReadOnlyWorkspace
 from slmctl.workspace.stale import STALE, same_results, strict
 from slmctl.workspace.workspace import Workspace
 
@@ -30,7 +30,7 @@ EvalInputs = Callable[[Workspace], Inputs]
 class Walk:
     """A look at a pipeline."""
 
-    looking: Looking
+    looking: ReadOnlyWorkspace
     stages: dict[str, Stage]
     """By label; all that a run makes and keeps by what it was made from."""
     report: Stage
@@ -49,7 +49,7 @@ class Walk:
 
 def walk(config: PipelineConfig, eval_inputs: EvalInputs) -> Walk:
     """Looks at what is there, and decides on every stage. Raises `ConfigError` where output_dir is another pipeline's."""
-    looking = Looking(config)
+    looking = ReadOnlyWorkspace(config)
     stages = graph(looking.config)
     report = stages.pop("report")
     found = Walk(looking, stages, report)
@@ -101,7 +101,7 @@ def _kept_without_texts(walk: Walk, stage: Stage, found: Found | None) -> Decisi
         here = workspace.inputs_here(stage.name, found.inputs)
     except SlmError:  # which is told with the others
         return None
-    if not isinstance(here, Kept):
+    if not isinstance(here, InputsAsRecorded):
         return None
     wanted = {**workspace.packing_inputs(), **here.inputs}
     if not found.complete or differing(found.inputs or {}, wanted, partly=True):

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slmctl.comparison.diagnostics import excess_mask, line_fit, mask_curves, perplexity_matrix
+from slmctl.comparison.diagnostic_statistics import excess_mask, line_fit, mask_curves, perplexity_matrix
 from slmctl.selection.select import excess_loss, select_top, selected_count
 
 

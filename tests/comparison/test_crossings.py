@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from slmctl.comparison.reaching import (
+from slmctl.comparison.crossings import (
     RESAMPLES,
     Curve,
     cross,

@@ -8,7 +8,7 @@ from typing import Any
 from slmctl.report import numbers as n
 from slmctl.report.blocks import Block, Cell, DataTable, Row, Section
 from slmctl.report.facts import Facts, dig, items_of
-from slmctl.report.shown import visible
+from slmctl.report.safe_text import visible
 
 COMMIT = 12
 """Digits of a commit that are shown."""

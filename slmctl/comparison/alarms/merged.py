@@ -14,7 +14,7 @@ Figure = tuple[float | None, Callable[[float], str]]
 
 
 @dataclass(frozen=True)
-class OfArm:
+class ArmAlarm:
     """What is said of one arm, and how the same is said of many."""
 
     arm: str
@@ -27,9 +27,9 @@ class OfArm:
     names: dict[str, str] = field(default_factory=dict)
 
 
-def together(name: str, found: Iterable[OfArm]) -> Iterator[Alarm]:
+def together(name: str, found: Iterable[ArmAlarm]) -> Iterator[Alarm]:
     """The alarms, in the order in which the first of each kind was found."""
-    groups: dict[tuple[str, str], list[OfArm]] = {}
+    groups: dict[tuple[str, str], list[ArmAlarm]] = {}
     for said in found:
         groups.setdefault((said.level, said.of_many), []).append(said)
     for (level, of_many), those in groups.items():

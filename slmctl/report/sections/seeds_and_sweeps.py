@@ -9,7 +9,7 @@ from slmctl.report import numbers as n
 from slmctl.report.blocks import Block, Cell, DataTable, Row, Section
 from slmctl.report.facts import Facts, dig, items_of, rows_of
 from slmctl.report.plots.lines import Series, curves
-from slmctl.report.shown import visible
+from slmctl.report.safe_text import visible
 from slmctl.report.theme import looks
 
 

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
-from slmctl.comparison.alarms.together import APART
+from slmctl.comparison.alarms.merged import APART
 from slmctl.comparison.comparing import (
     Alarm,
     Gap,

@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from slmctl.comparison.costs import ForwardFlops, forward_flops
+from slmctl.comparison.crossings import Curve
+from slmctl.comparison.flop_costs import ForwardFlops, forward_flops
 from slmctl.comparison.reach import FEWEST, Comparison, compare_seeds, compare_with_control, control_of
-from slmctl.comparison.reaching import Curve
 from slmctl.evaluation.comparability import measure_of, why_not_comparable
 from slmctl.model.loading import ModelSource, empty_model
 

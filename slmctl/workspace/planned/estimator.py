@@ -24,8 +24,7 @@ from slmctl.system.errors import SlmError
 from slmctl.system.local_storage import LocalFolder
 from slmctl.system.processes import cores
 from slmctl.training.telemetry import read_log
-from slmctl.workspace.planned.decide import KEPT, Decision
-from slmctl.workspace.planned.estimate import (
+from slmctl.workspace.planned.cost_model import (
     SHARE_OF_MATMUL,
     TOKEN_BYTES,
     Shape,
@@ -36,6 +35,7 @@ from slmctl.workspace.planned.estimate import (
     training_bytes,
     training_flops,
 )
+from slmctl.workspace.planned.decisions import KEPT, Decision
 from slmctl.workspace.planned.steps import epoch_rows
 from slmctl.workspace.stale import moved_aside, shards_of
 from slmctl.workspace.workspace import Workspace

@@ -46,14 +46,16 @@ def refuse_unreadable(sets: Texts, made: Callable[[str], bool]) -> None:
 ACCEPT = "On a machine that has the shards alone, give -o missing_inputs=accept to go on with them as they are."
 
 
-class Kept:
+class InputsAsRecorded:
     """What a result was made from, as far as that can be told here, where some of its texts are gone."""
 
     def __init__(self, inputs: Inputs, why: str) -> None:
         self.inputs, self.why = inputs, why
 
 
-def inputs_here(folders: Folders, label: str, made: Inputs | None, look: Callable[[], Inputs], texts: Texts) -> Inputs | Kept:
+def inputs_here(
+    folders: Folders, label: str, made: Inputs | None, look: Callable[[], Inputs], texts: Texts
+) -> Inputs | InputsAsRecorded:
     """What a result made from texts depends on, as `look` finds it on this machine.
 
     Where texts that it was `made` from (None: it is not there) are gone, and the configuration accepts that: the contents it was
@@ -75,7 +77,7 @@ def inputs_here(folders: Folders, label: str, made: Inputs | None, look: Callabl
     if label not in folders.noted:
         say(f"note: {label}: texts that it was made from are gone, which missing_inputs accepts ({why})")
         folders.noted.add(label)
-    return Kept({k: _assumed(made.get(k), sources) for k, sources in texts.items()}, why)
+    return InputsAsRecorded({k: _assumed(made.get(k), sources) for k, sources in texts.items()}, why)
 
 
 def which_are_gone(made: Any, now: list[Inputs], sources: list[SourceConfig], hashes: HashCache, place: str) -> str | None:

@@ -27,7 +27,7 @@ from slmctl.workspace.graph import joined_scores
 from slmctl.workspace.identity import UNKNOWN, Inputs, Unknown
 from slmctl.workspace.means import to_look
 from slmctl.workspace.output_dir import refuse_others
-from slmctl.workspace.planned.decide import Found, differing
+from slmctl.workspace.planned.decisions import Found, differing
 from slmctl.workspace.precisions import as_recorded, chosen, chosen_for_scores, precision_in, with_precision
 from slmctl.workspace.stale import INPUTS, latest_step, same_set, same_stage, set_is_complete, shards_of, strict
 from slmctl.workspace.workspace import HASHED_BY_READERS, Workspace
@@ -49,7 +49,7 @@ class Told:
             return UNKNOWN
 
 
-class Looking:
+class ReadOnlyWorkspace:
     """Looks at a pipeline. `workspace` is what it looks through: of those who look, too."""
 
     def __init__(self, config: PipelineConfig) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slmctl.comparison.kinds import KINDS, by_frequency, by_kind, by_position, kind_of
+from slmctl.comparison.token_kinds import KINDS, by_frequency, by_kind, by_position, kind_of
 
 EXAMPLES = {
     "words": [" the", " Word", "\nThe", "▁the", " don't", " über", " дом", " co-", " नमस्ते", "\tx"],
