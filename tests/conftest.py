@@ -18,7 +18,7 @@ HERE = Path(__file__).resolve().parent
 
 def pytest_configure() -> None:
     try:
-        slow_tests.check_entries(slow_tests.SLOW, HERE)
+        slow_tests.check_entries([*slow_tests.SLOW, *slow_tests.FAST], HERE)
     except ValueError as e:
         raise pytest.UsageError(str(e)) from e
 

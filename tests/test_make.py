@@ -70,16 +70,33 @@ def test_check_leaves_out_what_test_alone_runs() -> None:
 
 def test_every_room_keeps_fast_tests() -> None:
     """A room whose tests are all slow would be changed without `make check` seeing it."""
-    wholly = {entry for entry in slow_tests.SLOW if "::" not in entry}
-    for room in (p.name for p in (HERE.parent / "slmctl").iterdir() if p.is_dir() and (p / "__init__.py").is_file()):
-        files = [p.relative_to(HERE).as_posix() for p in (HERE / room).rglob("test_*.py")]
-        assert [f for f in files if not any(Path(f).is_relative_to(w) for w in wholly)], room
+    rooms = [p.name for p in (HERE.parent / "slmctl").iterdir() if (p / "__init__.py").is_file()]
+    assert len(rooms) > 10
+    for room in rooms:
+        fast = [
+            test
+            for file in (HERE / room).rglob("test_*.py")
+            for test in re.findall(r"^def (test_\w+)\(", file.read_text(encoding="utf-8"), re.MULTILINE)
+            if not slow_tests.is_slow(file.relative_to(HERE), test)
+        ]
+        assert fast, room
 
 
 def test_the_table_of_slow_tests_names_what_is_there(tmp_path: Path) -> None:
-    slow_tests.check_entries(slow_tests.SLOW, HERE)
+    slow_tests.check_entries([*slow_tests.SLOW, *slow_tests.FAST], HERE)
     (tmp_path / "test_a.py").write_text("def test_b(): pass\n")
     slow_tests.check_entries(["test_a.py", "test_a.py::test_b"], tmp_path)
     for entry in ("test_b.py", "test_a.py::test_c", "test_a.py::test", "stages"):
         with pytest.raises(ValueError, match=re.escape(entry)):
             slow_tests.check_entries([entry], tmp_path)
+
+
+def test_the_nearest_entry_decides() -> None:
+    slow, fast = ("a", "b.py", "c.py::test_x"), ("a/d.py", "b.py::test_y", "a/e.py::test_z")
+    found = {
+        (file, test)
+        for file in ("a/d.py", "a/e.py", "b.py", "c.py", "d.py")
+        for test in ("test_x", "test_y", "test_z")
+        if slow_tests.is_slow(Path(file), test, slow, fast)
+    }
+    assert found == {("a/e.py", "test_x"), ("a/e.py", "test_y"), ("b.py", "test_x"), ("b.py", "test_z"), ("c.py", "test_x")}
