@@ -19,6 +19,7 @@ SLOW: tuple[str, ...] = (
     "report/test_report_page.py",
     "report/test_what_is_said.py",
     "report/test_browser.py",
+    "report/test_picture.py::test_a_report_becomes_a_picture_of_few_colours",
     "report/test_only_what_was_checked.py::test_nothing_that_was_left_out_is_called_noise",
     "report/test_card.py::test_a_directory_with_a_card_loads_as_the_card_says",
     "evaluation/test_intervals.py",
@@ -47,7 +48,7 @@ FAST: tuple[str, ...] = (
     "stages/test_compare.py",
     "stages/test_inspect.py",
     "stages/test_messages_of_changes.py",
-    "stages/test_sets_resolve_once.py",
+    "stages/test_stages_resolve_once.py",
     "stages/test_validate.py",
     "stages/test_which_worker.py",
 )

@@ -204,7 +204,11 @@ def test_the_texts_begin_with_the_arm_that_selects():
 
 
 def text_of(results, highlighted=None):
-    return " ".join(Parsed(make_page(results, highlighted).html).text.split())
+    return said_by(make_page(results, highlighted))
+
+
+def said_by(page):
+    return " ".join(Parsed(page.html).text.split())
 
 
 def repeated(results):
@@ -302,7 +306,7 @@ def test_losses_that_were_not_measured_alike_are_not_drawn_together():
     another precision; of clm's first nothing is known."""
     alike = make_page(made_results())
     assert [n for n in alike.figures if n.startswith("heldout-target")] == ["heldout-target.svg"]
-    assert "as measured on 8,128 of the set's 25,344 tokens in float32" in text_of(made_results())
+    assert "as measured on 8,128 of the set's 25,344 tokens in float32" in said_by(alike)
     results = made_results()
     for record in results["arms"]["slm"]["evals"][8:]:
         record["measured"] = {"target": {"tokens": 9000, "rows": "more", "precision": "float32"}}
@@ -313,7 +317,7 @@ def test_losses_that_were_not_measured_alike_are_not_drawn_together():
     found = {n: svg for n, svg in page.figures.items() if n.startswith("heldout-target")}
     legends = [[a for a in ("slm", "clm", "random") if f">{a}<" in svg] for svg in found.values()]
     assert legends == [["slm", "clm"], ["slm"], ["clm"], ["random"]]
-    text = text_of(results)
+    text = said_by(page)
     measures = (
         "8,128 tokens in float32",
         "9,000 tokens in float32",
