@@ -1,13 +1,17 @@
-# Two commands do everything on a fresh machine: `make demo` and `make test`.
+# Two commands do everything on a fresh machine: `make demo` and `make test`. Each stage is a target, too: `make run CONFIG=pipelines/NAME.yaml`.
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+QUIET := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
+PYTEST := $(QUIET) $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+STAGES := prepare train-base train-ref score pretrain eval report run
 
-.PHONY: help install demo test lint soak bench docs wheel clean
+.PHONY: help install demo $(STAGES) configured check test lint soak bench docs wheel clean
 
 help:  ## Show the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@echo 'The stages take CONFIG=pipelines/NAME.yaml, and options of slmctl in ARGS="...".'
 
 install: $(INSTALLED)  ## Create .venv with everything pinned by constraints.txt
 
@@ -18,21 +22,39 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $(INSTALLED)
 
-demo: install  ## Set up (once: a download of about 1 GB), and run the whole pipeline on generated data (CPU, about 5 minutes)
+demo: install  ## Run the whole pipeline on generated data (CPU, about 5 minutes)
 	$(BIN)/slmctl demo
 
-test: install lint  ## Lint, format check, types and tests
-	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+prepare: configured install  ## Texts to token shards
+train-base: configured install  ## Make the base model of a pipeline with model.scratch
+train-ref: configured install  ## Continue the base on the curated set: the reference model
+score: configured install  ## The reference's loss of every token of the corpus
+pretrain: configured install  ## Train the arms
+eval: configured install  ## Measure base, reference and arms
+report: configured install  ## The page of what eval has measured
+run: configured install  ## Every stage in order; what is complete is skipped
 
-lint: install
+$(STAGES):
+	$(BIN)/slmctl $@ '$(CONFIG)' $(ARGS)
+
+configured:
+	@$(if $(CONFIG),,$(error CONFIG is not given. Name the pipeline: make $(or $(firstword $(filter $(STAGES),$(MAKECMDGOALS))),run) CONFIG=pipelines/NAME.yaml))
+
+check: install lint  ## What test runs, without the slow tests: about a minute
+	$(PYTEST) -m 'not slow' --durations=5 --durations-min=1
+
+test: install lint  ## Lint, format check, types and all tests: about ten minutes
+	$(PYTEST)
+
+lint: install  ## Lint, format check and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-soak: install  ## Kill workers of prepare and score, and training runs, a hundred times each, and compare with undisturbed ones
-	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 $(BIN)/python tests/soak/soak_store.py --kills 100
-	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 $(BIN)/python tests/soak/soak_training.py --kills 100 --ranks 1
-	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 $(BIN)/python tests/soak/soak_training.py --kills 100 --ranks 2
+soak: install  ## Kill workers and runs 100 times each; they end as undisturbed ones
+	$(QUIET) $(BIN)/python tests/soak/soak_store.py --kills 100
+	$(QUIET) $(BIN)/python tests/soak/soak_training.py --kills 100 --ranks 1
+	$(QUIET) $(BIN)/python tests/soak/soak_training.py --kills 100 --ranks 2
 
 bench: install  ## Measure; raw figures go to benchmarks/results/
 	$(BIN)/python benchmarks/prepare.py

@@ -7,24 +7,28 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import slow_tests
 import yaml
 from tiny_pipeline import tiny_settings
 
 from slmctl.system import console
 
-LONG = (
-    "test_cli.py",
-    "test_soak_training_small.py",
-    "test_same_as_one_process.py",
-    "distributed",
-    "test_layout.py",
-    "test_s3.py",
-)
-"""Files, and a folder, of minutes: they go first, so that no worker is left with one at the end."""
+HERE = Path(__file__).resolve().parent
+
+
+def pytest_configure() -> None:
+    try:
+        slow_tests.check_entries([*slow_tests.SLOW, *slow_tests.FAST], HERE)
+    except ValueError as e:
+        raise pytest.UsageError(str(e)) from e
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: next((n for n, part in enumerate(LONG) if part in item.path.parts), len(LONG)))
+    """Marks what is slow, and puts files with slow tests first."""
+    for item in items:
+        if slow_tests.is_slow(item.path.relative_to(HERE), item.name.partition("[")[0]):
+            item.add_marker("slow")
+    items.sort(key=lambda item: slow_tests.rank(item.path.relative_to(HERE)))
 
 
 @pytest.fixture(autouse=True)

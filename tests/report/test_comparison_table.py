@@ -82,6 +82,7 @@ def test_what_it_took_to_reach_the_control_is_shown_with_and_without_scoring():
         (1.33, [1.2, None], "from 1.20 times fewer on, with no upper end", "[1.20, …)"),
     ],
 )
+@pytest.mark.usefixtures("undrawn")
 def test_an_interval_stands_in_the_direction_of_its_figure(value, ends, said, short):
     results = made_results()
     control = results["arms"]["slm"]["control"]

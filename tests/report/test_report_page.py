@@ -204,7 +204,11 @@ def test_the_texts_begin_with_the_arm_that_selects():
 
 
 def text_of(results, highlighted=None):
-    return " ".join(Parsed(make_page(results, highlighted).html).text.split())
+    return said_by(make_page(results, highlighted))
+
+
+def said_by(page):
+    return " ".join(Parsed(page.html).text.split())
 
 
 def repeated(results):
@@ -221,6 +225,7 @@ def repeated(results):
     return results
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_seeds_are_judged_by_their_means():
     results = repeated(made_results())
     text = text_of(results)
@@ -233,6 +238,7 @@ def test_seeds_are_judged_by_their_means():
     assert "slm alone came down to the final loss of clm" in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_first_lines_hold_an_arm_against_the_controls_of_its_own_seed():
     results = repeated(made_results())
     results["seeds"] = []
@@ -243,6 +249,7 @@ def test_the_first_lines_hold_an_arm_against_the_controls_of_its_own_seed():
     assert "lower than clm-2" in text_of(results)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_what_was_not_judged_is_not_said_to_be_never():
     results = made_results()
     results["arms"]["slm"]["control"].update(
@@ -256,6 +263,7 @@ def test_what_was_not_judged_is_not_said_to_be_never():
     assert re.search("Tokens until the control’s final loss not judged [^–]+ – –", text), "arms first, then base and reference"
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_controls_own_first_reach_is_told():
     results = made_results()
     results["arms"]["slm"]["control"]["control_tokens"] = 480_000
@@ -264,6 +272,7 @@ def test_the_controls_own_first_reach_is_told():
     assert "1.33× fewer, 95% interval [1.20, 1.47]; clm itself first after 480k" in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_what_it_took_over_seeds_stands_on_top():
     results = repeated(made_results())
     over = copy.deepcopy(results["arms"]["slm"]["control"])
@@ -278,6 +287,7 @@ def test_what_it_took_over_seeds_stands_on_top():
     assert "slm, 3 seeds" in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_what_was_never_reached_may_be_on_other_documents():
     results = made_results()
     control = results["arms"]["slm"]["control"]
@@ -296,7 +306,7 @@ def test_losses_that_were_not_measured_alike_are_not_drawn_together():
     another precision; of clm's first nothing is known."""
     alike = make_page(made_results())
     assert [n for n in alike.figures if n.startswith("heldout-target")] == ["heldout-target.svg"]
-    assert "as measured on 8,128 of the set's 25,344 tokens in float32" in text_of(made_results())
+    assert "as measured on 8,128 of the set's 25,344 tokens in float32" in said_by(alike)
     results = made_results()
     for record in results["arms"]["slm"]["evals"][8:]:
         record["measured"] = {"target": {"tokens": 9000, "rows": "more", "precision": "float32"}}
@@ -307,7 +317,7 @@ def test_losses_that_were_not_measured_alike_are_not_drawn_together():
     found = {n: svg for n, svg in page.figures.items() if n.startswith("heldout-target")}
     legends = [[a for a in ("slm", "clm", "random") if f">{a}<" in svg] for svg in found.values()]
     assert legends == [["slm", "clm"], ["slm"], ["clm"], ["random"]]
-    text = text_of(results)
+    text = said_by(page)
     measures = (
         "8,128 tokens in float32",
         "9,000 tokens in float32",
@@ -332,6 +342,7 @@ def test_figures_of_curves_of_training_are_not_shown():
     assert "1.33 times" not in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_arms_with_other_controls_name_them_in_the_costs():
     results = made_results()
     results["arms"]["random"]["control"]["arm"] = "clm-1"
@@ -350,6 +361,7 @@ def test_a_sweep_of_seeds_is_no_curve():
         assert f"{seeds['mean']:.4f} ± {seeds['sd']:.4f}" in " ".join(Parsed(page.html).text.split())
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_words_claim_no_more_than_was_measured():
     results = made_results()
     text = text_of(results, made_highlights(documents=1))
@@ -361,6 +373,7 @@ def test_the_words_claim_no_more_than_was_measured():
     assert text.count("slm trained on") == 2
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_long_sentences_are_not_cut():
     results = made_results()
     results["alarms"][0]["text"] = "slm " * 300 + "end."

@@ -82,6 +82,7 @@ def test_of_none_right_no_error_of_zero_is_shown():
     assert "none right" not in text_of(made_results())
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_tasks_that_two_suites_leave_out_are_listed_once():
     results = made_results()
     results["notes"] = [
@@ -147,6 +148,7 @@ def test_the_legend_shows_hostile_text_as_text():
     assert "\u202e" not in page.html
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_captions_of_one_mask_say_what_is_plotted_and_claim_no_more():
     text = text_of(made_results())
     assert "The mean loss of the same 60.0% of tokens, those kept, under each arm's checkpoints" in text
@@ -166,6 +168,7 @@ def test_the_captions_of_one_mask_say_what_is_plotted_and_claim_no_more():
         ("threshold", "60% by a running threshold)", "threshold: each token is held against a running quantile of the scores"),
     ],
 )
+@pytest.mark.usefixtures("undrawn")
 def test_the_scope_in_which_tokens_compete_is_said(scope, share, competition):
     results = made_results()
     results["arms"]["slm"]["selection"]["scope"] = scope
@@ -181,6 +184,7 @@ def test_the_scope_in_which_tokens_compete_is_said(scope, share, competition):
 # --- what is missing ---
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_what_is_missing_is_a_dash_with_its_reason():
     results = made_results()
     for model in results["models"].values():
@@ -219,6 +223,7 @@ def nulled(value):
 
 
 @pytest.mark.parametrize("make", [lambda r: r, nulled], ids=["whole", "nulled"])
+@pytest.mark.usefixtures("undrawn")
 def test_no_cell_is_empty_and_every_table_with_a_dash_gives_a_reason(make):
     results = make(copy.deepcopy(made_results(arms={**ARMS, "slm-2": ARMS["slm"]})))
     if make is not nulled:
