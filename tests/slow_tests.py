@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 SLOW: tuple[str, ...] = (
-    "test_cli.py",
+    "cli/test_cli.py",
     "distributed",
     "training/test_layout.py::test_compiled_blocks_give_the_same_losses",
     "remote",
@@ -42,9 +42,9 @@ SLOW: tuple[str, ...] = (
 this order, so that no worker is left with a long one at the end; all others follow."""
 
 FAST: tuple[str, ...] = (
-    "test_cli.py::test_version_and_help",
-    "test_cli.py::test_bad_usage_exits_2",
-    "test_cli.py::test_every_shipped_pipeline_is_valid",
+    "cli/test_cli.py::test_version_and_help",
+    "cli/test_cli.py::test_bad_usage_exits_2",
+    "cli/test_cli.py::test_every_shipped_pipeline_is_valid",
     "stages/test_compare.py",
     "stages/test_inspect.py",
     "stages/test_messages_of_changes.py",

@@ -61,7 +61,7 @@ def test_bad_usage_exits_2(slmctl: Any, tiny: Tiny) -> None:
 
 
 def test_every_shipped_pipeline_is_valid(slmctl: Any) -> None:
-    pipelines = sorted((Path(__file__).parents[1] / "pipelines").glob("*.yaml"))
+    pipelines = sorted((Path(__file__).parents[2] / "pipelines").glob("*.yaml"))
     assert len(pipelines) >= 5
     for pipeline in pipelines:
         assert slmctl("validate", pipeline)[0] == 0, pipeline
