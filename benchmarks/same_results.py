@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 IGNORED = {
-    *("made_on", "versions", "training_seconds", "seconds", "tokens_per_second", "mfu", "memory", "peak_memory", "loader_wait"),
-    *("time", "wall", "loader_seconds", "evaluation_seconds"),
+    *("made_on", "versions", "seconds", "training_seconds", "tokens_per_s", "tokens_per_second", "mfu", "memory_bytes"),
+    *("loader_share", "loader_seconds", "time", "evaluation_seconds", "git", "command"),
 }
 """Keys whose values may differ."""
 
