@@ -48,7 +48,6 @@ FAST: tuple[str, ...] = (
     "stages/test_compare.py",
     "stages/test_inspect.py",
     "stages/test_messages_of_changes.py",
-    "stages/test_stages_resolve_once.py",
     "stages/test_validate.py",
     "stages/test_which_worker.py",
 )
