@@ -30,7 +30,8 @@ from slmctl.comparison.token_losses import token_losses_of
 from slmctl.config.file import check
 from slmctl.corpus.packing import PADDING, bos_mask
 from slmctl.corpus.train_tokenizer import train_tokenizer
-from slmctl.model.loading import ModelSource, load_model
+from slmctl.model.loading import load_model
+from slmctl.model.source import ModelSource
 from slmctl.model.split import SplitModel
 from slmctl.stages.prepare import prepare
 from slmctl.store.manifest import library_versions

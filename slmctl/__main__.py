@@ -1,4 +1,4 @@
-from slmctl.cli import entry
+from slmctl.cli.process import entry
 
 if __name__ == "__main__":
     entry()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from slmctl.cli import main
+from slmctl.cli.process import main
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
 

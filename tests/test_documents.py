@@ -13,7 +13,8 @@ import typer
 import yaml
 from pydantic import BaseModel
 
-from slmctl.cli import app, main
+from slmctl.cli.application import app
+from slmctl.cli.process import main
 from slmctl.config.documentation import update
 from slmctl.config.pipeline import PipelineConfig
 

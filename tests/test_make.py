@@ -12,7 +12,7 @@ import pytest
 import slow_tests
 from typer.main import get_command
 
-from slmctl.cli import app
+from slmctl.cli.application import app
 
 HERE = Path(__file__).resolve().parent
 STAGES = ("prepare", "train-base", "train-ref", "score", "pretrain", "eval", "report", "run")

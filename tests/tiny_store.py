@@ -23,7 +23,7 @@ import torch
 import yaml
 from tiny_pipeline import WORDS, write_jsonl
 
-from slmctl.cli import main
+from slmctl.cli.process import main
 from slmctl.config.file import check
 from slmctl.corpus.tokenizer import load_tokenizer
 from slmctl.corpus.train_tokenizer import train_tokenizer

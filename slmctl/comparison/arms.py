@@ -13,14 +13,14 @@ from slmctl.comparison.clipping import clipping
 from slmctl.comparison.compared import Arm, Compared, Scores
 from slmctl.comparison.flop_costs import ForwardFlops
 from slmctl.comparison.provenance import epochs, made_on
-from slmctl.config.selection import UNSCORED
+from slmctl.config.selection import sets_read
 from slmctl.evaluation.comparability import measure_of
 from slmctl.system.files import read_json
 from slmctl.training.alignment import WATCHED
 from slmctl.training.telemetry import read_log
-from slmctl.workspace.folders import DONE, INPUTS
 from slmctl.workspace.places import Places
 from slmctl.workspace.precisions import precision_in
+from slmctl.workspace.stale import DONE, INPUTS
 
 
 def arm_facts(compared: Compared, arm: Arm, metrics: Sequence[dict[str, Any]], flops: ForwardFlops) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def arm_facts(compared: Compared, arm: Arm, metrics: Sequence[dict[str, Any]], f
         "tokens_seen": last["tokens_seen"],
         "tokens_selected": last["tokens_selected"],
         "training_seconds": sum(m["seconds"] for m in metrics),
-        "flops": flops.training(selection["criterion"], last["tokens_seen"], last["tokens_selected"]),
+        "flops": flops.training(selection, last["tokens_seen"], last["tokens_selected"]),
         "epochs": epochs(compared.conditions.corpus.manifest, arm.made_from, settings, last["step"]),
         "own_reference": _own_reference(compared.config.score.references, selection),
         "evals": _curves(arm, compared.conditions.heldout_hashes),
@@ -68,9 +68,9 @@ def _curves(arm: Arm, now: dict[str, str]) -> list[dict[str, Any]]:
 
 def _own_reference(references: Mapping[str, Any], selection: dict[str, Any]) -> bool | None:
     """Whether an arm's scores are those of the pipeline's own reference; None for one that uses none."""
-    if selection["criterion"] in UNSCORED:
+    if not (read := sets_read(selection, references)):
         return None
-    return references.get(selection.get("reference") or next(iter(references))) == "reference"
+    return any(references.get(name) == "reference" for name in read)
 
 
 def _selected(metrics: Sequence[dict[str, Any]], folder: Path) -> dict[str, Any]:

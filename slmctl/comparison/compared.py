@@ -21,7 +21,7 @@ from slmctl.system.hashes import sha256_json
 from slmctl.system.storage import Folder
 from slmctl.training.checkpoint_files import all_checkpoints
 from slmctl.training.telemetry import read_log
-from slmctl.workspace.folders import StageFolder
+from slmctl.workspace.handles import StageFolder
 from slmctl.workspace.places import Places
 from slmctl.workspace.stale import INPUTS
 from slmctl.workspace.start_checks import Checked

@@ -23,8 +23,12 @@ from slmctl.comparison.token_kinds import by_frequency, by_kind, by_position
 from slmctl.comparison.token_losses import TokenLosses
 from slmctl.comparison.token_text import token_texts
 from slmctl.config.selection import SelectionConfig
+from slmctl.corpus.packing import restarting_positions
 from slmctl.evaluation.dynamics import CATEGORIES, categorise, category_curves, fluctuating
+from slmctl.selection.criterion import Column, Columns
+from slmctl.selection.masks import mask_of
 from slmctl.selection.select import random_scores, select_top, selected_count
+from slmctl.selection.table import live_of, stored_of
 from slmctl.store.order import mix_seed
 from slmctl.store.reader import RowReader, ScoreSet
 from slmctl.system.console import warn
@@ -48,6 +52,21 @@ def random_mask(target_BT: np.ndarray, ratio: float, group_rows: int, seed: int)
     return found
 
 
+def _group(values_BT: np.ndarray) -> torch.Tensor:
+    """One group of the rows [1, M]."""
+    return torch.from_numpy(np.ascontiguousarray(values_BT)).reshape(1, -1)
+
+
+def _columns_read(selection: SelectionConfig, first: str) -> dict[tuple[str, Column], tuple[str, Column]]:
+    """What a selection reads, as it names it, and the same by the names of score.references."""
+    return {(name, column): (name or first, column) for name, column in stored_of(selection.choice())}
+
+
+def _scores_of(made_from: dict[str, Any], selection: SelectionConfig, first: str) -> dict[str, Any]:
+    """Content hashes of the score sets that an arm was trained with, by name."""
+    return {selection.watched or first: made_from.get("scores"), **(made_from.get("more_scores") or {})}
+
+
 @dataclass(frozen=True)
 class Trained:
     """How an arm chose its tokens."""
@@ -56,6 +75,8 @@ class Trained:
     seed: int
     ref_BT: np.ndarray | None
     """Reference losses that it chose by (float64, NaN where nothing is predicted); None where it did not, or they are gone."""
+    stored: dict[tuple[str, str], np.ndarray] | None = None
+    """All that it chose by, by the names of score sets and their columns [B, T]; None where some of it is gone."""
 
 
 class Diagnosis:
@@ -68,20 +89,30 @@ class Diagnosis:
             return
         self.sample, self.losses = token_losses.sample, token_losses.of
         first = next(iter(compared.config.score.references))
+        self.log_odds_V: np.ndarray | None = None
+        """Of each id, where an arm chose by them; None where they are not known here."""
         chose = {a: SelectionConfig(**arm.made_from["settings"]["selection"]) for a, arm in self.arms.items()}
-        by_arm = {a: s.reference or first for a, s in chose.items() if s.needs_reference}
-        refs = {n: self._reference_losses(n, compared.scores.get(n)) for n in dict.fromkeys([*by_arm.values(), first])}
+        read = {a: _columns_read(s, first) for a, s in chose.items()}
+        wanted = dict.fromkeys([*(key for keys in read.values() for key in keys.values()), (first, "ref_loss")])
+        found = {key: self._stored(*key, compared.scores.get(key[0])) for key in wanted}
         self.trained = {}
         for name, selection in chose.items():
-            content, ref_BT = refs[by_arm[name]] if name in by_arm else (None, None)
             arm = self.arms[name]
-            same = ref_BT if content == arm.made_from.get("scores") else None  # else they were made again since
-            self.trained[name] = Trained(selection, arm.seed, same)
-        self.shown_ref_BT = next((ref_BT for _, ref_BT in refs.values() if ref_BT is not None), None)
+            made = _scores_of(arm.made_from, selection, first)
+            stored = {
+                key: values
+                for key, at in read[name].items()
+                if (values := found[at][1]) is not None and found[at][0] == made.get(at[0])  # else they were made again since
+            }
+            whole = stored if len(stored) == len(read[name]) else None
+            ref_BT = stored.get((selection.watched, "ref_loss")) if whole else None
+            self.trained[name] = Trained(selection, arm.seed, ref_BT, whole)
+        shown = [t.ref_BT for t in self.trained.values() if t.ref_BT is not None]
+        self.shown_ref_BT = next(iter(shown), found[first, "ref_loss"][1])
         """Of the first arm that chose by any; else the first reference's."""
 
-    def _reference_losses(self, name: str, scores: Scores | None) -> tuple[str | None, np.ndarray | None]:
-        """Content hash of a score set as it lies there, and its losses of the rows; None where there is none of this corpus."""
+    def _stored(self, name: str, column: str, scores: Scores | None) -> tuple[str | None, np.ndarray | None]:
+        """Content hash of a score set as it lies there, and a column at the rows; None where there is none of this corpus."""
         if scores is None:
             return None, None
         corpus = self.conditions.corpus
@@ -90,9 +121,11 @@ class Diagnosis:
         except (InputError, MismatchError) as e:
             warn(f"eval goes on without scores/{name}: {e}")
             return None, None
-        ref_BT = RowReader(corpus, opened).fetch(self.sample.numbers_B).ref_loss_BT
-        assert ref_BT is not None
-        return opened.manifest.content_hash, np.where(self.sample.target_BT, ref_BT.astype(np.float64), np.nan)
+        if column not in opened.manifest.format["columns"]:
+            return opened.manifest.content_hash, None
+        key = (name, column)
+        values_BT = RowReader(corpus, joined={key: opened}).fetch(self.sample.numbers_B).joined[key]
+        return opened.manifest.content_hash, np.where(self.sample.target_BT, values_BT.astype(np.float64), np.nan)
 
     # --- selection on the diagnostic rows ---
 
@@ -104,9 +137,32 @@ class Diagnosis:
             return target_BT
         if how.selection.criterion == "random":
             return self.blind(arm, how.seed)
-        if how.ref_BT is None:
+        if how.stored is None or "live_entropy" in live_of(how.selection.choice()):
+            return None  # entropies of the model in training are not kept
+        if how.selection.criterion == "excess_loss" and how.ref_BT is not None:
+            return excess_mask(live_BT, how.ref_BT, how.selection.ratio, how.selection.group_rows)
+        return self._chosen_by_table(how, live_BT)
+
+    def _chosen_by_table(self, how: Trained, live_BT: np.ndarray) -> np.ndarray | None:
+        """What a criterion of the table takes of the rows, the last group perhaps of fewer."""
+        selection, found = how.selection, np.zeros(live_BT.shape, bool)
+        if "log_odds" in selection.features and self.log_odds_V is None:
             return None
-        return excess_mask(live_BT, how.ref_BT, how.selection.ratio, how.selection.group_rows)
+        for g, at in enumerate(range(0, len(live_BT), selection.group_rows)):
+            part = slice(at, at + selection.group_rows)
+            valid_BT = self.sample.target_BT[part]
+            place_BT = restarting_positions(self.sample.rows.document_BT[part])
+            odds = self.log_odds_V[self.sample.rows.ids_BT[part].astype(np.int64)] if self.log_odds_V is not None else None
+            columns = Columns(
+                _group(valid_BT),
+                [mix_seed("diagnostics", how.seed, g)],
+                _group(live_BT[part]),
+                stored={key: _group(values[part]) for key, values in (how.stored or {}).items()},
+                position_GM=_group(place_BT),
+                log_odds_GM=_group(odds) if odds is not None else None,
+            )
+            found[part] = mask_of(columns, selection.choice()).numpy().reshape(valid_BT.shape)
+        return found
 
     def blind(self, arm: str, seed: int) -> np.ndarray:
         """As many tokens as an arm selects, drawn by chance [B, T]."""
@@ -132,7 +188,7 @@ class Diagnosis:
             self._write(arm, steps, names)
             if len(steps) >= 3:
                 sections["dynamics"][arm] = self._dynamics(losses_CN, steps, seen)
-            if len(steps) >= 2 and self.trained[arm].selection.criterion == "excess_loss":
+            if len(steps) >= 2 and self.trained[arm].selection.needs_live:
                 masks = [m[self.sample.target_BT] for n in names if (m := self.chosen(arm, self.losses(n))) is not None]
                 if len(masks) == len(names):
                     masks_CN = np.stack(masks)

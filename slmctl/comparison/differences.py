@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from slmctl.comparison.measure import Measure
-from slmctl.config.selection import UNSCORED
+from slmctl.config.selection import is_control
 from slmctl.evaluation.intervals import difference_interval, paired_accuracy
 from slmctl.store.order import mix_seed
 
 
 def pairs(arms: dict[str, Any]) -> list[tuple[str, str]]:
     """Each arm with each control, and the controls with each other."""
-    controls = [a for a, f in arms.items() if f["selection"]["criterion"] in UNSCORED]
+    controls = [a for a, f in arms.items() if is_control(f["selection"])]
     others = [a for a in arms if a not in controls]
     return [(a, c) for a in others for c in controls] + [(a, b) for i, b in enumerate(controls) for a in controls[i + 1 :]]
 

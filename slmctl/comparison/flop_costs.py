@@ -1,22 +1,27 @@
 """What training and scoring cost in floating-point operations: what selection spends, as well as what it saves.
 
 Of one token's forward pass the trunk takes T and the head H = 2·V·D. Training on all tokens takes 3(T + H) a token; with
-selection by excess loss 3T + (1 + 3k)H, since live losses of all tokens come before the loss of the selected ones; with
-random selection 3T + 3kH. Scoring takes T + H.
+a criterion that reads the live loss, such as excess loss, 3T + (1 + 3k)H, since live losses of all tokens come before the loss of
+the selected ones; with one that does not, such as random, 3T + 3kH. Scoring takes T + H.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from slmctl.comparison.compared import Compared
-from slmctl.config.score import ReferenceModel
+from slmctl.config.score import OWN_MODELS, ReferenceModel
+from slmctl.config.selection import reads_live
 from slmctl.model.flops import flops_per_token
-from slmctl.model.loading import ModelSource, empty_model
+from slmctl.model.loading import empty_model
+from slmctl.model.source import ModelSource
 from slmctl.system.console import say
 from slmctl.system.errors import InputError
 from slmctl.training.telemetry import read_log
+
+ALL: dict[str, Any] = {"criterion": "all"}
 
 
 @dataclass(frozen=True)
@@ -30,9 +35,9 @@ class ForwardFlops:
     def scoring(self) -> float:
         return self.trunk + self.head
 
-    def training(self, criterion: str, tokens: int, selected: int) -> float:
-        """Of a run that has seen `tokens` and trained on `selected` of them."""
-        live = tokens if criterion not in ("all", "random") else 0
+    def training(self, selection: Mapping[str, Any], tokens: int, selected: int) -> float:
+        """Of a run with a recorded selection that has seen `tokens` and trained on `selected` of them."""
+        live = tokens if reads_live(selection) else 0
         return 3 * self.trunk * tokens + self.head * (live + 3 * selected)
 
 
@@ -47,9 +52,9 @@ def flops_of_references(compared: Compared) -> dict[str, ForwardFlops]:
     """Operations of each reference's forward pass, by score set; without those whose model cannot be told from here."""
     found = {}
     for name, given in compared.config.score.references.items():
-        own = compared.models.get("reference")
+        own = compared.models.get(given) if isinstance(given, str) and given in OWN_MODELS else None
         source = own.source if own is not None else None
-        if given != "reference":  # its weights need not be here
+        if given not in OWN_MODELS:  # its weights need not be here
             model = ReferenceModel(path=given) if isinstance(given, str) else given
             source = ModelSource(model.path, model.gguf_file, model.revision)
         try:
@@ -70,7 +75,7 @@ def costs_of_references(compared: Compared, flops: dict[str, ForwardFlops]) -> d
     own = next((flops[n] for n, model in references.items() if model == "reference" and n in flops), None)
     if log and own is not None:
         found["reference_tokens"] = log[-1]["tokens_seen"]
-        found["reference_flops"] = own.training("all", log[-1]["tokens_seen"], log[-1]["tokens_selected"])
+        found["reference_flops"] = own.training(ALL, log[-1]["tokens_seen"], log[-1]["tokens_selected"])
     for name in references:
         if name in compared.scores:
             tokens = compared.scores[name].manifest.counts["predicted"]

@@ -23,7 +23,8 @@ from slmctl.evaluation.heldout import DocumentLosses, arithmetic, document_bytes
 from slmctl.evaluation.intervals import effective_documents, mean_interval
 from slmctl.evaluation.rolling import rolling_bits_per_byte, window_of
 from slmctl.model.forward_threads import settle_forward
-from slmctl.model.loading import ModelSource, load_model
+from slmctl.model.loading import load_model
+from slmctl.model.source import ModelSource
 from slmctl.model.split import SplitModel
 from slmctl.store.order import mix_seed
 from slmctl.store.reader import RowReader

@@ -13,9 +13,9 @@ from slmctl.config.training import ArmConfig
 from slmctl.store.manifest import differences
 from slmctl.system.console import warn
 from slmctl.system.files import read_json
-from slmctl.workspace.folders import DONE, INPUTS
 from slmctl.workspace.places import Places
 from slmctl.workspace.precisions import as_recorded, precision_in
+from slmctl.workspace.stale import DONE, INPUTS
 
 
 def notes_of(arms: Mapping[str, Arm], now: Mapping[str, ArmConfig]) -> list[str]:

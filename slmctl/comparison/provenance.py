@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from slmctl.model.loading import ModelSource, empty_model
+from slmctl.model.loading import empty_model
+from slmctl.model.source import ModelSource
 from slmctl.store.manifest import Manifest
 from slmctl.system.errors import InputError
 from slmctl.training.telemetry import read_log

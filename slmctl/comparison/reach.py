@@ -16,7 +16,7 @@ import numpy as np
 from slmctl.comparison.compared import Compared
 from slmctl.comparison.crossings import Crossed, Curve, Floats, cross, grouped, in_step, interval_of, one_grid, resampled
 from slmctl.comparison.measure import Measure
-from slmctl.config.selection import UNSCORED
+from slmctl.config.selection import sets_read
 from slmctl.evaluation.heldout import DocumentLosses
 from slmctl.evaluation.intervals import FEW
 
@@ -213,9 +213,13 @@ def _why_not(mine: Curve, its: Curve, shared: int, found: Crossed) -> str | None
 def _added(facts: dict[str, Any], spent: dict[str, Any], references: dict[str, Any]) -> float | None:
     """Operations of the scores that an arm uses, and of the reference's training where it is the pipeline's own; None where
     they are not known."""
-    if facts["selection"]["criterion"] in UNSCORED:
-        return 0.0
-    name = facts["selection"].get("reference") or next(iter(references))
-    scoring = spent.get("scoring_flops", {}).get(name)
-    training = spent.get("reference_flops") if references.get(name) == "reference" else 0.0
-    return None if scoring is None or training is None else scoring + training
+    total = 0.0
+    own = False
+    for name in sets_read(facts["selection"], references):
+        scoring = spent.get("scoring_flops", {}).get(name)
+        own = own or references.get(name) == "reference"
+        if scoring is None:
+            return None
+        total += scoring
+    training = spent.get("reference_flops") if own else 0.0
+    return None if training is None else total + training

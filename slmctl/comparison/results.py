@@ -13,7 +13,8 @@ from slmctl.store.manifest import differences
 from slmctl.system.console import say
 from slmctl.system.errors import InputError
 from slmctl.system.files import publishing, read_json, sweep, write_json
-from slmctl.workspace.folders import ACCEPTED, INPUTS, StageFolder
+from slmctl.workspace.handles import StageFolder
+from slmctl.workspace.stale import ACCEPTED, INPUTS
 
 SCHEMA = 2
 """Of results.json."""

@@ -6,6 +6,7 @@ import statistics
 from typing import Any
 
 from slmctl.comparison.runs import RunResults, precisions_of, seed_of
+from slmctl.config.selection import reads_scores
 from slmctl.system.hashes import sha256_json
 
 
@@ -26,7 +27,7 @@ def seed_groups(runs: list[RunResults], sets: dict[str, dict[str, Any]]) -> list
 def _what_decides(run: RunResults, arm: str) -> dict[str, Any]:
     """All that an arm's result depends on, but for its seed."""
     facts, config = run.results["arms"][arm], run.config
-    scored = facts["selection"].get("criterion") not in ("all", "random")
+    scored = reads_scores(facts["selection"])
     sections = ["model", "data", *(["reference", "score"] if scored else [])]
     settings = {k: v for k, v in (facts.get("settings") or {}).items() if k != "seed"}
     decide = ("the base", *(["the reference"] if scored else []))

@@ -16,9 +16,10 @@ import torch
 from slmctl.config.score import ScoreConfig
 from slmctl.config.selection import SelectionConfig
 from slmctl.corpus.packing import target_mask
-from slmctl.model.loading import ModelSource, load_model
+from slmctl.model.loading import load_model
 from slmctl.model.precision import autocast, weights_of
 from slmctl.model.row_losses import row_losses
+from slmctl.model.source import ModelSource
 from slmctl.model.split import SplitModel
 from slmctl.selection.select import excess_loss, select_top, selected_count
 from slmctl.selection.storage_precision import excess_given_up, loss_differences, share_replaced, stored

@@ -18,8 +18,7 @@ from slmctl.evaluation.general_suite import general_suite, result_names
 from slmctl.evaluation.generation import Item, few_shot_prefix, read_items
 from slmctl.evaluation.harness_data import data_files
 from slmctl.evaluation.harness_tasks import is_installed, refuse_at_sight
-from slmctl.evaluation.tasks import suite_tasks
-from slmctl.evaluation.tasks.math_suite import suite_names, worked_examples
+from slmctl.evaluation.tasks.math_suite import suite_names, suite_tasks, worked_examples
 from slmctl.system.errors import ConfigError, InputError, SlmError
 
 FIRST = 1000

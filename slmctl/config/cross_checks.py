@@ -11,6 +11,7 @@ from slmctl.config.evaluation import SUITES, EvalConfig
 from slmctl.config.score import ScoreConfig
 from slmctl.config.training import ReferenceConfig, TrainingConfig
 from slmctl.config.yaml import Path_, mapping_at, value_at
+from slmctl.selection.table import CRITERIA
 
 
 def _attention_mistakes(data: Any) -> Iterator[tuple[Path_, str]]:
@@ -24,6 +25,23 @@ def _attention_mistakes(data: Any) -> Iterator[tuple[Path_, str]]:
     for where, default in runs:
         if value_at(data, *map(str, where), "precision", default=default) == "float32":
             yield (*where, "precision"), "float32 does not work with flash_attention_2; use bfloat16 here, or attn sdpa"
+
+
+def _selection_mistakes(data: Any, where: Path_, known: Any) -> Iterator[tuple[Path_, str]]:
+    """Score sets and columns that a selection, or a part of it, reads and score does not make."""
+    parts = value_at(data, *map(str, where), "parts", default=[])
+    inner = [(*where, "parts", i) for i in range(len(parts))] if isinstance(parts, list) else []
+    for place in (where, *inner):
+        one = value_at(data, *map(str, where)) if place == where else parts[int(place[-1])]
+        if not isinstance(one, dict):
+            continue
+        sets = one.get("sets")
+        for role, name in (sets if isinstance(sets, dict) else {}).items():
+            if isinstance(name, str) and name not in known:
+                yield (*place, "sets", str(role)), f"{name!r} is not in score.references ({', '.join(known)})"
+        entry = CRITERIA.get(str(one.get("criterion")))
+        if entry is not None and "ref_entropy" in entry.reads and value_at(data, "score", "entropy", default=True) is False:
+            yield (*place, "criterion"), f"{entry.name} reads entropies, which are not stored: set score.entropy: true"
 
 
 def cross_mistakes(data: dict[str, Any]) -> Iterator[tuple[Path_, str]]:
@@ -55,6 +73,7 @@ def cross_mistakes(data: dict[str, Any]) -> Iterator[tuple[Path_, str]]:
         reference = value_at(data, *map(str, where), "selection", "reference")
         if isinstance(reference, str) and reference not in known:
             yield (*where, "selection", "reference"), f"{reference!r} is not in score.references ({', '.join(known)})"
+        yield from _selection_mistakes(data, (*where, "selection"), known)
     yield from _attention_mistakes(data)
     for arm in ("base", "reference"):
         if arm in mapping_at(data, "pretrain", "arms"):

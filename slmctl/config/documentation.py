@@ -16,7 +16,7 @@ from slmctl.config.decides import RULES, Decides, declared
 from slmctl.config.model import ModelConfig, ScratchConfig
 from slmctl.config.pipeline import PipelineConfig
 from slmctl.config.score import ReferenceModel, ScoreConfig
-from slmctl.config.selection import SelectionConfig
+from slmctl.config.selection import PartConfig, ScheduleConfig, SelectionConfig, WeightingConfig
 from slmctl.config.training import PretrainConfig, ReferenceConfig, TrackingConfig, TrainingConfig
 
 BEGIN, END = "<!-- configuration reference: begin (make docs) -->", "<!-- configuration reference: end -->"
@@ -35,6 +35,13 @@ SECTIONS: tuple[tuple[str, type[BaseModel], str], ...] = (
     ("reference, besides", ReferenceConfig, ""),
     ("pretrain, besides", PretrainConfig, ""),
     ("selection", SelectionConfig, ""),
+    ("selection.schedule", ScheduleConfig, ""),
+    ("selection.weighting", WeightingConfig, ""),
+    (
+        "a part in selection.parts",
+        PartConfig,
+        "`[{criterion: ref_loss, ratio: 0.7}, {criterion: ref_entropy, ratio: 0.7}]`",
+    ),
     ("score", ScoreConfig, ""),
     ("a model of score.references", ReferenceModel, ""),
     ("eval", config_eval.EvalConfig, ""),

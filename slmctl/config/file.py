@@ -13,7 +13,7 @@ from slmctl.config.cross_checks import cross_mistakes
 from slmctl.config.evaluation import TaskConfig
 from slmctl.config.mistakes import as_listing, model_mistakes, told_once
 from slmctl.config.pipeline import PipelineConfig
-from slmctl.config.selection import UNSCORED
+from slmctl.config.selection import COMPETING
 from slmctl.config.yaml import Path_, apply_overrides, lay_over, mapping_at, parse_yaml, value_at
 from slmctl.system.errors import ConfigError
 from slmctl.system.file_signatures import HEAD, not_text
@@ -30,7 +30,10 @@ def _expand_arms(data: dict[str, Any]) -> dict[str, dict[str, Any]]:
     shared = {k: v for k, v in pretrain.items() if k != "arms"}
     pretrain["arms"] = {k: lay_over(shared, v) if isinstance(v, dict) else v for k, v in written.items()}
     for name, arm in written.items():  # a scope for all arms is none of those whose tokens do not compete
-        if value_at(pretrain["arms"], name, "selection", "criterion") in UNSCORED and value_at(arm, "selection", "scope") is None:
+        if (
+            value_at(pretrain["arms"], name, "selection", "criterion", default="excess_loss") not in COMPETING
+            and value_at(arm, "selection", "scope") is None
+        ):
             pretrain["arms"][name]["selection"] = {
                 k: v for k, v in mapping_at(pretrain["arms"][name], "selection").items() if k != "scope"
             }

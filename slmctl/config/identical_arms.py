@@ -7,6 +7,7 @@ from typing import Any
 
 from slmctl.config.decides import result_settings
 from slmctl.config.pipeline import PipelineConfig
+from slmctl.config.selection import sets_read
 from slmctl.config.training import BUDGET_KEYS, ArmConfig, total_steps
 
 
@@ -33,10 +34,8 @@ def _decides(config: PipelineConfig, arm: ArmConfig) -> dict[str, Any]:
     selection = found["selection"]
     if arm.selection.criterion == "all":
         selection = {"criterion": "all"}
-    elif not arm.selection.needs_reference:
-        del selection["reference"]
-    elif selection["reference"] is None:
-        selection["reference"] = next(iter(config.score.references))
+    else:
+        selection |= {"reference": None, "sets": None, "read": sets_read(selection, config.score.references)}
     return {**found, "selection": selection}
 
 

@@ -19,10 +19,14 @@ class ReferenceModel(Section):
     """Name of a GGUF file in `path`, loaded dequantised (needs the extra `gguf`)."""
 
 
+OWN_MODELS = ("reference", "base")
+"""What score.references calls the pipeline's own models."""
+
+
 class ScoreConfig(Section):
     references: ByContent[dict[Name, str | ReferenceModel]] = Field(default={"curated": "reference"}, min_length=1)
-    """Score sets to make: name to model (`reference` is the trained one, else a directory, a Hub id, or `path`, `revision`
-    and `gguf_file`), of any size that shares the corpus's vocabulary. More may be added at any time."""
+    """Score sets to make: name to model (`reference` is the trained one, `base` what all begin with, else a directory, a Hub id,
+    or `path`, `revision` and `gguf_file`), of any size that shares the corpus's vocabulary. More may be added at any time."""
     entropy: Scores[bool] = True
     """Store each prediction's entropy beside its loss (same pass)."""
     dtype: Scores[Literal["float16", "compact", "float32"]] = "float16"

@@ -146,14 +146,16 @@ def selected_loss(
     divisor: Tensor | float,
     kept: KeptLogits | None = None,
     rows_J: Tensor | None = None,
+    weights_K: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Sum of -log p(label) over K selected positions, divided by `divisor` (Eq. 4's N·k%): a scalar with gradient; and
-    the K losses [K] without. The logits of the last J of them are rows_J, rising, of `kept`."""
+    """Sum of -log p(label) over K selected positions, each times its weight where `weights_K` are given, divided by `divisor`
+    (Eq. 4's N·k%): a scalar with gradient; and the K losses [K] without, unweighted. The logits of the last J of them are
+    rows_J, rising, of `kept`."""
     given = (kept, rows_J) if kept is not None and rows_J is not None and len(rows_J) else None
     if kept is not None and given is None:
         kept.logits_RV = None  # nothing of them is needed
     return _SelectedLoss.apply(  # type: ignore[no-any-return, no-untyped-call]
-        hidden_KD, model.head.weight, model.head.bias, labels_K, divisor, model, given
+        hidden_KD, model.head.weight, model.head.bias, labels_K, divisor, model, given, weights_K
     )
 
 
@@ -184,6 +186,7 @@ class _SelectedLoss(torch.autograd.Function):
         divisor: Any,
         model: SplitModel,
         given: tuple[KeptLogits, Tensor] | None,
+        weights_K: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         device = hidden_KD.device.type
         kind = arithmetic_of(hidden_KD)
@@ -205,6 +208,8 @@ class _SelectedLoss(torch.autograd.Function):
                 else:
                     logits = model.logits(hidden, weight, bias)
                 loss, slope_RV, scale_R1 = _loss_and_slope(logits, labels_K[part], divisor, model)
+                if weights_K is not None:
+                    scale_R1 = scale_R1 * weights_K[part, None]
                 slope = slope_RV.to(kind)  # of the loss by head(hidden), but for each row's scale, which comes cheaper later
                 grad_hidden[part] = torch.mm(slope, weight).mul_(scale_R1)
                 scaled = (hidden * scale_R1).to(kind)
@@ -222,7 +227,8 @@ class _SelectedLoss(torch.autograd.Function):
             grad_bias.to(bias_V.dtype) if grad_bias is not None and bias_V is not None else None,
         )
         ctx.mark_non_differentiable(losses_K)
-        return losses_K.sum() / divisor, losses_K
+        total = losses_K.sum() if weights_K is None else (losses_K * weights_K).sum()
+        return total / divisor, losses_K
 
     @staticmethod
     @once_differentiable
@@ -230,4 +236,4 @@ class _SelectedLoss(torch.autograd.Function):
         grads, ctx.grads = ctx.grads, None  # scaled where they are: the head's are as large as the head
         if grads is None:
             raise RuntimeError("the selected-token loss was differentiated twice; run the forward pass again")
-        return (*[g.mul_(grad_loss.to(g.dtype)) if g is not None else None for g in grads], None, None, None, None)
+        return (*[g.mul_(grad_loss.to(g.dtype)) if g is not None else None for g in grads], None, None, None, None, None)

@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from slmctl.report.card_facts import UNSCORED, CardFacts
+from slmctl.config.selection import is_control, reads_scores
+from slmctl.report.card_facts import CardFacts
 from slmctl.report.card_tables import (
     cost_rows,
     criterion_of,
@@ -24,6 +25,7 @@ from slmctl.report.card_tables import (
 from slmctl.report.facts import ROLLING, has_rolling
 from slmctl.report.markdown_text import Markdown, argument, fenced, hub_id, markdown, one_line, place_name
 from slmctl.report.numbers import NONE
+from slmctl.selection.table import CRITERIA
 
 _SHOWN_SETTINGS = {
     "lr": "peak learning rate",
@@ -140,8 +142,8 @@ def _what(facts: CardFacts) -> dict[str, Any]:
         "start": start,
         "selection": selection_words(facts.get("selection")),
         "reference": place_name(scorer) if scorer else None,
-        "is_control": facts["kind"] == "arm" and criterion_of(facts) in UNSCORED,
-        "needs_reference": facts["kind"] == "arm" and criterion_of(facts) not in UNSCORED,
+        "is_control": facts["kind"] == "arm" and is_control(facts.get("selection") or {}),
+        "needs_reference": facts["kind"] == "arm" and reads_scores(facts.get("selection") or {}),
     }
 
 
@@ -159,11 +161,37 @@ def selection_words(selection: dict[str, Any] | None) -> str:
         "global": "each micro-batch's tokens",
         "threshold": "recent steps' tokens, by a running quantile,",
     }.get(selection.get("scope", "group"), f"the tokens of each {rows} rows" if rows else "the tokens of each group of rows")
+    entry = CRITERIA.get(criterion)
+    weights = _weights_words(selection)
     if criterion == "excess_loss":
         score = "excess loss (this model's loss minus the reference model's) is highest"
+    elif entry is not None and entry.composed:
+        parts = ", ".join(_part_words(p, criterion) for p in selection.get("parts") or [])
+        return f"{entry.says} ({parts}), among {among}{weights}"
+    elif entry is not None and entry.mask is not None:
+        return f"{entry.says}, among {among}{weights}"
+    elif entry is not None:
+        score = f"score is highest: {entry.says} ({entry.formula})"
     else:
         score = f"score by {criterion} is best"
-    return f"the {share} of {among} whose {score}"
+    return f"the {share} of {among} whose {score}{weights}"
+
+
+def _part_words(part: dict[str, Any], within: str) -> str:
+    if within == "blend":
+        return f"{part.get('weight', 1.0):+g} {part['criterion']}"
+    return f"{part['criterion']} {100 * part.get('ratio', 1.0):g}%"
+
+
+def _weights_words(selection: dict[str, Any]) -> str:
+    """What is said of weights in place of a mask."""
+    found = ""
+    if (soft := selection.get("weighting")) is not None:
+        at = "" if soft["soft"] == "score" else f" at temperature {soft['temperature']:g}"
+        found += f", with soft weights ({soft['soft']}{at}) in place of a mask"
+    if rest := selection.get("unselected_weight"):
+        found += f"; the others with a weight of {rest:g}"
+    return found
 
 
 def _training(facts: CardFacts) -> list[tuple[str, Any]]:
@@ -182,6 +210,8 @@ def _training(facts: CardFacts) -> list[tuple[str, Any]]:
         chosen = facts.get("selection") or {}
         keys = ("criterion", "ratio", "group_rows", "scope")
         lines += [(f"selection {k}", chosen[k]) for k in keys if chosen.get(k) is not None and _matters(k, chosen)]
+        if (schedule := chosen.get("schedule")) is not None:
+            lines.append(("selection schedule", ", ".join(f"{k} {v}" for k, v in schedule.items())))
     if facts.get("parameters") is not None:
         lines.append(("parameters", f"{facts['parameters']:,}"))
     if facts.get("epochs") is not None:

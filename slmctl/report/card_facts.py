@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any, Literal, Required, TypedDict
 
 from slmctl.comparison.crossings_in_words import headline_of
+from slmctl.config.score import OWN_MODELS
+from slmctl.config.selection import is_control, reads_scores, sets_read
 from slmctl.report.markdown_text import hub_id
-
-UNSCORED = ("all", "random")
 
 
 class DataFacts(TypedDict, total=False):
@@ -128,7 +128,7 @@ def card_facts(
         "contamination": results.get("contamination") or {},
         "costs": results.get("costs", {}),
         "models": results.get("models", {}),
-        "controls": [n for n, a in results.get("arms", {}).items() if a["selection"]["criterion"] in UNSCORED and n != name],
+        "controls": [n for n, a in results.get("arms", {}).items() if is_control(a["selection"]) and n != name],
         "target": results.get("target", config["eval"]["target"]),
         "level": results.get("level", config["eval"].get("level", 0.95)),
         "control": headline_of(arm.get("control")) or None,
@@ -149,19 +149,19 @@ def _settings(config: dict[str, Any], name: str) -> dict[str, Any]:
 
 def _scorer(config: dict[str, Any], selection: dict[str, Any] | None) -> str | None:
     """The model behind the scores that an arm selects by, where it is another than the pipeline's reference."""
-    if selection is None or selection.get("criterion") in UNSCORED:
-        return None
     references = config["score"]["references"]
-    given = references.get(selection.get("reference") or next(iter(references)))
+    if selection is None or not (read := sets_read(selection, references)):
+        return None
+    given = references.get(read[-1])
     path = given.get("path") if isinstance(given, dict) else given
-    return None if path == "reference" else path
+    return None if path in OWN_MODELS else path
 
 
 def _data(config: dict[str, Any], name: str, selection: dict[str, Any] | None) -> list[DataFacts]:
     data = config["data"]
     if name != "reference":
         found = [_sources("corpus", data["corpus"])]
-        if selection is not None and selection.get("criterion") not in UNSCORED and _scorer(config, selection) is None:
+        if selection is not None and reads_scores(selection) and _scorer(config, selection) is None:
             found.append(_sources("curated text, which the reference model learnt from", data["curated"]))
         return found
     mix = config["reference"].get("mix") or 0.0

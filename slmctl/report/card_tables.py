@@ -6,8 +6,9 @@ import math
 from typing import Any
 
 from slmctl.comparison.crossings_in_words import ends_of, of_seeds, seeds_headline, span_of_times
+from slmctl.config.selection import reads_scores
 from slmctl.report import numbers as n
-from slmctl.report.card_facts import UNSCORED, CardFacts
+from slmctl.report.card_facts import CardFacts
 from slmctl.report.facts import Facts, dig, extreme, has_rolling
 from slmctl.report.markdown_text import Markdown, markdown
 
@@ -22,7 +23,7 @@ def cost_rows(facts: CardFacts) -> list[list[Any]]:
     if facts.get("tokens_seen") is not None:
         own = [_count(facts["tokens_seen"]), _flops(facts.get("flops")), _seconds(facts.get("training_seconds"))]
         rows.append(["training this model", *own])
-    if facts["kind"] != "arm" or criterion_of(facts) in UNSCORED:
+    if facts["kind"] != "arm" or not reads_scores(facts.get("selection") or {}):
         return rows
     costs, name = facts.get("costs", {}), (facts.get("selection") or {}).get("reference")
     if not facts.get("scored_by") and costs.get("reference_tokens") is not None:

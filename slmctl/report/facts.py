@@ -10,11 +10,13 @@ from typing import Any
 
 from slmctl.comparison.comparing import SeedGap, controls_of, seed_gap, seeds_of
 from slmctl.comparison.crossings_in_words import headline_of, seeds_headline
+from slmctl.config.selection import is_control
 from slmctl.report import numbers as n
 from slmctl.report.safe_text import Names
 from slmctl.report.theme import SERIES, SOFT, Look, looks
 
 CRITERIA = {"excess_loss": "highest excess loss", "all": "all tokens", "random": "random tokens"}
+"""Words of those that every page has; the others' names are theirs."""
 PLAIN = ("all", "random")
 """Criteria of the controls: they look at no loss."""
 _SCOPES = {
@@ -114,7 +116,9 @@ class Facts:
     @cached_property
     def main(self) -> str | None:
         """The first arm that selects by a loss: the one that the page's first lines are about."""
-        return next((a for a in self.arms if self.criterion(a) not in (None, *PLAIN)), None)
+        selecting = [a for a in self.arms if self.criterion(a) not in (None, *PLAIN)]
+        scored = [a for a in selecting if not is_control(items_of(self.arms, a, "selection"))]
+        return next(iter([*scored, *selecting]), None)
 
     @cached_property
     def controls(self) -> list[str]:
@@ -172,8 +176,14 @@ class Facts:
         share = dig(self.arms, arm, "selection", "ratio")
         if criterion == "all" or n.number(share) is None:
             return words
-        within = _SCOPES.get(str(dig(self.arms, arm, "selection", "scope")), ("",))[0]
-        return f"{words}, {n.ratio(share)} {within}".rstrip()
+        chosen = items_of(self.arms, arm, "selection")
+        parts = [f"{p.get('criterion')} {n.ratio(p.get('ratio'))}" for p in chosen.get("parts") or []]
+        if parts:
+            return f"{words} of {' and '.join(parts)}"
+        within = _SCOPES.get(str(chosen.get("scope")), ("",))[0]
+        soft = f"{chosen['weighting'].get('soft')} weights" if chosen.get("weighting") else ""
+        rest = f"others {n.ratio(chosen['unselected_weight'])}" if chosen.get("unselected_weight") else ""
+        return ", ".join(x for x in (f"{words}, {n.ratio(share)} {within}".rstrip(), soft, rest) if x)
 
     def competition(self, arm: str) -> str:
         """Which tokens compete for being trained on: `groups of 8 rows`."""

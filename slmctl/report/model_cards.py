@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from slmctl.comparison.flop_costs import forward_flops
+from slmctl.comparison.flop_costs import ALL, forward_flops
 from slmctl.config.decides import RESULTS, decided
 from slmctl.config.pipeline import PipelineConfig
 from slmctl.corpus.bos import Bos
-from slmctl.model.loading import ModelSource, empty_model
+from slmctl.model.loading import empty_model
+from slmctl.model.source import ModelSource
 from slmctl.report.card import model_card
 from slmctl.report.card_facts import card_facts
 from slmctl.system.errors import InputError
@@ -46,5 +47,5 @@ def _flops(model: Path, config: PipelineConfig, name: str, metrics: list[dict[st
         forward = forward_flops(empty_model(ModelSource(str(model))), config.data.seq_len)
     except InputError:
         return None
-    criterion = arm.selection.criterion if arm is not None else "all"
-    return forward.training(criterion, metrics[-1]["tokens_seen"], metrics[-1]["tokens_selected"]) if metrics else None
+    selection = arm.selection.model_dump(mode="json") if arm is not None else ALL
+    return forward.training(selection, metrics[-1]["tokens_seen"], metrics[-1]["tokens_selected"]) if metrics else None

@@ -32,12 +32,27 @@ def random_scores(groups: int, tokens: int, seeds: list[int], device: torch.devi
     return scores_GM.to(device) if device.type == "cpu" else scores_GM.pin_memory().to(device, non_blocking=True)
 
 
+def ranked(scores_GM: Tensor, valid_GM: Tensor) -> Tensor:
+    """Scores as they compete [G, M]: NaN and -inf are the lowest number, +inf the highest, and what is not valid is -inf."""
+    low = torch.finfo(scores_GM.dtype).min
+    return scores_GM.nan_to_num(nan=low, neginf=low).masked_fill(~valid_GM, -math.inf)
+
+
 def top_order(scores_GM: Tensor, valid_GM: Tensor) -> Tensor:
     """Positions of each group by falling score [G, M], invalid ones last. Ties: the earlier position first. NaN and -inf
     rank below every number but above nothing valid."""
-    low = torch.finfo(scores_GM.dtype).min
-    scores_GM = scores_GM.nan_to_num(nan=low, neginf=low).masked_fill(~valid_GM, -math.inf)
-    return scores_GM.argsort(dim=1, descending=True, stable=True)
+    return ranked(scores_GM, valid_GM).argsort(dim=1, descending=True, stable=True)
+
+
+def standardised(scores_GM: Tensor, valid_GM: Tensor) -> Tensor:
+    """Scores less their group's mean over valid tokens, over its standard deviation (n) [G, M]; 0 where a group has one value
+    throughout, or a score is not finite."""
+    known_GM = valid_GM & scores_GM.isfinite()
+    exact_GM = scores_GM.double().masked_fill(~known_GM, 0.0)
+    count_G1 = known_GM.sum(dim=1, keepdim=True).clamp(min=1)
+    from_mean_GM = (exact_GM - exact_GM.sum(dim=1, keepdim=True) / count_G1).masked_fill(~known_GM, 0.0)
+    spread_G1 = (from_mean_GM.square().sum(dim=1, keepdim=True) / count_G1).sqrt()
+    return torch.where(spread_G1 > 0, from_mean_GM / spread_G1.clamp(min=1e-12), torch.zeros_like(from_mean_GM)).float()
 
 
 def places_of(counts: Sequence[int], tokens: int) -> np.ndarray:

@@ -28,7 +28,8 @@ from slmctl.comparison.task_checks import check_tasks
 from slmctl.comparison.token_losses import TokenLosses
 from slmctl.comparison.token_text import vocabulary_texts
 from slmctl.config.sweeps import read_sweeps
-from slmctl.model.loading import ModelSource, empty_model, hidden_size
+from slmctl.model.loading import empty_model, hidden_size
+from slmctl.model.source import ModelSource
 from slmctl.report.highlighted import highlights
 from slmctl.report.model_cards import write_cards
 from slmctl.store.manifest import exists, library_versions, load_manifest
@@ -39,10 +40,9 @@ from slmctl.training.environment import describe_environment
 from slmctl.training.ranks import Ranks, joined
 from slmctl.training.telemetry import finite
 from slmctl.workspace import contamination
-from slmctl.workspace.folders import DONE
 from slmctl.workspace.identity import measuring
 from slmctl.workspace.precisions import chosen, precision_in, tell, with_precision
-from slmctl.workspace.stale import same_results
+from slmctl.workspace.stale import DONE, same_results
 from slmctl.workspace.workspace import Workspace
 
 

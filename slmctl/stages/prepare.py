@@ -18,10 +18,10 @@ from slmctl.system.errors import ConfigError, InputError
 from slmctl.system.files import read_json
 from slmctl.workspace import contamination
 from slmctl.workspace.build import Build, finalize, status, verify_all
-from slmctl.workspace.folders import INPUTS
 from slmctl.workspace.graph import token_sets
 from slmctl.workspace.missing_texts import inputs_here, refuse_unreadable
 from slmctl.workspace.own_tokenizer import OwnTokenizer, make_tokenizer
+from slmctl.workspace.stale import INPUTS
 from slmctl.workspace.token_sets import Recipe, TextSet, build_of, claim_sets, impossible_tokens, made_before, plan_set
 from slmctl.workspace.workers import Share
 from slmctl.workspace.workspace import Workspace

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from functools import partial
 
+import torch
+from torch import Tensor
+
 from slmctl.config.selection import SelectionConfig
 from slmctl.model.loading import hidden_size
 from slmctl.report.model_cards import write_card
+from slmctl.selection.features import log_odds
 from slmctl.store import manifest
 from slmctl.store.reader import RowReader, ScoreSet, TokenSet
+from slmctl.store.token_counts import token_counts
 from slmctl.system.console import say, waiting, warn
 from slmctl.system.errors import ConfigError, InputError, MismatchError
 from slmctl.training.batches import OneSet
 from slmctl.training.loop import train
 from slmctl.training.ranks import Ranks, joined
+from slmctl.workspace.graph import further_scores, joined_scores
 from slmctl.workspace.runs import ContinuedStage, heldout_evaluator, load_base, resolve_pipeline, run_of, seed_of
 from slmctl.workspace.start import Resume, make_ready, settle
 from slmctl.workspace.workspace import Workspace
@@ -53,11 +59,21 @@ def resolve_arm(workspace: Workspace, name: str, ranks: Ranks, resume: Resume) -
     base = workspace.base_source()
     scores = resolve_scores(workspace, name, asked.selection, corpus, ranks)
     joined_hash = scores.manifest.content_hash if scores is not None else None
-    inputs = workspace.arm_inputs(asked, workspace.fingerprint(base), corpus.manifest.content_hash, joined_hash)
+    further = {n: resolve_further(workspace, n, corpus) for n in further_scores(config, asked)}
+    curated = workspace.open_tokens("curated") if "log_odds" in asked.selection.features else None
+    inputs = workspace.arm_inputs(
+        *(asked, workspace.fingerprint(base), corpus.manifest.content_hash, joined_hash),
+        {n: s.manifest.content_hash for n, s in further.items()},
+        curated.manifest.content_hash if curated is not None else None,
+    )
     folder, width = workspace.stage(f"pretrain/{name}"), partial(hidden_size, base)
     settings, inputs = settle(asked, inputs, folder.path, resume, ranks, workspace.device, width)
     seed = seed_of(config, settings, "arms")
-    reader = RowReader(corpus, scores, documents=config.data.intra_document_mask)
+    opened = {joined_scores(config, asked): scores, **further}
+    first = next(iter(config.score.references))
+    joined = {key: s for key in asked.selection.joined if (s := opened[key[0] or first]) is not None}
+    documents = config.data.intra_document_mask or "position" in asked.selection.features
+    reader = RowReader(corpus, scores, documents=documents, joined=joined)
     return ContinuedStage(
         pipeline=resolve_pipeline(workspace),
         name=name,
@@ -71,7 +87,23 @@ def resolve_arm(workspace: Workspace, name: str, ranks: Ranks, resume: Resume) -
         width=width,
         base=base,
         sets=(corpus,),
+        log_odds=partial(_log_odds, curated, corpus) if curated is not None else None,
     )
+
+
+def resolve_further(workspace: Workspace, name: str, corpus: TokenSet) -> ScoreSet:
+    """A score set that an arm reads besides the one that is held against its own losses. Raises `InputError` where there is
+    none."""
+    place = workspace.places.scores(name)
+    if not manifest.exists(place):
+        raise InputError(f"{place} is absent or not complete. Run `slmctl score` first.")
+    return workspace.open_scores(name, corpus)
+
+
+def _log_odds(curated: TokenSet, corpus: TokenSet) -> Tensor:
+    """Of each id that is in either set, between the two."""
+    size = max(s.manifest.format["max_id"] for s in (curated, corpus)) + 1
+    return torch.from_numpy(log_odds(token_counts(curated, size), token_counts(corpus, size)))
 
 
 def resolve_scores(

@@ -14,7 +14,7 @@ from slmctl.report.table import print_results
 from slmctl.system.console import out, waiting
 from slmctl.system.files import publishing, read_json
 from slmctl.training.telemetry import read_log
-from slmctl.workspace.folders import RESOLVED
+from slmctl.workspace.output_dir import RESOLVED
 from slmctl.workspace.workspace import Workspace
 
 

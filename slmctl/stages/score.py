@@ -10,9 +10,10 @@ from typing import Any
 from slmctl.config.score import ScoreConfig
 from slmctl.corpus.tokenizer import Tokenizer
 from slmctl.model.forward_threads import settle_forward
-from slmctl.model.loading import ModelSource, hidden_size, load_model, pick_device
+from slmctl.model.loading import hidden_size, load_model, pick_device
 from slmctl.model.precision import autocast, weights_of
 from slmctl.model.scoring import score_shard
+from slmctl.model.source import ModelSource
 from slmctl.model.split import SplitModel, refuse_ids_beyond, refuse_rows_beyond
 from slmctl.store import manifest as manifests
 from slmctl.store.build import make, read_plan
@@ -22,9 +23,10 @@ from slmctl.system.console import progress, say
 from slmctl.system.errors import ConfigError, InputError, MismatchError
 from slmctl.system.threads import ThreadRecord
 from slmctl.workspace.build import Build, finalize, status, verify_all
-from slmctl.workspace.folders import ACCEPTED, SetFolder
+from slmctl.workspace.handles import SetFolder
 from slmctl.workspace.precisions import as_recorded, chosen_for_scores, settled, tell
 from slmctl.workspace.score_sets import Scores, build_of, impossible_scores, refuse_other_vocabulary
+from slmctl.workspace.stale import ACCEPTED
 from slmctl.workspace.workers import Share
 from slmctl.workspace.workspace import Workspace
 

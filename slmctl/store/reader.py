@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,30 +17,35 @@ import numpy as np
 
 from slmctl.store.manifest import Manifest, load_manifest, refuse_mismatch
 from slmctl.store.shard_file import ShardFile
-from slmctl.system.errors import CorruptError
+from slmctl.system.errors import CorruptError, InputError
 from slmctl.system.memory import keep_freed_blocks
 from slmctl.system.storage import Folder
 
 OPEN_FILES = 256
+Joined = tuple[str, str]
+"""A score set by the name that its reader gives it, and one of its columns."""
 
 
 @dataclass
 class Rows:
-    """Rows of one set, each [B, T]. `ref_loss_BT` is present where a score set was joined."""
+    """Rows of one set, each [B, T]. `ref_loss_BT` is there where a score set was joined, `joined` where further columns were."""
 
     ids_BT: np.ndarray
     document_BT: np.ndarray
     """-1 on padding; the number of the token's document, or 0 where the reader was told to leave documents out."""
     ref_loss_BT: np.ndarray | None = None
+    joined: dict[Joined, np.ndarray] = field(default_factory=dict)
 
     def part(self, start: int, stop: int) -> Rows:
         """Rows [start, stop), in the same memory."""
         losses = self.ref_loss_BT[start:stop] if self.ref_loss_BT is not None else None
-        return Rows(self.ids_BT[start:stop], self.document_BT[start:stop], losses)
+        joined = {k: values[start:stop] for k, values in self.joined.items()}
+        return Rows(self.ids_BT[start:stop], self.document_BT[start:stop], losses, joined)
 
     def gather(self, places: np.ndarray, out: Rows) -> None:
         """Copies the rows at `places` to `out`."""
-        for mine, theirs in ((self.ids_BT, out.ids_BT), (self.document_BT, out.document_BT), (self.ref_loss_BT, out.ref_loss_BT)):
+        pairs = [(self.ids_BT, out.ids_BT), (self.document_BT, out.document_BT), (self.ref_loss_BT, out.ref_loss_BT)]
+        for mine, theirs in (*pairs, *((values, out.joined[k]) for k, values in self.joined.items())):
             if mine is not None and theirs is not None:
                 np.take(mine, places, axis=0, out=theirs, mode="clip")  # raise would copy once more
 
@@ -146,10 +152,28 @@ class ScoreSet(ShardSet):
 
 class RowReader:
     """Fetches rows by number, joining losses by position. Holds the last `cache_groups` row groups in memory, as they are
-    stored. With `documents=False` the document column is not read: padding is known from the manifest."""
+    stored. With `documents=False` the document column is not read: padding is known from the manifest. `joined` are further
+    columns of score sets of the same tokens.
 
-    def __init__(self, tokens: TokenSet, scores: ScoreSet | None = None, cache_groups: int = 32, documents: bool = True) -> None:
+    Raises `InputError` for a column that a score set does not hold.
+    """
+
+    def __init__(
+        self,
+        tokens: TokenSet,
+        scores: ScoreSet | None = None,
+        cache_groups: int = 32,
+        documents: bool = True,
+        joined: Mapping[Joined, ScoreSet] | None = None,
+    ) -> None:
         self.tokens, self.scores, self.cache_groups, self.documents = tokens, scores, cache_groups, documents
+        self.joined = dict(joined or {})
+        for (_, column), found in self.joined.items():
+            if column not in found.manifest.format["columns"]:
+                held = ", ".join(found.manifest.format["columns"])
+                raise InputError(
+                    f"{found.folder} holds no {column} (it holds {held}). Run `slmctl score` with score.entropy: true."
+                )
         self._cache: OrderedDict[int, Future[Rows]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -191,6 +215,8 @@ class RowReader:
         self.tokens.read_group(group, list(columns), columns)
         if self.scores is not None and out.ref_loss_BT is not None:
             self.scores.read_group(group, ["ref_loss"], {"ref_loss": out.ref_loss_BT})
+        for key, found in self.joined.items():
+            found.read_group(group, [key[1]], {key[1]: out.joined[key]})
 
     def blank(self, rows: int) -> Rows:
         """Room for so many rows, in the types in which they are stored."""
@@ -199,6 +225,7 @@ class RowReader:
         out = Rows(np.empty(shape, ids), np.empty(shape, np.int64 if self.documents else np.int8))
         if self.scores is not None:
             out.ref_loss_BT = np.empty(shape, self.scores.manifest.format["columns"]["ref_loss"])
+        out.joined = {key: np.empty(shape, s.manifest.format["columns"][key[1]]) for key, s in self.joined.items()}
         return out
 
     def fetch(self, rows: np.ndarray, out: Rows | None = None) -> Rows:
@@ -213,4 +240,6 @@ class RowReader:
             out.document_BT[i] = found.document_BT[row]
             if out.ref_loss_BT is not None and found.ref_loss_BT is not None:
                 out.ref_loss_BT[i] = found.ref_loss_BT[row]
+            for key, values in found.joined.items():
+                out.joined[key][i] = values[row]
         return out

@@ -77,7 +77,8 @@ class Trainer:
         with waiting(f"{run.name}: reading the checkpoint"):
             self.progress = self.checkpoints.load(self.state, run.resume_from) or Progress()
         self.saved = self.progress.step
-        objective = Objective(run.model, run.selection, run.ranks)
+        odds = run.log_odds_V
+        objective = Objective(run.model, run.selection, run.ranks, odds.to(run.device) if odds is not None else None)
         objective.threshold = self.progress.threshold
         batcher = batcher_of(run, objective, self.progress)
         self.guard = StepGuard(settings.skip_spikes, self.progress.recent_losses, self.progress.skipped_in_a_row)
@@ -151,7 +152,8 @@ class Trainer:
             if self.watch.done:  # the others are the watch's, and of the last steps the report's
                 self.maker.shifts = SHIFTS if step >= self.steps - WATCHED else (0,)
             stops = run.settings.alignment_check == "stop"
-            self.watch.act_on(verdict, run.name, run.selection.needs_reference, stops)
+            chooses = run.selection.needs_reference and run.selection.needs_live  # else none chooses, or few live ones are known
+            self.watch.act_on(verdict, run.name, chooses, stops)
         return result
 
     # --- saving ---

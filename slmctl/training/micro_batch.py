@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from slmctl.config.training import TrainingConfig, rows_per_step
+from slmctl.config.training import TrainingConfig, rows_per_step, total_steps
 from slmctl.model.losses import head_memory
 from slmctl.model.precision import autocast
 from slmctl.selection.select import selected_count
@@ -43,6 +43,7 @@ def batcher_of(run: Run, objective: Objective, progress: Progress) -> Batcher:
     given = settings.micro_batch if settings.micro_batch != "auto" else progress.micro_batch or group_rows
     batcher = Batcher(
         run.source, rows, given, run.selection, run.model.intra_document_mask, run.seed, run.device, ranks.rank, ranks.size,
+        total_steps(settings, run.seq_len, run.source.rows), run.log_odds_V,
     )  # fmt: skip
     if settings.micro_batch == "auto" and progress.micro_batch is None:
         progress.micro_batch = fitting_rows(objective, batcher, settings, run.seq_len, run.device)

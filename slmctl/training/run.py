@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from slmctl.config.selection import SelectionConfig
 from slmctl.config.training import TrackingConfig, TrainingConfig
 from slmctl.corpus.tokenizer import Tokenizer
@@ -48,5 +50,7 @@ class Run:
     """Step of the checkpoint to go on from; None takes the newest."""
     threads: ThreadRecord | None = None
     """Where it is kept how many threads this kind of run computes with on a CPU."""
+    log_odds_V: Tensor | None = None
+    """Of each id, between curated text and corpus, where the criterion reads them (`selection.features.log_odds`)."""
     on_stop: Callable[[int], None] = lambda _: None
     """Told, on the first rank, of the signal that all ranks have agreed to stop for."""

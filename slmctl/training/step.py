@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from slmctl.config.selection import UNSCORED
 from slmctl.config.training import TrainingConfig
 from slmctl.selection.select import selected_count
 from slmctl.store.order import mix_seed
@@ -81,10 +80,13 @@ class StepMaker:
         stop = next((int(s) for s, n in zip(SIGNALS, rest, strict=False) if n), None)
         counts_of_all, divisor = None, max(1, selected)
         if self.selection.scope == "global":
-            counts_of_all = [selected_count(v, self.selection.ratio) for v in rest[len(SIGNALS) :]]
+            counts_of_all = [selected_count(v, batch.ratio) for v in rest[len(SIGNALS) :]]
             divisor = max(1, sum(counts_of_all))
-        blind = self.selection.criterion not in UNSCORED and step <= BLIND_STEPS
-        figures = StepMetricsCollector(self.selection.criterion != "random", self.shifts, blind)
+        selection = self.selection
+        blind = not selection.entry.control and step <= BLIND_STEPS
+        figures = StepMetricsCollector(
+            selection.needs_live or selection.is_weighted or selection.criterion == "all", self.shifts, blind
+        )
         torch.manual_seed(mix_seed("step", self.seed, step, self.ranks.rank))  # whatever draws besides dropout
         selected_before = counts[1].clone()
         self.forward_backward(step, batch, counts_of_all, divisor, figures, counts)
@@ -93,7 +95,9 @@ class StepMaker:
         norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
         found, grad_norm = figures.fetch(self.ranks, norm)
         scale = 1.0
-        if self.selection.scope == "threshold":  # how many are selected is known only now
+        if self.selection.is_weighted:
+            scale = divisor / found.weight if found.weight > 0 else 1.0
+        elif self.selection.scope != "global" and not self.selection.has_known_count:  # how many are selected is known only now
             scale = divisor / max(1, found.selected)
         grad_norm *= scale
         refused = self.guard.refuses(found.loss, found.finite, grad_norm)
@@ -110,7 +114,8 @@ class StepMaker:
             counts[1].copy_(selected_before)  # nothing was trained on
         self.optimizer.zero_grad(set_to_none=True)
         self.guard.note(found.loss if found.selected else None, refused)
-        return StepResult(tokens, found.selected, found.loss, grad_norm, lr, refused, stop, found.metrics, found.shifted)
+        metrics = {"ratio": batch.ratio, **found.metrics}
+        return StepResult(tokens, found.selected, found.loss, grad_norm, lr, refused, stop, metrics, found.shifted)
 
     def forward_backward(
         self,

@@ -21,7 +21,7 @@ from slmctl.training.selective import MicroResult, random_positions
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _SUMS = (
     *("chosen", "chosen_nats", "chosen_ref", "rest", "rest_nats", "rest_ref", "ref_nats", "targets"),
-    *("thresholds", "threshold_sum", "broken", "blind"),
+    *("thresholds", "threshold_sum", "broken", "blind", "weight", "weighted_nats"),
 )
 _MOMENTS = ("n", "a", "b", "aa", "bb", "ab")
 
@@ -31,8 +31,10 @@ class StepMetrics:
     """One step's figures (nats), over all ranks."""
 
     selected: int
+    weight: float
+    """Sum of the tokens' weights; of a mask as many as are selected."""
     loss: float
-    """Mean loss of the selected tokens."""
+    """Mean loss of the selected tokens, by their weights."""
     finite: bool
     """Whether every loss that was computed is finite."""
     threshold: float
@@ -59,6 +61,7 @@ class StepMetricsCollector:
         known_BT = micro.target_BT if self.all_known else chosen_BT
         rest_BT = known_BT & ~chosen_BT
         threshold_G, zero = result.threshold_G.double(), live_BT.new_zeros(())
+        weights_BT = (result.weights_BT if result.weights_BT is not None else chosen_BT).double()
         ref_BT = micro.ref_loss_BT.double() if micro.ref_loss_BT is not None else None
         sums = [
             chosen_BT.sum(),
@@ -73,6 +76,8 @@ class StepMetricsCollector:
             threshold_G.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).sum(),
             (known_BT & ~live_BT.isfinite()).sum(),
             chosen_BT.flatten()[random_positions(micro)].sum() if self.blind else zero,
+            weights_BT.sum(),
+            torch.where(chosen_BT, live_BT * weights_BT, zero).sum(),
         ]
         if ref_BT is not None:
             self.joined = True
@@ -122,9 +127,9 @@ class StepMetricsCollector:
             quantiles = [v / max(having, 1.0) for v in values[at : at + len(QUANTILES)]]
             if known:
                 metrics["excess_quantiles"] = {f"q{q * 100:02.0f}": v for q, v in zip(QUANTILES, quantiles, strict=True)}
-        loss = s["chosen_nats"] / s["chosen"] if s["chosen"] else 0.0
+        loss = s["weighted_nats"] / s["weight"] if s["weight"] else 0.0
         threshold = metrics["threshold"] if metrics["threshold"] is not None else math.nan
-        found = StepMetrics(int(s["chosen"]), loss, s["broken"] == 0, threshold, metrics, shifted)
+        found = StepMetrics(int(s["chosen"]), s["weight"], loss, s["broken"] == 0, threshold, metrics, shifted)
         return found, values[-1] / ranks.size
 
 

@@ -100,8 +100,14 @@ def score_sets(config: PipelineConfig) -> list[str]:
 
 
 def joined_scores(config: PipelineConfig, arm: ArmConfig) -> str:
-    """The score set that an arm joins."""
-    return arm.selection.reference or score_sets(config)[0]
+    """The score set whose losses are held against an arm's own while it trains."""
+    return arm.selection.watched or score_sets(config)[0]
+
+
+def further_scores(config: PipelineConfig, arm: ArmConfig) -> list[str]:
+    """The other score sets that an arm's selection reads."""
+    names = dict.fromkeys(name or score_sets(config)[0] for name, _ in arm.selection.joined)
+    return [name for name in names if name != joined_scores(config, arm)]
 
 
 # --- the graph ---
@@ -133,10 +139,12 @@ def _stages(config: PipelineConfig) -> Iterator[Stage]:
     for label in references:
         yield Stage(label, (*base, *(f"tokens/{name}" for name in _reference_rows(config))))
     for label, model in zip(scores, config.score.references.values(), strict=False):
-        yield Stage(label, ("tokens/corpus", *(references if model == "reference" else ())))
+        scorer = {"reference": references, "base": base}.get(model, ()) if isinstance(model, str) else ()
+        yield Stage(label, ("tokens/corpus", *scorer))
     for label, arm in zip(arms, config.pretrain.arms.values(), strict=True):
-        joined = (f"scores/{joined_scores(config, arm)}",) if arm.selection.needs_reference else ()
-        yield Stage(label, (*base, "tokens/corpus", *joined))
+        read = [joined_scores(config, arm), *further_scores(config, arm)] if arm.selection.needs_reference else []
+        counted = ("tokens/curated",) if "log_odds" in arm.selection.features else ()
+        yield Stage(label, (*base, "tokens/corpus", *counted, *(f"scores/{name}" for name in read)))
     yield Stage("eval", (*tokenizer, *sets, *base, *references, *scores, *arms))
     yield Stage("report", ("eval",))
 

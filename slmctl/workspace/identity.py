@@ -9,6 +9,7 @@ A fact may be `UNKNOWN`: not there yet, or not to be told on this machine. What 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
 from typing import Any
 
@@ -109,12 +110,24 @@ def reference(
 
 
 def arm(
-    config: PipelineConfig, settings: ArmConfig, bos: BosInputs, base: Fingerprint, corpus: Hash, scores: Hash | None
+    config: PipelineConfig,
+    settings: ArmConfig,
+    bos: BosInputs,
+    base: Fingerprint,
+    corpus: Hash,
+    scores: Hash | None,
+    further: Mapping[str, Hash] | None = None,
+    curated: Hash | None = None,
 ) -> Inputs:
-    """An arm. `scores` (None: it joins none) count only where its selection reads them."""
+    """An arm. `scores` (None: it joins none) count only where its selection reads them; `further` are the other score sets that
+    it reads, by name, and `curated` the set whose tokens it counts."""
     found = {**training(config, bos), "settings": result_settings(settings), "base": base, "corpus": corpus}
     if scores is not None and settings.selection.needs_reference:
         found["scores"] = scores
+    if further:
+        found["more_scores"] = known(dict(further))
+    if curated is not None:
+        found["curated"] = curated
     return known(found)
 
 

@@ -20,7 +20,8 @@ from slmctl.system.console import say
 from slmctl.system.errors import InputError
 from slmctl.system.hashes import HashCache
 from slmctl.system.storage import is_url
-from slmctl.workspace.folders import SETS, Folders
+from slmctl.workspace.folders import Folders
+from slmctl.workspace.means import SETS
 
 Inputs = dict[str, Any]
 Texts = dict[str, list[SourceConfig]]

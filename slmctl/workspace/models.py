@@ -14,9 +14,10 @@ from slmctl.store.manifest import exists, load_manifest
 from slmctl.system.errors import InputError
 from slmctl.system.files import read_json
 from slmctl.workspace import identity
-from slmctl.workspace.folders import DONE, INPUTS, Folders
+from slmctl.workspace.folders import Folders
 from slmctl.workspace.identity import UNKNOWN, BosInputs, Fingerprint, Hash, Inputs
 from slmctl.workspace.precisions import as_recorded
+from slmctl.workspace.stale import DONE, INPUTS
 
 
 class Models:
@@ -91,6 +92,8 @@ class Models:
         """
         given, folder = self.config.score.references[name], self.folders.places.reference
         attention = self.config.model.attn_implementation
+        if given == "base":
+            return self.base()
         if given != "reference":
             model = ReferenceModel(path=given) if isinstance(given, str) else given
             return self._given(ModelSource(model.path, model.gguf_file, model.revision, attention))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from slmctl.config.data import SourceConfig
 from slmctl.config.pipeline import PipelineConfig
-from slmctl.config.score import ReferenceModel
+from slmctl.config.score import OWN_MODELS, ReferenceModel
 from slmctl.corpus.first_records import empty_sets, wrong_records
 from slmctl.corpus.source_files import files_of
 from slmctl.corpus.unreadable import wrong_signatures
@@ -109,7 +109,7 @@ def _models(config: PipelineConfig) -> dict[str, tuple[str, str | None]]:
     base = config.model
     found = {"model": (str(base.path), base.gguf_file)} if base.scratch is None else {}
     for name, given in config.score.references.items():
-        if given != "reference":
+        if given not in OWN_MODELS:
             model = ReferenceModel(path=given) if isinstance(given, str) else given
             found[f"score.references.{name}"] = (model.path, model.gguf_file)
     return found

@@ -16,7 +16,7 @@ from slmctl.system.console import say, waiting
 from slmctl.system.errors import InputError
 from slmctl.system.hashes import HashCache
 from slmctl.workspace import identity
-from slmctl.workspace.folders import StageFolder
+from slmctl.workspace.handles import StageFolder
 from slmctl.workspace.missing_texts import Inputs, InputsAsRecorded, Texts
 
 

@@ -13,6 +13,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
+from torch import Tensor
+
 from slmctl import __version__
 from slmctl.config.pipeline import PipelineConfig
 from slmctl.config.selection import SelectionConfig
@@ -21,8 +23,9 @@ from slmctl.corpus.bos import Bos
 from slmctl.corpus.tokenizer import Tokenizer
 from slmctl.evaluation.heldout import HeldoutLoss, Measured, arithmetic, heldout_loss, rows_hash
 from slmctl.model.experts import refuse_auxiliary_loss
-from slmctl.model.loading import ModelSource, load_model
+from slmctl.model.loading import load_model
 from slmctl.model.precision import autocast, weights_of
+from slmctl.model.source import ModelSource
 from slmctl.model.split import SplitModel, refuse_ids_beyond, refuse_rows_beyond
 from slmctl.model.start_check import lent
 from slmctl.store.order import mix_seed
@@ -33,7 +36,7 @@ from slmctl.training.batches import RowSource
 from slmctl.training.budget import check_budget
 from slmctl.training.ranks import Ranks
 from slmctl.training.run import Beat, Evaluator, Run
-from slmctl.workspace.folders import StageFolder
+from slmctl.workspace.handles import StageFolder
 from slmctl.workspace.places import Places
 from slmctl.workspace.precisions import tell
 from slmctl.workspace.start import Ready, Width, mark_stopped
@@ -99,6 +102,8 @@ class ContinuedStage(TrainingStage):
     base: ModelSource
     sets: tuple[TokenSet, ...]
     """That rows are read from."""
+    log_odds: Callable[[], Tensor] | None = None
+    """Counts ids, where the selection reads how much more frequent they are in the curated text [V]."""
 
 
 def resolve_pipeline(workspace: Workspace) -> Pipeline:
@@ -201,6 +206,7 @@ def run_of(stage: TrainingStage, ready: Ready, ranks: Ranks) -> Run:
         ranks=ranks,
         resume_from=ready.step,
         threads=pipeline.places.threads(stage.name if stage.name in ("base", "reference") else "arms"),
+        log_odds_V=stage.log_odds() if isinstance(stage, ContinuedStage) and stage.log_odds is not None else None,
         on_stop=lambda signum: mark_stopped(stage.folder.path, signum),
     )
 

@@ -17,9 +17,9 @@ from slmctl.system.files import read_json, write_json
 from slmctl.training.checkpoint_files import require_checkpoint
 from slmctl.training.ranks import Ranks
 from slmctl.training.run import Evaluator
-from slmctl.workspace.folders import DONE, INPUTS, StageFolder
+from slmctl.workspace.handles import StageFolder
 from slmctl.workspace.precisions import chosen, precision_in, settled, with_precision
-from slmctl.workspace.stale import strict
+from slmctl.workspace.stale import DONE, INPUTS, strict
 
 LAUNCH = "launch.json"
 """Names what last began a run: ranks that it starts again go on from where they were, whatever they were asked for."""

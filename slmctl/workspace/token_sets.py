@@ -25,7 +25,7 @@ from slmctl.system.errors import InputError
 from slmctl.system.hashes import HashCache, sha256_json
 from slmctl.system.storage import Folder
 from slmctl.workspace.build import Build
-from slmctl.workspace.folders import SetFolder
+from slmctl.workspace.handles import SetFolder
 from slmctl.workspace.identity import packing_found
 from slmctl.workspace.missing_texts import Inputs, InputsAsRecorded
 

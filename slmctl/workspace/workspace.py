@@ -133,10 +133,18 @@ class Workspace(Folders):
         """All that a score set depends on: its `tokens`, and the model by its fingerprint."""
         return identity.score_set(self.config, tokens.content_hash, tokens.made_from["tokenizer"], reference)
 
-    def arm_inputs(self, settings: ArmConfig, base: dict[str, Any], corpus: str, scores: str | None) -> Inputs:
+    def arm_inputs(
+        self,
+        settings: ArmConfig,
+        base: dict[str, Any],
+        corpus: str,
+        scores: str | None,
+        further: dict[str, str] | None = None,
+        curated: str | None = None,
+    ) -> Inputs:
         """All that an arm depends on: its settings, the base by its fingerprint, corpus and scores by content hash; scores
         only where its selection reads them."""
-        return identity.arm(self.config, settings, self.models.bos_inputs(), base, corpus, scores)
+        return identity.arm(self.config, settings, self.models.bos_inputs(), base, corpus, scores, further, curated)
 
     # --- sets, opened with their bindings checked ---
 

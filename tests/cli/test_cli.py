@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from slmctl import __version__
-from slmctl.cli import main
+from slmctl.cli.process import main
 from slmctl.corpus.train_tokenizer import train_tokenizer
 
 Tiny = Callable[..., Path]

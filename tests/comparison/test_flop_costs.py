@@ -13,7 +13,8 @@ from slmctl.comparison.crossings import Curve
 from slmctl.comparison.flop_costs import ForwardFlops, forward_flops
 from slmctl.comparison.reach import FEWEST, Comparison, compare_seeds, compare_with_control, control_of
 from slmctl.evaluation.comparability import measure_of, why_not_comparable
-from slmctl.model.loading import ModelSource, empty_model
+from slmctl.model.loading import empty_model
+from slmctl.model.source import ModelSource
 
 VOCAB, WIDTH, INNER, LAYERS, HEADS, KV_HEADS, HEAD = 101, 24, 40, 3, 4, 2, 6
 

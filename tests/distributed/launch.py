@@ -31,7 +31,7 @@ from torch.distributed.checkpoint import filesystem, state_dict_loader, state_di
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from transformers.models.llama import modeling_llama  # noqa: F401
 
-from slmctl.cli import main
+from slmctl.cli.process import main
 from slmctl.evaluation import heldout
 from slmctl.stages import evaluate, prepare, pretrain, run, score, train_base, train_ref  # noqa: F401
 from slmctl.training import loop

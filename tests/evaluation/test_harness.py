@@ -21,7 +21,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from slmctl.config.evaluation import HarnessConfig, SuiteConfig, TaskConfig
 from slmctl.evaluation import harness_tasks
-from slmctl.evaluation.harness import general_suite, result_names, run_harness
+from slmctl.evaluation.general_suite import general_suite, result_names
+from slmctl.evaluation.harness import run_harness
 from slmctl.evaluation.harness_scores import pooled
 from slmctl.system.errors import ConfigError, InputError
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from slmctl.corpus.tokenizer import load_tokenizer
-from slmctl.model.loading import ModelSource, load_model, load_model_config, model_fingerprint, save_model
+from slmctl.model.loading import load_model, load_model_config, save_model
+from slmctl.model.source import ModelSource, model_fingerprint
 from slmctl.system.errors import InputError
 from slmctl.system.hashes import HashCache
 

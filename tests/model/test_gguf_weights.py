@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from slmctl.model.gguf_weights import read_header
-from slmctl.model.loading import ModelSource, check_source, load_model
+from slmctl.model.loading import check_source, load_model
+from slmctl.model.source import ModelSource
 from slmctl.system.errors import InputError
 
 HIDDEN, HEADS, INNER, LAYERS = 32, 4, 48, 2

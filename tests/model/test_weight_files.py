@@ -11,7 +11,8 @@ import torch
 import transformers as tf
 from safetensors.torch import load_file, save_file
 
-from slmctl.model.loading import ModelSource, check_source, load_model
+from slmctl.model.loading import check_source, load_model
+from slmctl.model.source import ModelSource
 from slmctl.system.errors import InputError
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 269060552\n"

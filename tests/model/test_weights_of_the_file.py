@@ -13,7 +13,8 @@ import torch
 import transformers as tf
 from safetensors.torch import load_file, save_file
 
-from slmctl.model.loading import ModelSource, check_source, load_model
+from slmctl.model.loading import check_source, load_model
+from slmctl.model.source import ModelSource
 from slmctl.system.errors import InputError
 
 SIZES = {"vocab_size": 61, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from slmctl.cli import main
+from slmctl.cli.process import main
 from slmctl.config.file import check
 from slmctl.corpus import shard_jobs
 from slmctl.stages.prepare import look as look_at_tokens

@@ -39,7 +39,7 @@ from tiny_pipeline import write_jsonl
 from tiny_store import make_model, texts, train_tokenizer
 from transformers.models.llama import modeling_llama  # noqa: F401 - so that no worker spends a second on it
 
-from slmctl.cli import main
+from slmctl.cli.process import main
 from slmctl.stages import prepare, score  # noqa: F401
 from slmctl.system.local_storage import LocalFolder
 from slmctl.workspace.workspace import Workspace

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from slmctl.cli import main
+from slmctl.cli.process import main
 from slmctl.comparison.config_differences import config_differences
 from slmctl.comparison.runs import load_runs
 from slmctl.comparison.side_by_side import compare_runs

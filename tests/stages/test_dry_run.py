@@ -15,7 +15,7 @@ from evaluated_pipeline import Change, Made
 from tiny_pipeline import tiny_settings
 from tiny_store import Store
 
-from slmctl.cli import main
+from slmctl.cli.process import main
 from slmctl.config.file import check
 from slmctl.model import precision
 from slmctl.stages import dry_run as dry

@@ -7,7 +7,7 @@ import torch
 from evaluated_pipeline import ARMS, results_of
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from slmctl.model.loading import ModelSource, model_fingerprint
+from slmctl.model.source import ModelSource, model_fingerprint
 from slmctl.stages import evaluate as evaluating
 from slmctl.stages.evaluate import evaluate
 from slmctl.stages.pretrain import pretrain

@@ -18,7 +18,8 @@ from transformers import AutoModelForCausalLM
 from slmctl import __version__
 from slmctl.comparison.crossings import resampled
 from slmctl.evaluation.intervals import mean_interval
-from slmctl.model.loading import ModelSource, load_model
+from slmctl.model.loading import load_model
+from slmctl.model.source import ModelSource
 from slmctl.model.split import SplitModel
 from slmctl.store.order import mix_seed
 from slmctl.training.checkpoint_files import load_weights

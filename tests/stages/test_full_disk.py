@@ -14,7 +14,7 @@ import tiny_store
 import yaml
 from tiny_store import content, of, temporaries
 
-from slmctl.cli import main
+from slmctl.cli.process import main
 from slmctl.stages.prepare import prepare
 from slmctl.stages.score import score
 from slmctl.store.shard_file import ShardFile

@@ -14,7 +14,7 @@ import pytest
 import zstandard
 from tiny_pipeline import sentences, write_jsonl
 
-from slmctl.cli import main
+from slmctl.cli.process import main
 from slmctl.config.file import load_config
 from slmctl.config.suggested_sizes import sizes
 from slmctl.config.training import total_steps

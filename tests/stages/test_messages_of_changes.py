@@ -13,7 +13,7 @@ from slmctl.config.file import check
 from slmctl.system.errors import MismatchError, SlmError
 from slmctl.system.files import write_json
 from slmctl.workspace import locks
-from slmctl.workspace.folders import INPUTS
+from slmctl.workspace.stale import INPUTS
 from slmctl.workspace.workspace import Workspace
 
 HASHES = ("1f" * 32, "e0" * 32)

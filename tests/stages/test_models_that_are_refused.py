@@ -12,7 +12,8 @@ from tiny_store import open_workspace, release_locks, store_settings
 
 from slmctl.comparison.measure import Measure
 from slmctl.model import start_check
-from slmctl.model.loading import ModelSource, quiet_transformers
+from slmctl.model.loading import quiet_transformers
+from slmctl.model.source import ModelSource
 from slmctl.stages.evaluate import resolve_conditions
 from slmctl.stages.prepare import prepare
 from slmctl.stages.pretrain import pretrain

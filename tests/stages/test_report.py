@@ -18,7 +18,7 @@ from slmctl.report.page import Page
 from slmctl.stages.report import report
 from slmctl.system.files import read_json, write_json
 from slmctl.system.hashes import sha256_json
-from slmctl.workspace.folders import DONE, INPUTS
+from slmctl.workspace.stale import DONE, INPUTS
 from slmctl.workspace.workspace import Workspace
 
 ARMS = ("slm", "clm", "random")

@@ -13,7 +13,7 @@ from evaluated_pipeline import Change, Made
 from test_dry_run import tree
 from tiny_pipeline import tiny_settings
 
-from slmctl.cli import main
+from slmctl.cli.process import main
 from slmctl.config.file import check
 from slmctl.stages.dry_run import resolve_results
 from slmctl.stages.prepare import prepare

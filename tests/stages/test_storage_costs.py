@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from evaluated_pipeline import Made
 
-from slmctl.cli import main
+from slmctl.cli.process import main
 from slmctl.comparison import storage_costs
 from slmctl.comparison.storage_costs import PRECISIONS, Pass, Sample, measured, passes, stored_losses, take_sample
 from slmctl.model.loading import load_model

@@ -14,7 +14,7 @@ import yaml
 from evaluated_pipeline import ARMS, evaluated_settings, results_of
 from safetensors.torch import load_file
 
-from slmctl.cli import main
+from slmctl.cli.process import main
 from slmctl.config import sweeps
 from slmctl.config.file import check
 from slmctl.config.sweeps import FILE, add_sweeps, made_by, parse_over, points_of, read_sweeps, with_sweeps

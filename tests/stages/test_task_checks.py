@@ -12,7 +12,7 @@ import yaml
 from evaluated_pipeline import results_of
 from tiny_pipeline import tiny_settings, write_jsonl
 
-from slmctl.cli import main
+from slmctl.cli.process import main
 from slmctl.comparison import few_shot_examples as shots
 from slmctl.comparison import task_checks
 from slmctl.comparison.task_checks import check_tasks

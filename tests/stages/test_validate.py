@@ -15,7 +15,7 @@ import pytest
 import zstandard
 from tiny_pipeline import sentences, tiny_settings, write_jsonl
 
-from slmctl.cli import main
+from slmctl.cli.process import main
 from slmctl.comparison import task_checks
 from slmctl.config.file import check
 from slmctl.config.identical_arms import identical_arms

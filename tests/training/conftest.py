@@ -127,18 +127,27 @@ def pipeline(copied: Callable[..., Workspace], tmp_path: Path) -> Callable[..., 
 class ListSource:
     """Rows of arrays, in order, for ever."""
 
-    def __init__(self, ids_BT: np.ndarray, document_BT: np.ndarray, ref_loss_BT: np.ndarray | None = None) -> None:
-        self.arrays = (ids_BT, document_BT, ref_loss_BT)
+    def __init__(
+        self,
+        ids_BT: np.ndarray,
+        document_BT: np.ndarray,
+        ref_loss_BT: np.ndarray | None = None,
+        joined: dict[tuple[str, str], np.ndarray] | None = None,
+    ) -> None:
+        self.arrays, self.joined = (ids_BT, document_BT, ref_loss_BT), joined or {}
         self.rows = len(ids_BT)
 
     def blank(self, rows: int) -> Rows:
-        return Rows(*(np.empty((rows, a.shape[1]), a.dtype) if a is not None else None for a in self.arrays))
+        room = [np.empty((rows, a.shape[1]), a.dtype) if a is not None else None for a in self.arrays]
+        return Rows(*room, {key: np.empty((rows, a.shape[1]), a.dtype) for key, a in self.joined.items()})
 
     def fetch(self, start: int, stop: int, out: Rows) -> Rows:
         at = np.arange(start, stop) % self.rows
         for room, array in zip((out.ids_BT, out.document_BT, out.ref_loss_BT), self.arrays, strict=True):
             if array is not None:
                 room[:] = array[at]
+        for key, array in self.joined.items():
+            out.joined[key][:] = array[at]
         return out
 
 

@@ -40,8 +40,8 @@ class Shape:
     def training(self, selection: SelectionConfig, seq_len: int) -> float:
         """FLOPs a token seen: 3(T + H), of random tokens 3T + 3kH, with live losses of all tokens 3T + (1 + 3k)H."""
         trunk, head = self.forward(seq_len)
-        share = 1.0 if selection.criterion == "all" else selection.ratio
-        return 3 * trunk + (3 * share + selection.needs_reference) * head
+        share = 1.0 if selection.criterion == "all" or selection.is_weighted else selection.ratio
+        return 3 * trunk + (3 * share + selection.needs_live) * head
 
 
 def shape(parameters: int, vocab_size: int, hidden_size: int, layers: int, tied: bool) -> Shape:

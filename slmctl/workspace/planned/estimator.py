@@ -12,6 +12,7 @@ from statistics import median
 import pyarrow.parquet as pq
 
 from slmctl.config.data import SourceConfig
+from slmctl.config.score import OWN_MODELS
 from slmctl.config.selection import SelectionConfig
 from slmctl.config.training import TrainingConfig, rows_per_step, total_steps
 from slmctl.corpus.documents import Tally, documents
@@ -179,7 +180,7 @@ class Estimator:
 
     def _reference_shape(self, name: str) -> Shape | None:
         given = self.config.score.references[name]
-        if given == "reference":
+        if given in OWN_MODELS:
             return self.base_shape
         return _shape_of(Path(given if isinstance(given, str) else given.path))
 

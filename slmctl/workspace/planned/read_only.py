@@ -7,11 +7,12 @@ lies; what it would make is taken as absent.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from slmctl.config.pipeline import PipelineConfig
-from slmctl.config.score import ReferenceModel
+from slmctl.config.score import OWN_MODELS, ReferenceModel
 from slmctl.config.sweeps import read_sweeps, with_sweeps
 from slmctl.corpus.source_identity import input_fingerprint, unhashed_bytes
 from slmctl.store.build import names_in, read_plan
@@ -22,14 +23,13 @@ from slmctl.system.local_storage import LocalFolder
 from slmctl.system.storage import Folder
 from slmctl.training.telemetry import read_log
 from slmctl.workspace import identity
-from slmctl.workspace.folders import DONE, SETS
-from slmctl.workspace.graph import joined_scores
+from slmctl.workspace.graph import further_scores, joined_scores
 from slmctl.workspace.identity import UNKNOWN, Inputs, Unknown
-from slmctl.workspace.means import to_look
+from slmctl.workspace.means import SETS, to_look
 from slmctl.workspace.output_dir import refuse_others
 from slmctl.workspace.planned.decisions import Found, differing
 from slmctl.workspace.precisions import as_recorded, chosen, chosen_for_scores, precision_in, with_precision
-from slmctl.workspace.stale import INPUTS, latest_step, same_set, same_stage, set_is_complete, shards_of, strict
+from slmctl.workspace.stale import DONE, INPUTS, latest_step, same_set, same_stage, set_is_complete, shards_of, strict
 from slmctl.workspace.workspace import HASHED_BY_READERS, Workspace
 
 T = TypeVar("T")
@@ -140,7 +140,12 @@ class ReadOnlyWorkspace:
         scores = None
         if arm.selection.needs_reference:
             scores = tell(lambda: self._manifest(f"scores/{joined_scores(self.config, arm)}").content_hash)
-        return identity.arm(self.config, arm, bos, base, corpus, scores)
+        further = {n: tell(partial(self._content, f"scores/{n}")) for n in further_scores(self.config, arm)}
+        curated = tell(partial(self._content, "tokens/curated")) if "log_odds" in arm.selection.features else None
+        return identity.arm(self.config, arm, bos, base, corpus, scores, further, curated)
+
+    def _content(self, label: str) -> str:
+        return self._manifest(label).content_hash
 
     def _base_model(self) -> dict[str, Any]:
         return self.workspace.fingerprint(self.workspace.base_source())
@@ -196,7 +201,7 @@ def _with_local_models(config: PipelineConfig) -> PipelineConfig:
     model.path, model.revision = _kept(model.path, model.revision)
     model.tokenizer, _ = _kept(model.tokenizer, None)
     for name, given in found.score.references.items():
-        if given != "reference":
+        if given not in OWN_MODELS:
             one = ReferenceModel(path=given) if isinstance(given, str) else given
             path, revision = _kept(one.path, one.revision)
             found.score.references[name] = one.model_copy(update={"path": path, "revision": revision})

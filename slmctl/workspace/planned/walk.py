@@ -11,13 +11,13 @@ from slmctl.system.errors import SlmError
 from slmctl.system.files import read_json
 from slmctl.workspace.changes import few
 from slmctl.workspace.contamination_report import read_report
-from slmctl.workspace.folders import INPUTS, SETS
 from slmctl.workspace.graph import Stage, graph
 from slmctl.workspace.identity import Inputs
+from slmctl.workspace.means import SETS
 from slmctl.workspace.missing_texts import InputsAsRecorded
 from slmctl.workspace.planned.decisions import KEPT, Decision, Found, Wanted, decide, differing
 from slmctl.workspace.planned.read_only import ReadOnlyWorkspace
-from slmctl.workspace.stale import STALE, same_results, strict
+from slmctl.workspace.stale import INPUTS, STALE, same_results, strict
 from slmctl.workspace.workspace import Workspace
 
 RESULTS, UNDER_WAY = "results.json", "under_way.json"

@@ -1,0 +1,1 @@
+"""The criteria, one file each; `slmctl.selection.table` lists them."""
