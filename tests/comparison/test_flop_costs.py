@@ -50,9 +50,9 @@ def test_training_by_the_formulas():
     t, h, tokens, k = 1000.0, 300.0, 50, 0.6
     flops = ForwardFlops(t, h)
     assert flops.scoring * tokens == (t + h) * tokens
-    assert flops.training("all", tokens, tokens) == pytest.approx(3 * (t + h) * tokens)
-    assert flops.training("excess_loss", tokens, 30) == pytest.approx((3 * t + (1 + 3 * k) * h) * tokens)
-    assert flops.training("random", tokens, 30) == pytest.approx((3 * t + 3 * k * h) * tokens)
+    assert flops.training({"criterion": "all"}, tokens, tokens) == pytest.approx(3 * (t + h) * tokens)
+    assert flops.training({"criterion": "excess_loss"}, tokens, 30) == pytest.approx((3 * t + (1 + 3 * k) * h) * tokens)
+    assert flops.training({"criterion": "random"}, tokens, 30) == pytest.approx((3 * t + 3 * k * h) * tokens)
 
 
 # --- until the control's loss ---

@@ -117,8 +117,8 @@ def test_cards_say_how_tokens_were_chosen(made):
     def card(name: str) -> str:
         return " ".join((made / "pretrain" / name / "model" / "README.md").read_text().split())
 
-    assert "L_base(x) − L_RM(x)" in card("cleaning")
-    assert "ref_loss 70%, ref_entropy 70%" in card("both")
+    assert "the tokens on which the reference improved most over the base" in card("cleaning")
+    assert "loss 70%" in card("both")
     assert "soft weights (sigmoid at temperature 0.5)" in card("soft")
     assert "the others with a weight of 0.2" in card("general")
 

@@ -139,7 +139,9 @@ def test_a_model_from_scratch_costs_what_the_model_itself_does(tmp_path: Path):
     assert shape.scoring(32) == pytest.approx(real.scoring, rel=0.01)
     for criterion, ratio in (("all", 1.0), ("random", 0.6), ("excess_loss", 0.6)):
         selection = SelectionConfig(criterion=criterion, ratio=ratio)
-        assert shape.training(selection, 32) == pytest.approx(real.training(criterion, 1000, 1000 * ratio) / 1000, rel=0.01)
+        assert shape.training(selection, 32) == pytest.approx(
+            real.training({"criterion": criterion}, 1000, 1000 * ratio) / 1000, rel=0.01
+        )
 
 
 def test_flops_and_bytes_of_a_run(tmp_path: Path):
