@@ -64,8 +64,9 @@ bench: install  ## Measure; raw figures go to benchmarks/results/
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/load.py
 
-docs: install  ## Rewrite docs/configuration.md's tables from the field docstrings
+docs: install  ## Rewrite the tables of docs/ that are made from the code
 	$(BIN)/python -m slmctl.config.documentation docs/configuration.md
+	$(BIN)/python -m slmctl.config.strategies docs/strategies.md
 
 wheel: install  ## Build dist/slmctl-*.whl
 	$(BIN)/python -m build --wheel

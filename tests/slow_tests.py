@@ -28,6 +28,8 @@ SLOW: tuple[str, ...] = (
     "store/test_every_bit.py",
     "store/test_windows.py::test_rows_are_those_of_the_order",
     "training/test_what_decides.py",
+    "training/test_every_criterion.py",
+    "selection/test_criteria.py::test_a_criterion_is_its_formula",
     "training/test_thread_number.py",
     "training/test_auto_precision.py",
     "training/test_checkpoints.py",

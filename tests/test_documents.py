@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from slmctl.cli.application import app
 from slmctl.cli.process import main
+from slmctl.config import strategies
 from slmctl.config.documentation import update
 from slmctl.config.pipeline import PipelineConfig
 
@@ -127,6 +128,12 @@ def main_ends_with(wanted: int, argv: list[str]) -> None:
 def test_the_configuration_reference_is_current() -> None:
     text = read("docs/configuration.md")
     assert update(text) == text, "run `make docs`"
+
+
+def test_the_table_of_criteria_is_current() -> None:
+    text = read("docs/strategies.md")
+    assert strategies.update(text) == text, "run `make docs`"
+    assert strategies.update(text.replace("`own_loss`", "`its_loss`")) == text
 
 
 def test_a_field_that_is_not_in_the_configuration_reference_is_seen() -> None:
