@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from slmctl import __version__
 from slmctl.comparison.crossings import resampled
+from slmctl.config.selection import SelectionConfig
 from slmctl.evaluation.intervals import mean_interval
 from slmctl.model.loading import load_model
 from slmctl.model.source import ModelSource
@@ -95,7 +96,7 @@ def test_every_key_is_there_and_no_other(results):
             *("selection", "seed", "settings", "steps", "tokens_seen", "tokens_selected", "training_seconds", "flops", "evals"),
             *("checkpoints", "selected", "control", "kinds", "epochs", "own_reference", "gradient", "made_on"),
         }
-        assert set(arm["selection"]) == {"criterion", "ratio", "group_rows", "scope", "reference"}
+        assert set(arm["selection"]) == set(SelectionConfig.model_fields)
         assert set(arm["selected"]) == {
             *("ratio", "overlap_with_random", "expected_overlap", "mean_excess_selected", "mean_excess_unselected"),
             *("correlation_first", "correlation_last", "correlation_by_shift", "median_excess", "skipped_steps"),

@@ -17,7 +17,7 @@ from slmctl.config.decides import Decides, by_content, declared, result_settings
 from slmctl.config.model import ModelConfig, ScratchConfig
 from slmctl.config.pipeline import PipelineConfig
 from slmctl.config.score import ScoreConfig
-from slmctl.config.selection import SelectionConfig
+from slmctl.config.selection import PartConfig, ScheduleConfig, SelectionConfig, WeightingConfig
 from slmctl.config.training import ArmConfig, PretrainConfig, ReferenceConfig, TrackingConfig, TrainingConfig
 from slmctl.config.types import Section
 from slmctl.workspace import identity
@@ -40,7 +40,22 @@ VALUES: dict[type, tuple[str, dict[str, Any]]] = {
     PretrainConfig: ("pretrain", TRAINING),
     SelectionConfig: (
         "pretrain.arms.slm.selection",
-        {"criterion": "random", "ratio": 0.5, "group_rows": 4, "scope": "global", "reference": "curated"},
+        {
+            **{"criterion": "random", "ratio": 0.5, "group_rows": 4, "scope": "global", "reference": "curated"},
+            **{"sets": {"reference": "curated"}, "weights": {"a": 2.0}, "options": {"on": "entropy"}, "unselected_weight": 0.1},
+        },
+    ),
+    ScheduleConfig: (
+        "pretrain.arms.slm.selection.schedule",
+        {"kind": "cosine", "start": 0.9, "warmup": 0.1, "until": 0.9},
+    ),
+    WeightingConfig: ("pretrain.arms.slm.selection.weighting", {"soft": "softmax", "temperature": 2.0}),
+    PartConfig: (
+        "pretrain.arms.slm.selection.parts",
+        {
+            **{"criterion": "own_loss", "ratio": 0.5, "weight": 2.0, "sets": {"reference": "curated"}},
+            "options": {"on": "entropy"},
+        },
     ),
     ScratchConfig: (
         "model.scratch",
@@ -150,8 +165,18 @@ def inputs(workspace) -> dict[str, Any]:
     }
 
 
+BESIDE = {
+    (SelectionConfig, "weights"): {"criterion": "excess_of_several", "sets": {"a": "curated"}},
+    (SelectionConfig, "options"): {"criterion": "threshold"},
+    (PartConfig, "options"): {"criterion": "threshold"},
+}
+"""What a field needs beside it."""
+
+
 def opened(scored, configured, section, over):
     texts, where = scored.root.parent / "texts", VALUES[section][0]
+    if section is PartConfig:
+        where, over = where.removesuffix(".parts"), {"criterion": "blend", "parts": [over]}
     if where == "eval.tasks":
         over = {"eval": {"tasks": [placed({**FIRST[section], **over}, texts)]}}
     for part in reversed(where.split(".") if where and where != "eval.tasks" else []):
@@ -175,7 +200,8 @@ def test_every_field_has_a_value_to_try():
 def test_a_field_changes_the_inputs_of_what_it_decides_and_no_others(section, field, kind, scored, configured):
     value = VALUES[section][1][field]
     over = {field: value, **({"eval_every": 1} if field == "keep_best_on" else {})}
-    before, after = (inputs(opened(scored, configured, section, given)) for given in ({}, over))
+    beside = BESIDE.get((section, field), {})
+    before, after = (inputs(opened(scored, configured, section, {**beside, **given})) for given in ({}, over))
     changed = {k for k in before if before[k] != after[k]}
     wanted = KINDS[kind]
     if field in RECORDED:

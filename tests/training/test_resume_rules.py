@@ -220,7 +220,17 @@ STARTS_ANEW = {
     "precision": "bfloat16",
     "skip_spikes": 5.0,
 }
-SELECTION = {"criterion": "random", "ratio": 0.5, "group_rows": 4, "scope": "global", "reference": "curated"}
+SELECTION = {
+    **{"criterion": "random", "ratio": 0.5, "group_rows": 4, "scope": "global", "reference": "curated"},
+    **{"schedule": {"kind": "cosine"}, "sets": {"reference": "curated"}, "weights": {"a": 2.0}, "options": {"on": "entropy"}},
+    **{"parts": [{"criterion": "own_loss"}], "weighting": {"soft": "softmax"}, "unselected_weight": 0.1},
+}
+WITH = {
+    "weights": {"criterion": "excess_of_several", "sets": {"a": "curated"}},
+    "options": {"criterion": "threshold"},
+    "parts": {"criterion": "blend", "parts": [{"criterion": "excess_loss"}]},
+}
+"""What a setting of selection needs beside it."""
 
 
 def test_every_setting_of_training_is_known_to_make_another_run_or_not():
@@ -241,8 +251,8 @@ def test_a_setting_belongs_to_the_runs_inputs_if_it_decides_the_weights(field):
 
 @pytest.mark.parametrize("field", SelectionConfig.model_fields)
 def test_every_setting_of_selection_makes_another_run(field):
-    before = ArmConfig(steps=STEPS)
-    after = ArmConfig(steps=STEPS, selection={field: SELECTION[field]})
+    before = ArmConfig(steps=STEPS, selection=WITH.get(field, {}))
+    after = ArmConfig(steps=STEPS, selection={**WITH.get(field, {}), field: SELECTION[field]})
     assert after != before
     assert result_settings(after) != result_settings(before)
 
