@@ -15,7 +15,7 @@ from slmctl.corpus.text_files import content_id, is_folder
 from slmctl.evaluation.generation import VERSION
 from slmctl.evaluation.harness_data import data_files
 from slmctl.evaluation.intervals import METHOD
-from slmctl.evaluation.tasks.math_tasks import TASKS
+from slmctl.evaluation.tasks.mathematics import TASKS
 from slmctl.store.manifest import Manifest
 from slmctl.system.hashes import HashCache
 

@@ -23,7 +23,7 @@ from slmctl.corpus.text_files import is_folder
 from slmctl.evaluation.harness_data import find_file
 from slmctl.evaluation.harness_tasks import CODE_VARIABLE
 from slmctl.evaluation.tasks.math_suite import suite_names
-from slmctl.evaluation.tasks.math_tasks import TASKS as MATHEMATICS
+from slmctl.evaluation.tasks.mathematics import TASKS as MATHEMATICS
 from slmctl.system.errors import ConfigError, InputError
 
 GENERAL_TASKS: dict[str, tuple[str, int]] = {

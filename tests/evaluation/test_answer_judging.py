@@ -13,7 +13,7 @@ from slmctl.evaluation.generation import final_number
 from slmctl.evaluation.tasks.answers import LONGEST_OUTPUT, boxed, own_part
 from slmctl.evaluation.tasks.choices import choice
 from slmctl.evaluation.tasks.equivalence import same_formula
-from slmctl.evaluation.tasks.math_tasks import TASKS
+from slmctl.evaluation.tasks.mathematics import TASKS
 from slmctl.evaluation.tasks.numbers import numbers, same_number, several, stated_number
 from slmctl.evaluation.tasks.short_equivalence import same_short
 from slmctl.evaluation.tasks.units import same_unit

@@ -11,7 +11,7 @@ import pytest
 from slmctl.evaluation.generation import final_number
 from slmctl.evaluation.tasks.answers import formulas
 from slmctl.evaluation.tasks.equivalence import same_formula
-from slmctl.evaluation.tasks.math_tasks import TASKS
+from slmctl.evaluation.tasks.mathematics import TASKS
 
 FOUR = ("One", "Two", "Three", "Four")
 TIMES = ("2 hours and 15 minutes", "2 hours", "1 hour and 45 minutes", "1 hour and 30 minutes")

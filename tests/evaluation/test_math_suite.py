@@ -16,7 +16,7 @@ from slmctl.evaluation.generation import run_task
 from slmctl.evaluation.tasks import math_suite as suite
 from slmctl.evaluation.tasks import records
 from slmctl.evaluation.tasks.math_suite import examples_of, suite_files, suite_names, suite_tasks, worked_examples
-from slmctl.evaluation.tasks.math_tasks import NINE, TASKS
+from slmctl.evaluation.tasks.mathematics import NINE, TASKS
 from slmctl.evaluation.tasks.records import lettered
 from slmctl.system.errors import ConfigError, InputError
 

@@ -11,7 +11,7 @@ from slmctl.config.evaluation import SuiteConfig
 from slmctl.corpus.text_files import is_file, is_folder, open_text, reading
 from slmctl.evaluation.generation import GenerationTask, Item
 from slmctl.evaluation.tasks import records
-from slmctl.evaluation.tasks.math_tasks import CHOICE, NINE, TASKS, Hub
+from slmctl.evaluation.tasks.mathematics import CHOICE, NINE, TASKS, Hub
 from slmctl.store.order import permutation
 from slmctl.system.errors import ConfigError, InputError
 
