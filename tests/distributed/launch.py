@@ -182,7 +182,7 @@ class AtStep:
 
         def step(trainer: loop.Trainer, number: int, signum: int | None) -> Any:
             if number == self.step:
-                os.kill(os.getpid(), self.signum)
+                signal.raise_signal(self.signum)  # at once, in this thread
             return original(trainer, number, signum)
 
         loop.Trainer.step = step  # type: ignore[method-assign]
@@ -208,7 +208,7 @@ class InEvaluation:
 
         def row_losses(*given: Any) -> Any:
             if due and due.pop():
-                os.kill(os.getpid(), self.signum)
+                signal.raise_signal(self.signum)  # at once, in this thread
             return losses(*given)
 
         Validation.evaluate = evaluation  # type: ignore[method-assign]
